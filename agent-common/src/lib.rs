@@ -1,0 +1,14 @@
+//! What tokentrail's programs agree on.
+//!
+//! - [`abi`]: the records that probes put into the ring (`no_std`).
+//! - `event` (feature `event`): the agent-to-collector contract.
+//! - `fingerprint` (feature `fingerprint`): what of a credential is hashed, and how.
+//!
+//! Invariant: `abi` knows no HTTP; `event` knows neither `abi` nor secrets.
+#![cfg_attr(not(any(feature = "event", feature = "fingerprint")), no_std)]
+
+pub mod abi;
+#[cfg(feature = "event")]
+pub mod event;
+#[cfg(feature = "fingerprint")]
+pub mod fingerprint;

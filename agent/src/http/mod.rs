@@ -1,0 +1,5 @@
+//! HTTP exchanges out of plaintext pieces.
+//!
+//! Invariant: knows neither credentials nor pids.
+
+pub mod head;

@@ -1,0 +1,1 @@
+//! Finding the key-log points of TLS code in files.

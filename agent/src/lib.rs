@@ -1,0 +1,20 @@
+//! tokentrail-agent: reads what the probes hand it and turns it into usage events.
+//!
+//! Data crosses these doors once, in this order:
+//! [`kernel`] (ring records) -> [`flow`] (bytes in order) -> [`tls`] (records opened) -> [`http`] (exchanges)
+//! -> [`credential`] (observations) -> [`usage`] with [`identity`] (events) -> [`sink`].
+//! [`pipeline`] is the only file that wires them.
+//!
+//! Invariant: a stage imports only earlier stages' types. Parsers own no I/O: they take bytes and time and return values.
+
+pub mod config;
+pub mod coverage;
+pub mod credential;
+pub mod flow;
+pub mod http;
+pub mod identity;
+pub mod kernel;
+pub mod pipeline;
+pub mod sink;
+pub mod tls;
+pub mod usage;

@@ -1,0 +1,2 @@
+//! `tokentrail-agent`.
+fn main() {}
