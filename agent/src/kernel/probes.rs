@@ -6,6 +6,7 @@
 use super::{
     btf,
     features::Rung,
+    keylog::PointKind,
     record::PointId,
     scope::{self, Hierarchy, Member, Resolved, Scope},
 };
@@ -116,7 +117,8 @@ pub struct Probes {
     files: HashMap<MapData, FileValue, u32>,
     connections: HashMap<MapData, u64, ConnectionValue>,
     members: Vec<Member>,
-    points: u32,
+    /// By [`PointId`].
+    point_kinds: Vec<PointKind>,
 }
 
 /// Read-only view of the counters, for another thread.
@@ -195,7 +197,7 @@ impl Probes {
             scope,
             hierarchy,
             members: Vec::new(),
-            points: 0,
+            point_kinds: Vec::new(),
         };
         probes.enter(&resolved)?;
         Ok(probes)
@@ -268,12 +270,16 @@ impl Probes {
         Ok(())
     }
 
-    /// Attaches the key-log probe at `file_offset` of `file` for every process (the scope is checked in the probe).
-    pub fn attach_point(&mut self, file: &Path, file_offset: u64) -> Result<(PointId, UProbeLinkId), Error> {
-        const NAME: &str = "keylog_point";
-        let id = self.points;
-        let program: &mut UProbe = program(&mut self.ebpf, NAME)?;
-        let failed = |source| Error::Program { name: NAME, source };
+    /// Attaches the probe of `kind` at `file_offset` of `file` for every process (the scope is checked in the probe).
+    pub fn attach_point(
+        &mut self,
+        file: &Path,
+        kind: PointKind,
+        file_offset: u64,
+    ) -> Result<(PointId, UProbeLinkId), Error> {
+        let id = self.point_kinds.len() as u32;
+        let program = self.point_program(kind)?;
+        let failed = |source| Error::Program { name: point_probe(kind), source };
         if program.fd().is_err() {
             program.load().map_err(failed)?;
         }
@@ -282,15 +288,18 @@ impl Probes {
             cookie: Some(u64::from(id)),
         };
         let link = program.attach(place, file, UProbeScope::AllProcesses).map_err(failed)?;
-        self.points += 1;
+        self.point_kinds.push(kind);
         Ok((PointId(id), link))
     }
 
     /// A point that did not prove itself.
-    pub fn detach_point(&mut self, link: UProbeLinkId) -> Result<(), Error> {
-        const NAME: &str = "keylog_point";
-        let program: &mut UProbe = program(&mut self.ebpf, NAME)?;
-        program.detach(link).map_err(|source| Error::Program { name: NAME, source })
+    pub fn detach_point(&mut self, id: PointId, link: UProbeLinkId) -> Result<(), Error> {
+        let Some(kind) = self.point_kinds.get(id.0 as usize).copied() else { return Ok(()) };
+        self.point_program(kind)?.detach(link).map_err(|source| Error::Program { name: point_probe(kind), source })
+    }
+
+    fn point_program(&mut self, kind: PointKind) -> Result<&mut UProbe, Error> {
+        program(&mut self.ebpf, point_probe(kind))
     }
 
     /// Lets a file be reported again when it is next mapped.
@@ -346,6 +355,14 @@ pub struct Totals(pub [[u64; reason::COUNT as usize]; probe::COUNT as usize]);
 impl Totals {
     pub fn of(&self, row: u32, what: u32) -> u64 {
         self.0[row as usize][what as usize]
+    }
+}
+
+/// The probe that reads a point of this kind: the one place to extend for a library of another form.
+fn point_probe(kind: PointKind) -> &'static str {
+    match kind {
+        PointKind::KeyLog => "keylog_point",
+        PointKind::KdfDerive => "kdf_derive",
     }
 }
 
