@@ -3,6 +3,7 @@
 use super::{Network, Principal, Time, Tls};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A connection that was not read, with the reason; or a summary per process, or of the whole run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -11,7 +12,7 @@ pub struct Coverage {
     pub coverage: CoverageDetail,
     /// Whose connection it was. Absent in a summary of the whole run.
     #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
-    pub principal: Option<Principal>,
+    pub principal: Option<Arc<Principal>>,
     /// The connection. Absent in summaries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<Network>,

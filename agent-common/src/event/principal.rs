@@ -9,9 +9,6 @@ use serde::{Deserialize, Serialize};
 pub struct Principal {
     /// The process whose socket it was.
     pub process: Process,
-    /// The thread that made the call.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thread: Option<Thread>,
     /// The container that the process runs in, from its cgroup's path. Absent outside containers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<Container>,
@@ -35,9 +32,6 @@ pub struct Process {
     pub parent_pid: Option<u32>,
     /// The program that it ran at the time of the event.
     pub executable: Executable,
-    /// `comm` of the calling thread, at most 15 bytes: what it calls itself, which it can change.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub title: Option<String>,
     /// The arguments as handed to exec, secrets replaced, cut at what the probe copies. Absent if not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command_args: Option<Vec<String>>,
@@ -142,7 +136,7 @@ pub struct Ancestor {
     pub pid: u32,
     /// When the process was created.
     pub creation: ProcessCreation,
-    /// The program that it ran when it forked the next one.
+    /// The program that it ran when it forked the next one: its path.
     pub executable: Executable,
 }
 
@@ -151,6 +145,9 @@ pub struct Ancestor {
 pub struct Thread {
     /// Thread id in the host's pid namespace.
     pub id: u32,
+    /// `comm` of the thread, at most 15 bytes: what it calls itself, which it can change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// A container.

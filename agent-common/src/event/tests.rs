@@ -45,7 +45,6 @@ fn principal() -> Principal {
             creation: ProcessCreation { time: time(-5) },
             parent_pid: Some(4700),
             executable: executable.clone(),
-            title: Some("curl".into()),
             command_args: Some(vec!["curl".into(), "https://api.example".into()]),
             command_args_truncated: true,
             real_user: User {
@@ -68,7 +67,6 @@ fn principal() -> Principal {
                 },
             }],
         },
-        thread: Some(Thread { id: 4712 }),
         container: Some(Container {
             id: "c".repeat(64),
             runtime: Some(ContainerRuntime {
@@ -125,7 +123,11 @@ fn samples() -> Vec<Envelope> {
             id: "0".repeat(32),
             outcome: Outcome::Answered,
         },
-        principal: principal(),
+        principal: principal().into(),
+        thread: Some(Thread {
+            id: 4712,
+            name: Some("curl".into()),
+        }),
         network: network(),
         server: Server {
             address: "api.example".into(),
@@ -172,12 +174,15 @@ fn samples() -> Vec<Envelope> {
         correlation: BTreeMap::from([("x-request-id".into(), "r-1".into())]),
     };
     let mut bare = usage.clone();
-    bare.principal.process.executable = Executable {
+    let mut nobody = principal();
+    nobody.process.executable = Executable {
         hash_absent: Some(HashAbsent::Gone),
         ..Executable::default()
     };
-    bare.principal.container = None;
-    bare.principal.systemd = None;
+    nobody.container = None;
+    nobody.systemd = None;
+    bare.principal = nobody.into();
+    bare.thread = None;
     bare.tls = None;
     bare.http.response = None;
     bare.network = Network {
@@ -225,7 +230,7 @@ fn samples() -> Vec<Envelope> {
                     from: time(0),
                     to: time(1),
                 },
-                principal: Some(principal()),
+                principal: Some(principal().into()),
                 network: Some(network()),
                 tls: Some(tls()),
             })),

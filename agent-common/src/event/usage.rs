@@ -1,9 +1,10 @@
 //! A credential's use.
 
-use super::{Client, Fingerprint, IdentitySource, Network, Principal, Server, Tls};
+use super::{Client, Fingerprint, IdentitySource, Network, Principal, Server, Thread, Tls};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One credential in one HTTP exchange, as seen at one end of the connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -14,7 +15,10 @@ pub struct Usage {
     pub exchange: Exchange,
     /// Who did it on this host.
     #[serde(flatten)]
-    pub principal: Principal,
+    pub principal: Arc<Principal>,
+    /// The thread that wrote or read the request's first byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thread: Option<Thread>,
     /// The connection.
     pub network: Network,
     /// The server, by the name that the client used.
