@@ -164,6 +164,7 @@ fn libraries_are_named() {
             Library::Boringssl,
             None,
         ),
+        ("../ssl/statem/extensions.c", "", Library::Openssl, None),
         ("nothing", "libssl.so.1.1", Library::Openssl, Some("1.1")),
         ("nothing", "", Library::Unknown, None),
     ];
