@@ -146,7 +146,7 @@ fn points_are_checked_against_the_file() {
     let path = folder.path().join("cache").join(NAME);
     let text = fs::read_to_string(&path).unwrap();
     let point = &found.points[0];
-    let mut check = |other: (u64, u64)| {
+    let check = |other: (u64, u64)| {
         let place =
             |(address, offset)| format!("\"file_offset\":{offset},\"virtual_address\":{address}");
         let before = place((point.virtual_address, point.file_offset));
