@@ -60,7 +60,10 @@ pub fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TOKENTRAIL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_target(false)
+        .init();
 }
 
 async fn observe(arguments: RunArguments, config: Config, scopes: Vec<Scope>) -> anyhow::Result<ExitCode> {
