@@ -114,6 +114,7 @@ pub fn connection(data: &[u8]) {
         };
         *offset += piece.len();
         connection.push(direction, piece, &mut out);
+        assert!(connection.held() <= 2 * limits.head + limits.queued + 2 * limits.held);
     }
     connection.finish(Outcome::Closed, &mut out);
     let ended = out.len();

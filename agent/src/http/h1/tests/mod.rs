@@ -30,6 +30,12 @@ fn gap(direction: Direction, len: u64) -> Part {
     Part::Gap(direction, len)
 }
 
+const START: Start = Start {
+    layer: Layer::Socket,
+    from_start: true,
+    claim: None,
+};
+
 /// How a conversation is given to the connection.
 #[derive(Clone)]
 struct Play {
