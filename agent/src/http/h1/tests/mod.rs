@@ -268,9 +268,8 @@ fn render_exchange(exchange: &Exchange) -> String {
 /// Without what only says how long the body is.
 fn render_headers(headers: &Headers) -> String {
     let shown = headers
-        .0
         .iter()
-        .filter(|(name, _)| name != "content-length" && name != "transfer-encoding");
+        .filter(|(name, _)| *name != "content-length" && *name != "transfer-encoding");
     shown
         .map(|(name, value)| format!(" {name}={}", value.escape_ascii()))
         .collect()
