@@ -11,10 +11,10 @@ pub struct Ndjson<T> {
 }
 
 impl<T: Target> Ndjson<T> {
-    /// Into `target`; keeps up to `retry_bytes` while it fails.
-    pub fn new(target: T, retry_bytes: usize) -> Self {
+    /// Into `target`.
+    pub fn new(target: T) -> Self {
         Self {
-            outbox: Outbox::new(target, retry_bytes),
+            outbox: Outbox::new(target),
         }
     }
 }

@@ -1,9 +1,7 @@
 //! A stream as target: standard output.
 
 use super::outbox::Target;
-use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
 
 /// Bytes one after the other.
 pub struct Stream<W> {
@@ -21,14 +19,24 @@ impl<W: Write + Send> Stream<W> {
     }
 }
 
-impl Stream<File> {
+impl Stream<Stdout> {
     /// Standard output, without the standard library's buffer.
-    ///
-    /// # Errors
-    /// If the descriptor cannot be duplicated: it is closed, or there are too many.
-    pub fn stdout() -> std::io::Result<Self> {
-        let fd = std::io::stdout().as_fd().try_clone_to_owned()?;
-        Ok(Self::new("stdout", File::from(fd)))
+    #[must_use]
+    pub fn stdout() -> Self {
+        Self::new("stdout", Stdout)
+    }
+}
+
+/// The descriptor 1.
+pub struct Stdout;
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        Ok(rustix::io::write(std::io::stdout(), bytes)?)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
