@@ -34,7 +34,6 @@ pub struct RotatingFile {
     turn_at: u64,
     keep: u64,
     sync: config::Sync,
-    retry_bytes: usize,
     unsynced: bool,
     tended: Instant,
     pub(super) tend_every: Duration,
@@ -57,7 +56,6 @@ impl RotatingFile {
             turn_at: config.rotate_bytes.get(),
             keep: config.keep.get(),
             sync: config.sync,
-            retry_bytes: config.retry_bytes.size(),
             unsynced: false,
             tended: Instant::now(),
             tend_every: TEND_EVERY,
@@ -138,10 +136,6 @@ impl RotatingFile {
 impl Target for RotatingFile {
     fn name(&self) -> &str {
         &self.name
-    }
-
-    fn retry_bytes(&self) -> usize {
-        self.retry_bytes
     }
 
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

@@ -11,10 +11,10 @@ pub struct Ndjson<T> {
 }
 
 impl<T: Target> Ndjson<T> {
-    /// Into `target`.
-    pub fn new(target: T) -> Self {
+    /// Into `target`; keeps up to `retry_bytes` while it fails.
+    pub fn new(target: T, retry_bytes: usize) -> Self {
         Self {
-            outbox: Outbox::new(target),
+            outbox: Outbox::new(target, retry_bytes),
         }
     }
 }

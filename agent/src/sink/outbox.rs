@@ -10,8 +10,6 @@ use std::time::{Duration, Instant};
 
 /// Written together.
 const BATCH: usize = 64 * 1024;
-/// Kept where nothing else was configured.
-const RETRY_BYTES: usize = 8 * 1024 * 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -19,11 +17,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub trait Target: Send {
     /// For messages.
     fn name(&self) -> &str;
-
-    /// Bytes of events to keep while it fails.
-    fn retry_bytes(&self) -> usize {
-        RETRY_BYTES
-    }
 
     /// As [`std::io::Write::write`], unbuffered.
     ///
@@ -78,7 +71,7 @@ pub struct Outbox<T> {
     base: u64,
     /// Of each kept event: the place of its end, counted as `base` is, and its time.
     events: VecDeque<(u64, Time)>,
-    pub(super) limit: usize,
+    limit: usize,
     failing: Option<Failing>,
     lost: Option<Losses>,
     pub(super) first_pause: Duration,
@@ -90,16 +83,16 @@ struct Failing {
 }
 
 impl<T: Target> Outbox<T> {
-    /// Keeps up to [`Target::retry_bytes`], or one batch of 64 KiB if that is more, while the target fails.
-    pub fn new(target: T) -> Self {
+    /// Keeps up to `limit` bytes, or one batch of 64 KiB if that is more, while the target fails.
+    pub fn new(target: T, limit: usize) -> Self {
         Self {
-            limit: target.retry_bytes(),
             target,
             buffer: Vec::new(),
             written: 0,
             mid_line: false,
             base: 0,
             events: VecDeque::new(),
+            limit,
             failing: None,
             lost: None,
             first_pause: FIRST_PAUSE,

@@ -1,7 +1,9 @@
 //! A stream as target: standard output.
 
 use super::outbox::Target;
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsFd;
 
 /// Bytes one after the other.
 pub struct Stream<W> {
@@ -19,24 +21,14 @@ impl<W: Write + Send> Stream<W> {
     }
 }
 
-impl Stream<Stdout> {
+impl Stream<File> {
     /// Standard output, without the standard library's buffer.
-    #[must_use]
-    pub fn stdout() -> Self {
-        Self::new("stdout", Stdout)
-    }
-}
-
-/// The descriptor 1.
-pub struct Stdout;
-
-impl Write for Stdout {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        Ok(rustix::io::write(std::io::stdout(), bytes)?)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
+    ///
+    /// # Errors
+    /// If the descriptor cannot be duplicated: it is closed, or there are too many.
+    pub fn stdout() -> std::io::Result<Self> {
+        let fd = std::io::stdout().as_fd().try_clone_to_owned()?;
+        Ok(Self::new("stdout", File::from(fd)))
     }
 }
 

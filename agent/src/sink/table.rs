@@ -70,15 +70,10 @@ pub struct Table<T> {
 }
 
 impl<T: Target> Table<T> {
-    /// Onto `target`, in the style of standard output.
-    pub fn new(target: T) -> Self {
-        Self::with_style(target, Style::stdout())
-    }
-
-    /// Onto `target`.
-    pub fn with_style(target: T, style: Style) -> Self {
+    /// Onto `target`; keeps up to `retry_bytes` while it fails.
+    pub fn new(target: T, style: Style, retry_bytes: usize) -> Self {
         Self {
-            outbox: Outbox::new(target),
+            outbox: Outbox::new(target, retry_bytes),
             style,
             waiting: Vec::new(),
             wanted: std::array::from_fn(|index| width(COLUMNS[index].title)),
