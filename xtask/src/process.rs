@@ -137,9 +137,8 @@ pub fn display(command: &Command) -> String {
 
 /// One word for a POSIX shell.
 pub fn quote(word: &str) -> String {
-    let plain = |character: char| {
-        character.is_ascii_alphanumeric() || "-_./=:,+@%".contains(character)
-    };
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "-_./=:,+@%".contains(character);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
     } else {
@@ -306,7 +305,8 @@ pub fn which(program: &str) -> Option<PathBuf> {
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .map(|folder| folder.join(program))
         .find(|file| {
-            fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+            fs::metadata(file)
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
         })
 }
 

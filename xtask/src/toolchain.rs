@@ -141,7 +141,9 @@ pub fn own_linker(workspace: &Workspace) -> PathBuf {
 }
 
 fn linked_llvm(ldd: &str) -> Option<u32> {
-    let name = ldd.split_whitespace().find(|word| word.starts_with("libLLVM"))?;
+    let name = ldd
+        .split_whitespace()
+        .find(|word| word.starts_with("libLLVM"))?;
     // libLLVM.so.22.1 in LLVM's own naming, libLLVM-21.so in the older one.
     name.split(|character: char| !character.is_ascii_digit())
         .find(|digits| !digits.is_empty())?
@@ -176,7 +178,10 @@ mod tests {
     #[test]
     fn the_linker_tells_its_llvm() {
         for (text, llvm) in [
-            ("\tlibLLVM.so.22.1 => /usr/lib/llvm-22/lib/libLLVM.so.22.1 (0x7f)", Some(22)),
+            (
+                "\tlibLLVM.so.22.1 => /usr/lib/llvm-22/lib/libLLVM.so.22.1 (0x7f)",
+                Some(22),
+            ),
             ("\tlibLLVM-21.so => /usr/lib/libLLVM-21.so (0x7f)", Some(21)),
             ("\tlibc.so.6 => /lib/libc.so.6 (0x7f)", None),
         ] {

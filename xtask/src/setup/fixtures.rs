@@ -32,12 +32,15 @@ pub fn has_venv(workspace: &Workspace) -> bool {
 
 /// A Python that can make virtual environments. The system's own first: it uses the system's OpenSSL.
 pub fn system_python() -> Option<PathBuf> {
-    [Some(PathBuf::from("/usr/bin/python3")), process::which("python3")]
-        .into_iter()
-        .flatten()
-        .find(|python| {
-            process::output(Command::new(python).args(["-c", "import ensurepip, venv"])).is_ok()
-        })
+    [
+        Some(PathBuf::from("/usr/bin/python3")),
+        process::which("python3"),
+    ]
+    .into_iter()
+    .flatten()
+    .find(|python| {
+        process::output(Command::new(python).args(["-c", "import ensurepip, venv"])).is_ok()
+    })
 }
 
 pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
@@ -52,7 +55,12 @@ pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
     let stamps = [format!("{DEMO_LIST}{TEST_LIST}"), DEMO_LIST.to_owned()];
     let holds = fs::read_to_string(venv.join("installed.txt")).unwrap_or_default();
     if holds != text && !(!test && stamps.contains(&holds)) {
-        let outcome = install(workspace, &venv, &format!("Python fixtures ({list})"), &text);
+        let outcome = install(
+            workspace,
+            &venv,
+            &format!("Python fixtures ({list})"),
+            &text,
+        );
         missing.extend(outcome.err().map(|error| Missing {
             what: format!("Python packages for the {list}: {}", names(&text)),
             command: format!(
@@ -68,16 +76,20 @@ pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
         let folder = workspace.fixtures().join("node");
         let mut command = Command::new("npm");
         command
-            .args(["install", "--no-save", "--no-audit", "--no-fund", "--ignore-scripts"])
+            .args([
+                "install",
+                "--no-save",
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+            ])
             .arg("--prefix")
             .arg(&folder)
             .arg(BUN);
         let line = process::display(&command);
         let outcome = fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make {}", folder.display()))
-            .and_then(|()| {
-                process::logged("bun", &mut command, &workspace.logs().join("npm.log"))
-            });
+            .and_then(|()| process::logged("bun", &mut command, &workspace.logs().join("npm.log")));
         if !bun(workspace).exists() {
             missing.push(Missing {
                 what: "bun (a client of the tests)".to_owned(),

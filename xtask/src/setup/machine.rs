@@ -52,9 +52,12 @@ fn newest(root: &Path, version: &str) -> Option<Machine> {
         .ok()?
         .filter_map(|entry| {
             let image = entry.ok()?.path();
-            let release = image.file_name()?.to_str()?.strip_prefix("vmlinuz-")?.to_owned();
-            let fits = suits(&release, version)
-                && root.join("lib/modules").join(&release).is_dir();
+            let release = image
+                .file_name()?
+                .to_str()?
+                .strip_prefix("vmlinuz-")?
+                .to_owned();
+            let fits = suits(&release, version) && root.join("lib/modules").join(&release).is_dir();
             fits.then_some(Machine { release, image })
         })
         .collect();
@@ -148,12 +151,14 @@ fn unpack(workspace: &Workspace, metapackage: &str) -> Result<()> {
         &workspace.logs().join("kernel.log"),
     )?;
     let release = package.trim_start_matches("linux-image-");
-    process::output(Command::new(process::which("depmod").context("no depmod")?).args([
-        "-a".as_ref(),
-        "-b".as_ref(),
-        partial.as_os_str(),
-        release.as_ref(),
-    ]))?;
+    process::output(
+        Command::new(process::which("depmod").context("no depmod")?).args([
+            "-a".as_ref(),
+            "-b".as_ref(),
+            partial.as_os_str(),
+            release.as_ref(),
+        ]),
+    )?;
     // Renamed last: a folder of that name is whole.
     fs::rename(&partial, &folder)?;
     fs::remove_file(&file)?;
@@ -179,9 +184,19 @@ fn file_server(workspace: &Workspace) -> Option<Missing> {
             &format!("building virtiofsd {VIRTIOFSD} (a minute or two)"),
             workspace
                 .cargo()
-                .args(["install", "virtiofsd", "--version", VIRTIOFSD, "--locked", "--root"])
+                .args([
+                    "install",
+                    "virtiofsd",
+                    "--version",
+                    VIRTIOFSD,
+                    "--locked",
+                    "--root",
+                ])
                 .arg(workspace.tools())
-                .env("CARGO_TARGET_DIR", workspace.target.join("tools")),
+                .env("CARGO_TARGET_DIR", workspace.target.join("tools"))
+                // Its own profile optimises at link time, which takes longer than it saves here.
+                .env("CARGO_PROFILE_RELEASE_LTO", "off")
+                .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "2"),
             &workspace.logs().join("virtiofsd.log"),
         )
     };

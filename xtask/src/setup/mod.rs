@@ -13,7 +13,7 @@ mod packages;
 mod probes;
 
 pub use fixtures::{bun, python};
-pub use machine::{Machine, kernel_images};
+pub use machine::{Machine, kernel_images, virtme};
 pub use packages::add_rust_components;
 
 use crate::say;

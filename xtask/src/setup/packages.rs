@@ -125,7 +125,9 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
     } else if apt::is_there() {
         Some("only root may install packages".to_owned())
     } else {
-        Some("this system has no apt-get: use its own package manager, by Debian's names".to_owned())
+        Some(
+            "this system has no apt-get: use its own package manager, by Debian's names".to_owned(),
+        )
     };
     Ok(absent
         .into_iter()

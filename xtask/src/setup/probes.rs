@@ -10,8 +10,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const NIGHTLY: &str =
-    "rustup toolchain install nightly --profile minimal --component rust-src";
+const NIGHTLY: &str = "rustup toolchain install nightly --profile minimal --component rust-src";
 
 pub fn ensure(workspace: &Workspace) -> Result<Vec<Missing>> {
     if toolchain::pair(workspace).is_some() {
@@ -43,7 +42,10 @@ pub fn ensure(workspace: &Workspace) -> Result<Vec<Missing>> {
     Ok(install_linker(workspace, compiler)
         .err()
         .map(|error| Missing {
-            what: format!("bpf-linker {LINKER_VERSION} with LLVM {} (for the probes)", compiler.llvm),
+            what: format!(
+                "bpf-linker {LINKER_VERSION} with LLVM {} (for the probes)",
+                compiler.llvm
+            ),
             command: format!(
                 "{} && cargo install bpf-linker --version {LINKER_VERSION} --locked \
                  --no-default-features --features llvm-{}",
@@ -117,7 +119,13 @@ fn install_linker(workspace: &Workspace, compiler: &Toolchain) -> Result<()> {
     }
     let mut command = workspace.cargo();
     command
-        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--locked"])
+        .args([
+            "install",
+            "bpf-linker",
+            "--version",
+            LINKER_VERSION,
+            "--locked",
+        ])
         .args(["--no-default-features", "--features"])
         .arg(format!("llvm-{}", compiler.llvm))
         .arg("--root")
@@ -128,7 +136,10 @@ fn install_linker(workspace: &Workspace, compiler: &Toolchain) -> Result<()> {
         .env("CARGO_TARGET_DIR", workspace.target.join("tools"));
     forget_own_package(&mut command);
     process::logged(
-        &format!("building bpf-linker {LINKER_VERSION} with LLVM {} (a minute or two)", compiler.llvm),
+        &format!(
+            "building bpf-linker {LINKER_VERSION} with LLVM {} (a minute or two)",
+            compiler.llvm
+        ),
         &mut command,
         &workspace.logs().join("bpf-linker.log"),
     )?;
