@@ -17,10 +17,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(path) => {
             let path = Path::new(&path);
             println!("cargo::rerun-if-changed={}", path.display());
-            fs::read(path).map_err(|error| format!("TOKENTRAIL_PROBES={}: {error}", path.display()))?
+            fs::read(path)
+                .map_err(|error| format!("TOKENTRAIL_PROBES={}: {error}", path.display()))?
         }
         None => {
-            let folder = target_folder(&out).ok_or("OUT_DIR lies in no target folder")?.join("bpf");
+            let folder = target_folder(&out)
+                .ok_or("OUT_DIR lies in no target folder")?
+                .join("bpf");
             // A path that does not exist would make this script run every time, and the agent be built every time.
             fs::create_dir_all(&folder)?;
             println!("cargo::rerun-if-changed={}", folder.display());

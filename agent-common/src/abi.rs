@@ -379,10 +379,14 @@ pub struct Settings {
     pub own_process: u32,
 }
 
+/// `USER_HZ` is 100 on every architecture of today.
+pub const TICK: u64 = 10_000_000;
+
 /// Key of the map `PROCESSES` (pid scope). 16 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProcessId {
+    /// Start time in ticks of [`TICK`] nanoseconds, as field 22 of `/proc/PID/stat` has it.
     pub start: u64,
     pub process: u32,
     pub _pad: u32,

@@ -3,11 +3,11 @@
 use crate::{
     emit,
     kernel::{count, describe_current, leader, read},
-    maps::{CGROUPS, CONNECTIONS, PROCESS_SCRATCH, PROCESSES, offset, setting},
+    maps::{CONNECTIONS, PROCESS_SCRATCH, PROCESSES, offset, setting},
     scope, stream,
 };
 use agent_common::abi::{
-    self, ARGUMENTS_MAX, CGROUP_PATH_MAX, Connection, FILENAME_MAX, ProcessId, kind, probe, reason,
+    self, ARGUMENTS_MAX, CGROUP_PATH_MAX, Connection, FILENAME_MAX, kind, probe, reason,
 };
 use aya_ebpf::{
     helpers::{
@@ -128,8 +128,7 @@ pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
     let Some((parent, parent_start)) = leader(ctx.arg(0)) else { return 0 };
     let child_start: u64 = read(child, offset!(task_start_boottime)).unwrap_or(0);
     if setting!(scope_processes) == 1 && scope::holds_process(parent, parent_start) {
-        let id = ProcessId { start: child_start, process, _pad: 0 };
-        if PROCESSES.insert(id, 1, 0).is_err() {
+        if PROCESSES.insert(scope::key(process, child_start), 1, 0).is_err() {
             count(probe::PROCESS, reason::TABLE_FULL, 1);
         }
     }
@@ -169,7 +168,7 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
         count(probe::PROCESS, reason::REPORTED, 1);
     }
     if setting!(scope_processes) == 1 {
-        let _ = PROCESSES.remove(ProcessId { start, process, _pad: 0 });
+        let _ = PROCESSES.remove(scope::key(process, start));
     }
     0
 }
@@ -194,7 +193,5 @@ pub fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
     if n > 0 {
         emit::submit_value(probe::PROCESS, record, emit::WAKE);
     }
-    // An id that the kernel uses anew must not be in scope by its past.
-    let _ = CGROUPS.remove(id);
     0
 }

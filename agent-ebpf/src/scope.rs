@@ -4,7 +4,7 @@ use crate::{
     kernel::current_start,
     maps::{CGROUPS, LEVELS, PROCESSES, setting},
 };
-use agent_common::abi::ProcessId;
+use agent_common::abi::{ProcessId, TICK};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_ancestor_cgroup_id};
 
 /// Deepest cgroup level that a scope can name.
@@ -43,7 +43,13 @@ pub fn holds_current() -> bool {
 
 #[inline(always)]
 pub fn holds_process(process: u32, start: u64) -> bool {
-    let id = ProcessId { start, process, _pad: 0 };
+    let id = key(process, start);
     // SAFETY: the value is not read.
     unsafe { PROCESSES.get(id) }.is_some()
+}
+
+/// `start` in nanoseconds.
+#[inline(always)]
+pub fn key(process: u32, start: u64) -> ProcessId {
+    ProcessId { start: start / TICK, process, _pad: 0 }
 }

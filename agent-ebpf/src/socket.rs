@@ -80,11 +80,12 @@ impl Sock {
         if sent {
             let acked: u64 = read(self.address, offset!(tcp_bytes_acked))?;
             let first_unacked: u32 = read(self.address, offset!(tcp_snd_una))?;
-            Some(acked.wrapping_add(position.wrapping_sub(first_unacked) as u64))
+            // Signed: what the call sent may be acknowledged by now.
+            Some(acked.wrapping_add(position.wrapping_sub(first_unacked) as i32 as i64 as u64))
         } else {
             let received: u64 = read(self.address, offset!(tcp_bytes_received))?;
             let next: u32 = read(self.address, offset!(tcp_rcv_nxt))?;
-            Some(received.wrapping_sub(next.wrapping_sub(position) as u64))
+            Some(received.wrapping_sub(next.wrapping_sub(position) as i32 as i64 as u64))
         }
     }
 
