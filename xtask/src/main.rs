@@ -4,6 +4,7 @@
 //! the other commands stand on these three.
 
 mod build;
+mod demo;
 mod interrupt;
 mod process;
 mod say;
@@ -40,6 +41,11 @@ enum Task {
     Setup(Setup),
     /// Build the probes and the agent that carries them
     Build(Build),
+    /// See it work: real programs, a real agent, one credential each
+    ///
+    /// Sets up what is missing, builds, makes a cgroup with nginx, curl, wget, Python and node in it, watches it,
+    /// and holds what the agent said against what happened. Ends by itself; exit status 1 if something was not seen.
+    Demo(demo::Options),
     /// Run one command under another kernel, in a virtual machine on this file system
     Vm(VmArguments),
 }
@@ -105,6 +111,11 @@ fn run(task: Task) -> Result<ExitCode> {
             setup::require(&workspace, setup::Needs::BUILD)?;
             build::run(&workspace, build::Profile { release, probe_log })?;
         }
+        Task::Demo(options) => {
+            if !demo::run(&workspace, &options)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Task::Vm(arguments) => return vm(&workspace, arguments),
     }
     Ok(ExitCode::SUCCESS)
@@ -127,7 +138,7 @@ fn vm(workspace: &Workspace, arguments: VmArguments) -> Result<ExitCode> {
     let status = vm::Guest {
         machine,
         command: arguments.command,
-        environment: Vec::new(),
+        environment: workspace.environment(),
         writable: arguments.writable,
         readable: vec![
             workspace.root.clone(),

@@ -65,6 +65,34 @@ impl Workspace {
             .map_or_else(|| self.cache.join("fixtures"), PathBuf::from)
     }
 
+    /// Everything that a virtual machine must see.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        vec![
+            self.root.clone(),
+            self.target.clone(),
+            self.cache.clone(),
+            self.fixtures(),
+        ]
+    }
+
+    /// What makes [`Workspace::locate`] find the same folders in a virtual machine.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        let mut environment = vec![
+            ("CARGO_MANIFEST_DIR", self.root.join("xtask")),
+            ("CARGO_TARGET_DIR", self.target.clone()),
+            ("TOKENTRAIL_FIXTURES", self.fixtures()),
+        ];
+        environment.extend(
+            self.cache
+                .parent()
+                .map(|xdg| ("XDG_CACHE_HOME", xdg.to_path_buf())),
+        );
+        environment
+            .into_iter()
+            .map(|(name, path)| (name.to_owned(), path.display().to_string()))
+            .collect()
+    }
+
     /// cargo as it runs this program, else the one in the search path.
     pub fn cargo(&self) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
