@@ -6,13 +6,13 @@
 //! Invariant: what is embedded is what was built from these sources, by the compiler that is printed.
 
 use crate::process::{self, Group};
+use crate::say;
 use crate::toolchain::{self, Linker, Toolchain};
 use crate::workspace::{Workspace, forget_own_package, write_if_changed};
-use crate::{interrupt, say};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -123,12 +123,11 @@ struct Message {
 
 /// Runs cargo, whose own progress goes to the terminal, and returns the last program that it made.
 fn artifact(command: &mut Command) -> Result<Option<PathBuf>> {
-    Ok(artifacts(command)?.pop())
+    Ok(executables(&messages(command)?).pop())
 }
 
-/// Runs cargo and returns the programs that it made or found fresh.
-pub fn artifacts(command: &mut Command) -> Result<Vec<PathBuf>> {
-    interrupt::check()?;
+/// Runs cargo with its own progress going to the terminal, and returns its messages.
+pub fn messages(command: &mut Command) -> Result<String> {
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     let mut group = Group::spawn(command.stdout(Stdio::from(writer)))?;
     // The parent's end would keep the pipe open for ever.
@@ -141,9 +140,10 @@ pub fn artifacts(command: &mut Command) -> Result<Vec<PathBuf>> {
     if !status.success() {
         bail!("{} failed ({status})", process::display(command));
     }
-    Ok(executables(&text))
+    Ok(text)
 }
 
+/// The programs that cargo made or found fresh.
 fn executables(messages: &str) -> Vec<PathBuf> {
     messages
         .lines()
@@ -151,17 +151,6 @@ fn executables(messages: &str) -> Vec<PathBuf> {
         .filter(|message| message.reason == "compiler-artifact")
         .filter_map(|message| message.executable)
         .collect()
-}
-
-/// An agent that was built before, newest first.
-pub fn built_agent(workspace: &Workspace, release: bool) -> Option<PathBuf> {
-    let profile = if release { "release" } else { "debug" };
-    Some(workspace.target.join(profile).join("tokentrail-agent"))
-        .filter(|path: &PathBuf| is_file(path))
-}
-
-fn is_file(path: &Path) -> bool {
-    path.is_file()
 }
 
 #[cfg(test)]

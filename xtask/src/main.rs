@@ -9,6 +9,7 @@ mod interrupt;
 mod process;
 mod say;
 mod setup;
+mod test;
 mod toolchain;
 mod vm;
 mod workspace;
@@ -46,6 +47,11 @@ enum Task {
     /// Sets up what is missing, builds, makes a cgroup with nginx, curl, wget, Python and node in it, watches it,
     /// and holds what the agent said against what happened. Ends by itself; exit status 1 if something was not seen.
     Demo(demo::Options),
+    /// Check everything, from formatting to the kernels in virtual machines
+    ///
+    /// Formatting, clippy, unit and integration tests, the probes on this kernel in a scope of their own, and the
+    /// same programs on Debian's kernels in virtual machines. The last line reads `N passed, N failed, N skipped`.
+    Test(test::Options),
     /// Run one command under another kernel, in a virtual machine on this file system
     Vm(VmArguments),
 }
@@ -113,6 +119,11 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Demo(options) => {
             if !demo::run(&workspace, &options)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Task::Test(options) => {
+            if !test::run(&workspace, &options)? {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -146,15 +146,6 @@ pub fn quote(word: &str) -> String {
     }
 }
 
-/// Runs it with its output where ours goes; anything but success is an error.
-pub fn run(command: &mut Command) -> Result<()> {
-    let status = Group::spawn(command)?.wait(None)?;
-    if !status.success() {
-        bail!("{} failed ({status})", display(command));
-    }
-    Ok(())
-}
-
 /// Runs it and returns its standard output; anything but success is an error with what it said.
 pub fn output(command: &mut Command) -> Result<String> {
     let output = command

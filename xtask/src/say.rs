@@ -92,6 +92,15 @@ impl Step {
         }
     }
 
+    /// A line that stays, while the step goes on.
+    pub fn note(&self, text: &str) {
+        if live() {
+            let mut err = stderr().lock();
+            let _ = write!(err, "\r\x1b[K");
+        }
+        line(&format!("     {text}"));
+    }
+
     pub fn done(self, mark: Mark) {
         if live() {
             let mut err = stderr().lock();

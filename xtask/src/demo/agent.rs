@@ -41,9 +41,6 @@ impl Agent {
         let key = folder.join("fingerprint.key");
         process::output(Command::new(program).arg("keygen").arg(&key))?;
         let events = folder.join("events.ndjson");
-        let configuration = folder.join("agent.toml");
-        fs::write(&configuration, configure(&events))
-            .with_context(|| format!("cannot write {}", configuration.display()))?;
         let log = folder.join("agent.log");
         let (mut ready, signal) = std::io::pipe().context("cannot make a pipe")?;
         // Only the agent gets this end: it is closed here before another child is started.
@@ -53,11 +50,11 @@ impl Agent {
             .arg("run")
             .arg("--scope")
             .arg(format!("cgroup:{}", scope.display()))
-            .arg("--config")
-            .arg(&configuration)
             .arg("--fingerprint-key")
             .arg(&key)
-            .args(["--output", "table", "--ready-fd"])
+            .args(["--output", "table", "--output-file"])
+            .arg(&events)
+            .arg("--ready-fd")
             .arg(signal.as_raw_fd().to_string())
             .stdout(Stdio::inherit())
             .stderr(File::create(&log)?);
@@ -130,12 +127,4 @@ impl Drop for Agent {
         // Nothing in the folder that stays is of use with this key.
         let _ = fs::remove_file(&self.key);
     }
-}
-
-fn configure(events: &Path) -> String {
-    // TOML's basic strings and JSON's have the escapes that matter here in common.
-    format!(
-        "[output.file]\npath = {}\n",
-        serde_json::Value::from(events.display().to_string())
-    )
 }

@@ -16,7 +16,7 @@ mod server;
 mod verdict;
 
 use crate::build::{self, Profile};
-use crate::process::{self, Group};
+use crate::process::Group;
 use crate::setup::{self, Needs};
 use crate::vm::Guest;
 use crate::workspace::Workspace;

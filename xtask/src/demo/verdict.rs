@@ -300,7 +300,8 @@ mod tests {
         let good = [usage("client", |_| ()), usage("server", |_| ())];
         assert!(judge(&expected, &good).is_good());
         assert!(complete(&expected, &good));
-        let changes: [(&str, fn(&mut Value)); 6] = [
+        type Change = fn(&mut Value);
+        let changes: [(&str, Change); 6] = [
             ("status", |e| {
                 e["http"]["response"]["status_code"] = json!(0)
             }),

@@ -51,10 +51,8 @@ pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
         ("demo", DEMO_LIST.to_owned())
     };
     let mut missing = Vec::new();
-    // The tests' list holds the demo's.
-    let stamps = [format!("{DEMO_LIST}{TEST_LIST}"), DEMO_LIST.to_owned()];
     let holds = fs::read_to_string(venv.join("installed.txt")).unwrap_or_default();
-    if holds != text && !(!test && stamps.contains(&holds)) {
+    if !enough(&holds, test) {
         let outcome = install(
             workspace,
             &venv,
@@ -102,6 +100,11 @@ pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
     Ok(missing)
 }
 
+/// What was installed is what is asked for now; the tests' list holds the demo's.
+fn enough(installed: &str, test: bool) -> bool {
+    installed == format!("{DEMO_LIST}{TEST_LIST}") || (!test && installed == DEMO_LIST)
+}
+
 /// Makes a virtual environment at `venv` if there is none, and installs `list` into it.
 pub fn install(workspace: &Workspace, venv: &Path, title: &str, list: &str) -> Result<()> {
     let log = workspace.logs().join("pip.log");
@@ -147,6 +150,13 @@ mod tests {
             assert_eq!(line.split("==").count(), 2, "{line}");
         }
         assert_eq!(names("a==1\nb==2\n"), "a, b");
+    }
+
+    #[test]
+    fn a_changed_list_is_installed_afresh() {
+        let all = format!("{DEMO_LIST}{TEST_LIST}");
+        assert!(enough(&all, true) && enough(&all, false) && enough(DEMO_LIST, false));
+        assert!(!enough(DEMO_LIST, true) && !enough("", false) && !enough("requests==1", false));
     }
 
     #[test]

@@ -12,9 +12,9 @@ mod machine;
 mod packages;
 mod probes;
 
-pub use fixtures::{bun, python};
+pub use fixtures::python;
 pub use machine::{Machine, kernel_images, virtme};
-pub use packages::add_rust_components;
+pub use packages::{add_probe_clippy, add_rust_components};
 
 use crate::say;
 use crate::workspace::Workspace;
@@ -99,7 +99,7 @@ pub fn require(workspace: &Workspace, needs: Needs) -> Result<()> {
     Ok(())
 }
 
-fn tell(missing: &[Missing]) {
+pub fn tell(missing: &[Missing]) {
     for missing in missing {
         let mark = if missing.optional { "-" } else { "!" };
         say::line(&format!(" {mark} missing: {}", missing.what));

@@ -4,6 +4,7 @@
 
 use super::{Missing, Needs, apt, fixtures, machine};
 use crate::process;
+use crate::toolchain::Toolchain;
 use crate::workspace::Workspace;
 use anyhow::Result;
 use std::path::Path;
@@ -180,4 +181,29 @@ pub fn add_rust_components(workspace: &Workspace) -> Result<Vec<Missing>> {
         }
     }
     Ok(missing)
+}
+
+/// clippy for the probes' own compiler; returns the command that would bring it if it could not be had.
+pub fn add_probe_clippy(workspace: &Workspace, toolchain: &Toolchain) -> Option<String> {
+    let bin = toolchain.rustc.parent()?;
+    let there = || bin.join("clippy-driver").exists() && bin.join("cargo-clippy").exists();
+    if there() {
+        return None;
+    }
+    if bin == Path::new("/usr/bin") {
+        const PACKAGE: &str = "rust-web-clippy";
+        if apt::may_install() {
+            // Whether it worked is seen by looking; what it said is in its log.
+            let _ = apt::install(workspace, &[PACKAGE]);
+        }
+        return (!there()).then(|| apt::install_command(&[PACKAGE]));
+    }
+    let name = bin.parent()?.file_name()?.to_string_lossy().into_owned();
+    let arguments = ["component", "add", "clippy", "--toolchain", &name];
+    let _ = process::logged(
+        &format!("rustup {}", arguments.join(" ")),
+        Command::new("rustup").args(arguments),
+        &workspace.logs().join("rustup.log"),
+    );
+    (!there()).then(|| format!("rustup {}", arguments.join(" ")))
 }
