@@ -67,8 +67,9 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
         return;
     };
     let d = (of & 1) as usize;
+    let first_sight = connection.time == 0;
     place(connection, &sock, of, scratch);
-    if connection.direction != of || connection.time == 0 {
+    if connection.direction != of || first_sight {
         connection.direction = of;
         connection.left = setting!(copy_bytes);
         let seen = classify(scratch);
@@ -101,7 +102,7 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
         connection.left as u64
     };
     connection.left -= walk.whole as u32;
-    if walk.whole == 0 && walk.known == 0 {
+    if walk.whole == 0 && walk.known == 0 && !first_sight {
         connection.skipped[d] = walk.skipped + walk.moved;
         count(probe, reason::COUNTED_ONLY, 1);
         return;
@@ -113,6 +114,11 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
     scratch.record.direction = of;
     scratch.record.flags = if connection.known & (4 << d) != 0 { flag::FROM_START } else { 0 };
 
+    if scratch.walk.whole == 0 && scratch.walk.known == 0 {
+        announce(probe, scratch);
+        connection.skipped[d] = 0;
+        return;
+    }
     let mut slot = of as u32;
     // SAFETY: the callbacks have the signature that `bpf_loop` documents; the context is a local of this frame.
     unsafe {
@@ -129,6 +135,20 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
     connection.framing[d].next_head = walk.next_head;
     connection.framing[d].known = walk.known;
     if walk.records > 0 {
+        count(probe, reason::REPORTED, 1);
+    }
+}
+
+/// Tells of a connection of which nothing is copied, so that it can be listed as unread.
+#[inline(always)]
+fn announce(probe: u32, scratch: &mut Scratch) {
+    let record = &mut scratch.record;
+    record.header.len = size_of::<Socket>() as u32;
+    record.offset = scratch.walk.base.wrapping_add(scratch.walk.moved);
+    record.sequence = scratch.walk.sequence.wrapping_add(scratch.walk.moved as u32);
+    record.skipped = scratch.walk.moved;
+    record.copied = 0;
+    if emit::submit_value(probe, record, QUIET) {
         count(probe, reason::REPORTED, 1);
     }
 }

@@ -20,6 +20,9 @@ use std::{
 /// Processes whose libraries are remembered.
 const PROCESSES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
+/// TLS libraries that are remembered of one process.
+const LIBRARIES: usize = 64;
+
 /// What became of a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -78,10 +81,10 @@ impl Points {
     pub(super) fn map(&self, process: ProcessKey, mapped: Mapped) {
         let mut inner = self.lock();
         let of_process = inner.processes.get_or_insert_mut(process, Vec::new);
-        match of_process.iter_mut().find(|known| known.path == mapped.path) {
-            Some(known) => *known = mapped,
-            None if of_process.len() < 64 => of_process.push(mapped),
-            None => {}
+        if let Some(known) = of_process.iter_mut().find(|known| known.path == mapped.path) {
+            *known = mapped;
+        } else if of_process.len() < LIBRARIES {
+            of_process.push(mapped);
         }
     }
 

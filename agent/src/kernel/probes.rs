@@ -142,6 +142,11 @@ const TRACING: &[(&str, &str, bool)] = &[
 const LIFECYCLE: &[&str] =
     &["inet_sock_set_state", "sched_process_exec", "sched_process_fork", "sched_process_exit", "cgroup_mkdir"];
 
+/// Whether this agent has its probes.
+pub fn built_in() -> bool {
+    !OBJECT.is_empty()
+}
+
 /// Loads and attaches on the best rung that works, or on the one that is asked for; says why the better was refused.
 pub fn start(scope: &Scope, options: &Options) -> Result<(Probes, Rung, Option<Error>), Error> {
     let attach = |rung| {

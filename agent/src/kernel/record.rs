@@ -141,7 +141,12 @@ pub struct Arguments {
 
 impl std::fmt::Debug for Arguments {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Arguments({} bytes, truncated: {})", self.bytes.len(), self.truncated)
+        write!(
+            f,
+            "Arguments({} bytes, truncated: {})",
+            self.bytes.len(),
+            self.truncated
+        )
     }
 }
 

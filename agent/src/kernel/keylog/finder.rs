@@ -224,6 +224,17 @@ impl Found {
             > 1
     }
 
+    /// An OpenSSL whose key-log point was not found: what [`Found::fallback`] of the libcrypto beside it is for.
+    pub fn wants_fallback(&self) -> bool {
+        self.unread.iter().any(|unread| {
+            unread.library == Library::Openssl
+                && matches!(
+                    unread.reason,
+                    UnreadReason::NotFound | UnreadReason::OtherForm
+                )
+        })
+    }
+
     /// No TLS code at all.
     pub fn is_empty(&self) -> bool {
         self.points.is_empty() && self.unread.is_empty()
@@ -258,7 +269,8 @@ impl Finder {
         }
     }
 
-    /// What an open file holds. Searches it unless the cache knows it.
+    /// What an open file holds. Searches it unless the cache knows it. May block on the file's own file system
+    /// (network, FUSE), so not for a thread that must not wait.
     pub fn look_at_file(&mut self, file: &File) -> Result<Found, LookError> {
         let looked = self.look(file);
         if looked.is_err() {

@@ -20,8 +20,10 @@ use std::time::Instant;
 const OVERLAP: usize = 64;
 /// Hits kept per string.
 const STRING_HITS: usize = 256;
-/// References kept in all.
-const REFERENCES: usize = 4096;
+/// References kept in all. Real programs have about ten.
+const REFERENCES: usize = 1024;
+/// Addresses looked for as immediates, each with a search of its own.
+const IMMEDIATES: usize = 16;
 
 /// Which segments a pass covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +111,7 @@ impl<'a> Scanner<'a> {
             .iter()
             .filter(|_| immediates)
             .filter_map(|&target| u32::try_from(target).ok())
+            .take(IMMEDIATES)
             .map(|target| {
                 (
                     u64::from(target),
@@ -158,36 +161,30 @@ impl<'a> Scanner<'a> {
         Ok(found)
     }
 
-    /// Which of `targets` (ascending) a direct `call` leads to: those are beginnings of functions.
+    /// Which of `targets` (ascending) a direct `call` leads to: those are beginnings of functions. Ascending too.
     pub fn called(&mut self, targets: &[u64]) -> Result<Vec<u64>, LookError> {
-        let mut called = Vec::new();
         let (Some(&low), Some(&high)) = (targets.first(), targets.last()) else {
-            return Ok(called);
+            return Ok(Vec::new());
         };
+        let mut called = vec![false; targets.len()];
         self.pass(Part::Code, |segment, at, bytes, fresh| {
             let base = segment.address + at;
             for hit in memchr::memchr_iter(0xe8, bytes).take_while(|&hit| hit < fresh) {
                 let Some(displacement) = bytes[hit + 1..].first_chunk().copied() else {
                     continue;
                 };
-                let next = base.wrapping_add(hit as u64 + 5);
+                let next = (base + hit as u64).wrapping_add(5);
                 let target = next.wrapping_add_signed(i64::from(i32::from_le_bytes(displacement)));
-                if target >= low
-                    && target <= high
-                    && targets.binary_search(&target).is_ok()
-                    && !called.contains(&target)
+                if (low..=high).contains(&target)
+                    && let Ok(index) = targets.binary_search(&target)
                 {
-                    called.push(target);
+                    called[index] = true;
                 }
             }
-            if called.len() == targets.len() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            ControlFlow::Continue(())
         })?;
-        called.sort_unstable();
-        Ok(called)
+        let functions = targets.iter().zip(called).filter(|(_, called)| *called);
+        Ok(functions.map(|(&target, _)| target).collect())
     }
 
     /// Calls `visit(segment, offset within it, bytes, fresh)` for each window; hits that start at `fresh` or later

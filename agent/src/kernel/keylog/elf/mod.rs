@@ -107,6 +107,10 @@ impl<'a> Elf<'a> {
     /// Reads the headers; `limit` is the largest file accepted, in bytes.
     pub fn open(source: &'a dyn Source, limit: u64) -> Result<Self, ElfError> {
         let size = source.size();
+        // Files of procfs and sysfs say that they are empty: reading some of them would block or have effects.
+        if size == 0 {
+            return Err(ElfError::NotElf);
+        }
         let mut header = [0; HEADER];
         let read = source.read_at(0, &mut header)?;
         let kind = check_identity(&header[..read])?;

@@ -52,7 +52,7 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
             .tails
             .iter()
             .copied()
-            .find(|tail| functions.contains(tail));
+            .find(|tail| functions.binary_search(tail).is_ok());
         let Some(target) = tail.or(route.call) else {
             continue;
         };
@@ -70,27 +70,29 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
     }
     let mut candidates: Vec<_> = candidates.into_iter().collect();
     candidates.sort_by_key(|(address, sites)| (std::cmp::Reverse(sites.len()), *address));
-    for (address, sites) in candidates.into_iter().take(CANDIDATES) {
-        match search.elf.offset_of(address) {
-            Some(file_offset) if decoding.reads_secret_and_length(address)? => {
-                let (library, version) = identity::of_point(search)?;
-                let best = search
-                    .found
-                    .points
-                    .first()
-                    .map_or(0, |point| point.how.votes());
-                search.found.points.push(Point {
-                    kind: PointKind::KeyLog,
-                    file_offset,
-                    virtual_address: address,
-                    library,
-                    version,
-                    chosen: sites.len() >= best,
-                    how: How::Labels(sites),
-                });
+    let mut points = Vec::new();
+    for (virtual_address, sites) in candidates.into_iter().take(CANDIDATES) {
+        match search.elf.offset_of(virtual_address) {
+            Some(file_offset) if decoding.reads_secret_and_length(virtual_address)? => {
+                points.push((virtual_address, file_offset, sites));
             }
             _ => search.rejected += 1,
         }
+    }
+    let Some(most) = points.first().map(|(_, _, sites)| sites.len()) else {
+        return Ok(());
+    };
+    let (library, version) = identity::of_point(search)?;
+    for (virtual_address, file_offset, sites) in points {
+        search.found.points.push(Point {
+            kind: PointKind::KeyLog,
+            file_offset,
+            virtual_address,
+            library,
+            version: version.clone(),
+            chosen: sites.len() == most,
+            how: How::Labels(sites),
+        });
     }
     Ok(())
 }

@@ -175,7 +175,8 @@ fn go_version(search: &mut Search<'_>, part: Part) -> Result<Option<String>, Loo
             .then(|| bytes[33..].get(..usize::from(bytes[32])))
             .flatten()
             .and_then(|text| std::str::from_utf8(text).ok())
-            .and_then(|text| text.strip_prefix("go"))
+            // Experiments may follow: `go1.26.8 X:nogreenteagc`.
+            .and_then(|text| text.strip_prefix("go")?.split(' ').next())
             .filter(|text| text.chars().all(is_version_character));
         if let Some(text) = text {
             return Ok(Some(text.to_owned()));
