@@ -3,7 +3,7 @@
 //! Kernels are unpacked into the cache, not installed: an installed kernel would be this machine's own at its next
 //! boot. One that is installed already is taken as it is.
 
-use super::{Missing, apt, fixtures};
+use super::{Missing, apt, fixtures, packages};
 use crate::process;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
@@ -180,23 +180,11 @@ fn file_server(workspace: &Workspace) -> Option<Missing> {
             anyhow::ensure!(apt::may_install(), "only root may install its libraries");
             apt::install(workspace, &libraries)?;
         }
+        let mut command = packages::cargo_install(workspace);
+        command.args(["virtiofsd", "--version", VIRTIOFSD]);
         process::logged(
             &format!("building virtiofsd {VIRTIOFSD} (a minute or two)"),
-            workspace
-                .cargo()
-                .args([
-                    "install",
-                    "virtiofsd",
-                    "--version",
-                    VIRTIOFSD,
-                    "--locked",
-                    "--root",
-                ])
-                .arg(workspace.tools())
-                .env("CARGO_TARGET_DIR", workspace.target.join("tools"))
-                // Its own profile optimises at link time, which takes longer than it saves here.
-                .env("CARGO_PROFILE_RELEASE_LTO", "off")
-                .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "2"),
+            &mut command,
             &workspace.logs().join("virtiofsd.log"),
         )
     };

@@ -142,6 +142,25 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
         .collect())
 }
 
+/// `cargo install` into the cache, by a profile that is soon done: these are tools of a build, not the thing built.
+pub fn cargo_install(workspace: &Workspace) -> Command {
+    let mut command = workspace.cargo();
+    command
+        .args(["install", "--locked", "--root"])
+        .arg(workspace.tools())
+        // Its crates are of no use for anything else.
+        .env("CARGO_TARGET_DIR", workspace.target.join("tools"));
+    for (name, value) in [
+        ("OPT_LEVEL", "1"),
+        ("LTO", "off"),
+        ("CODEGEN_UNITS", "16"),
+        ("DEBUG", "0"),
+    ] {
+        command.env(format!("CARGO_PROFILE_RELEASE_{name}"), value);
+    }
+    command
+}
+
 /// rustfmt and clippy, which a minimal toolchain lacks.
 pub fn add_rust_components(workspace: &Workspace) -> Result<Vec<Missing>> {
     const COMPONENTS: [(&str, &str, &str); 2] = [

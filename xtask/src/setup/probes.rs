@@ -1,9 +1,9 @@
 //! The probes' compiler and linker.
 
-use super::{Missing, apt};
+use super::{Missing, apt, packages};
 use crate::process;
 use crate::toolchain::{self, LINKER_LLVM, LINKER_VERSION, Toolchain};
-use crate::workspace::{Workspace, forget_own_package};
+use crate::workspace::Workspace;
 use anyhow::Result;
 use std::env;
 use std::ffi::OsString;
@@ -117,24 +117,13 @@ fn install_linker(workspace: &Workspace, compiler: &Toolchain) -> Result<()> {
         );
         apt::install(workspace, &packages)?;
     }
-    let mut command = workspace.cargo();
+    let mut command = packages::cargo_install(workspace);
     command
-        .args([
-            "install",
-            "bpf-linker",
-            "--version",
-            LINKER_VERSION,
-            "--locked",
-        ])
+        .args(["bpf-linker", "--version", LINKER_VERSION])
         .args(["--no-default-features", "--features"])
         .arg(format!("llvm-{}", compiler.llvm))
-        .arg("--root")
-        .arg(workspace.tools())
         .env("RUSTFLAGS", format!("-L {}", llvm.join("lib").display()))
-        .env("PATH", in_front(&llvm.join("bin")))
-        // Its crates are of no use for anything else that is built.
-        .env("CARGO_TARGET_DIR", workspace.target.join("tools"));
-    forget_own_package(&mut command);
+        .env("PATH", in_front(&llvm.join("bin")));
     process::logged(
         &format!(
             "building bpf-linker {LINKER_VERSION} with LLVM {} (a minute or two)",
@@ -151,7 +140,7 @@ fn install_linker(workspace: &Workspace, compiler: &Toolchain) -> Result<()> {
 }
 
 /// The search path with one more folder at its head.
-pub fn in_front(folder: &Path) -> OsString {
+fn in_front(folder: &Path) -> OsString {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders = [folder.to_path_buf()]
         .into_iter()
