@@ -253,7 +253,8 @@ pub mod probe {
     pub const NAMES: [&str; COUNT as usize] = ["send", "receive", "state", "keylog", "process", "kdf"];
 }
 
-/// What can become of a hit. `SEEN = SUBMITTED-bearing hits + the losses`; see each.
+/// What can become of a hit: `SEEN = REPORTED + COUNTED_ONLY + LOST`. The reasons from `RING_FULL` to `KERNEL` say why
+/// records, or parts of what a hit moved, were lost.
 pub mod reason {
     /// Hits within the scope that moved bytes (or carried a secret, or were a process event).
     pub const SEEN: u32 = 0;
@@ -281,10 +282,12 @@ pub mod reason {
     pub const BYTES_SEEN: u32 = 11;
     /// Bytes copied into the ring.
     pub const BYTES_COPIED: u32 = 12;
+    /// Hits of which no record reached the ring, though one should have.
+    pub const LOST: u32 = 13;
     pub const COUNT: u32 = 16;
     pub const NAMES: [&str; COUNT as usize] = [
         "seen", "reported", "records", "counted_only", "ring_full", "fault", "oversize", "table_full", "compat",
-        "io_uring", "kernel", "bytes_seen", "bytes_copied", "", "", "",
+        "io_uring", "kernel", "bytes_seen", "bytes_copied", "lost", "", "",
     ];
 }
 

@@ -26,6 +26,7 @@ pub fn keylog_point(ctx: ProbeContext) -> u32 {
     count(probe::KEYLOG, reason::SEEN, 1);
     if len == 0 || len > SECRET_MAX as u64 {
         count(probe::KEYLOG, reason::OVERSIZE, 1);
+        count(probe::KEYLOG, reason::LOST, 1);
         return 0;
     }
     // SAFETY: the context of this program.
@@ -42,12 +43,11 @@ pub fn keylog_point(ctx: ProbeContext) -> u32 {
     };
     if failed {
         count(probe::KEYLOG, reason::FAULT, 1);
+        count(probe::KEYLOG, reason::LOST, 1);
         return 0;
     }
     describe_current(&mut record.task);
-    if emit::submit_value(probe::KEYLOG, &record, emit::QUIET) {
-        count(probe::KEYLOG, reason::REPORTED, 1);
-    }
+    count(probe::KEYLOG, if emit::submit_value(probe::KEYLOG, &record, emit::QUIET) { reason::REPORTED } else { reason::LOST }, 1);
     0
 }
 
@@ -143,6 +143,7 @@ fn give(ctx: ProbeContext, label: [u8; 16], (secret, len): (u64, u64)) {
     count(probe::KDF, reason::SEEN, 1);
     if len > SECRET_MAX as u64 {
         count(probe::KDF, reason::OVERSIZE, 1);
+        count(probe::KDF, reason::LOST, 1);
         return;
     }
     // SAFETY: all integers.
@@ -155,10 +156,9 @@ fn give(ctx: ProbeContext, label: [u8; 16], (secret, len): (u64, u64)) {
     // SAFETY: the array's size; the helper checks the address.
     if unsafe { bpf_probe_read_user(record.secret.as_mut_ptr().cast(), len as u32, secret as *const _) } != 0 {
         count(probe::KDF, reason::FAULT, 1);
+        count(probe::KDF, reason::LOST, 1);
         return;
     }
     describe_current(&mut record.task);
-    if emit::submit_value(probe::KDF, &record, emit::QUIET) {
-        count(probe::KDF, reason::REPORTED, 1);
-    }
+    count(probe::KDF, if emit::submit_value(probe::KDF, &record, emit::QUIET) { reason::REPORTED } else { reason::LOST }, 1);
 }

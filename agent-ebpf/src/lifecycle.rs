@@ -105,11 +105,9 @@ pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     record._pad = 0;
     let len = size_of::<abi::Exec>() as u64 + filename_len + arguments_len;
     record.header.len = len as u32;
-    if len <= (size_of::<abi::Exec>() + FILENAME_MAX + ARGUMENTS_MAX) as u64
-        && emit::submit(probe::PROCESS, (&raw const *record).cast(), len as usize, emit::WAKE)
-    {
-        count(probe::PROCESS, reason::REPORTED, 1);
-    }
+    let reported = len <= (size_of::<abi::Exec>() + FILENAME_MAX + ARGUMENTS_MAX) as u64
+        && emit::submit(probe::PROCESS, (&raw const *record).cast(), len as usize, emit::WAKE);
+    count(probe::PROCESS, if reported { reason::REPORTED } else { reason::LOST }, 1);
     0
 }
 
@@ -142,9 +140,7 @@ pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
         // SAFETY: no preconditions. A child begins in its parent's cgroup, unless clone3 says otherwise.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
     };
-    if emit::submit_value(probe::PROCESS, &record, emit::QUIET) {
-        count(probe::PROCESS, reason::REPORTED, 1);
-    }
+    count(probe::PROCESS, if emit::submit_value(probe::PROCESS, &record, emit::QUIET) { reason::REPORTED } else { reason::LOST }, 1);
     0
 }
 
@@ -164,9 +160,7 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
     let start = leader(task).map_or(0, |(_, start)| start);
     count(probe::PROCESS, reason::SEEN, 1);
     let record = abi::Exit { header: emit::header(kind::EXIT, size_of::<abi::Exit>()), process, _pad: 0, start };
-    if emit::submit_value(probe::PROCESS, &record, emit::QUIET) {
-        count(probe::PROCESS, reason::REPORTED, 1);
-    }
+    count(probe::PROCESS, if emit::submit_value(probe::PROCESS, &record, emit::QUIET) { reason::REPORTED } else { reason::LOST }, 1);
     if setting!(scope_processes) == 1 {
         let _ = PROCESSES.remove(scope::key(process, start));
     }

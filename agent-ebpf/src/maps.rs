@@ -108,7 +108,8 @@ pub struct Walk {
     pub records: u32,
     /// The counters' row.
     pub probe: u32,
-    pub _pad: u32,
+    /// Something could not be copied or submitted.
+    pub failed: u32,
 }
 
 #[repr(C)]

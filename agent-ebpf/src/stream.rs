@@ -64,6 +64,7 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
     count(probe, reason::BYTES_SEEN, scratch.walk.moved);
     let Some(connection) = connection(probe, &sock) else {
         count(probe, reason::TABLE_FULL, 1);
+        count(probe, reason::LOST, 1);
         return;
     };
     let d = (of & 1) as usize;
@@ -91,6 +92,7 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
     walk.probe = probe;
     walk.cursor = 0;
     walk.records = 0;
+    walk.failed = 0;
     walk.skipped = connection.skipped[d];
     walk.next_head = connection.framing[d].next_head;
     walk.known = (connection.class == class::TLS) as u32 & connection.framing[d].known;
@@ -134,9 +136,12 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
     connection.skipped[d] = walk.skipped + (walk.moved - walk.cursor);
     connection.framing[d].next_head = walk.next_head;
     connection.framing[d].known = walk.known;
-    if walk.records > 0 {
-        count(probe, reason::REPORTED, 1);
-    }
+    let outcome = match (walk.records, walk.failed) {
+        (1.., _) => reason::REPORTED,
+        (0, 0) => reason::COUNTED_ONLY,
+        (0, _) => reason::LOST,
+    };
+    count(probe, outcome, 1);
 }
 
 /// Tells of a connection of which nothing is copied, so that it can be listed as unread.
@@ -148,9 +153,7 @@ fn announce(probe: u32, scratch: &mut Scratch) {
     record.sequence = scratch.walk.sequence.wrapping_add(scratch.walk.moved as u32);
     record.skipped = scratch.walk.moved;
     record.copied = 0;
-    if emit::submit_value(probe, record, QUIET) {
-        count(probe, reason::REPORTED, 1);
-    }
+    count(probe, if emit::submit_value(probe, record, QUIET) { reason::REPORTED } else { reason::LOST }, 1);
 }
 
 /// A read that returned 0: the peer has closed its direction.
@@ -249,6 +252,7 @@ fn report(scratch: &mut Scratch, from: u64, len: u64) -> bool {
     scratch.walk.skipped += left_out;
     let probe = scratch.walk.probe;
     if !copy::range(scratch, from, len) {
+        scratch.walk.failed = 1;
         count(probe, if scratch.walk.elements >= VECTOR_MAX as u32 { reason::OVERSIZE } else { reason::FAULT }, 1);
         return false;
     }
@@ -261,6 +265,7 @@ fn report(scratch: &mut Scratch, from: u64, len: u64) -> bool {
     record.copied = len as u32;
     let start = (&raw const *record).cast();
     if !emit::submit(probe, start, size as usize, QUIET) {
+        scratch.walk.failed = 1;
         return false;
     }
     count(probe, reason::BYTES_COPIED, len);

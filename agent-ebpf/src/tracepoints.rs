@@ -223,8 +223,9 @@ pub fn mapped(file: u64) {
         start: current_start(),
         file: id,
     };
-    if emit::submit_value(probe::PROCESS, &record, emit::WAKE) {
-        count(probe::PROCESS, reason::REPORTED, 1);
+    let reported = emit::submit_value(probe::PROCESS, &record, emit::WAKE);
+    count(probe::PROCESS, if reported { reason::REPORTED } else { reason::LOST }, 1);
+    if reported {
         // A full LRU map evicts: then the file is reported again, which costs nothing but a look.
         let _ = FILES.insert(id, 1, 0);
     }

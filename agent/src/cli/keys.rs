@@ -28,7 +28,7 @@ pub fn fingerprint(arguments: &FingerprintArguments) -> anyhow::Result<ExitCode>
 
 pub fn keygen(arguments: &KeygenArguments) -> anyhow::Result<ExitCode> {
     let keyring = if arguments.rotate {
-        Keyring::rotate(&arguments.file, now_unix(), u64::from(arguments.overlap) * 86_400)?
+        Keyring::rotate(&arguments.file, now_unix(), u64::from(arguments.overlap) * 86_400)?.0
     } else {
         Keyring::create(&arguments.file, now_unix())?
     };
@@ -38,7 +38,7 @@ pub fn keygen(arguments: &KeygenArguments) -> anyhow::Result<ExitCode> {
             jiff::Timestamp::from_second(unix).map_or_else(|_| unix.to_string(), |time| time.to_string())
         };
         let until = validity.not_after.map_or("no end".into(), day);
-        text += &format!("  {kid}: valid from {} until {until}\n", validity.not_before.map_or("always".into(), day));
+        text += &format!("  {kid}: valid from {} until {until}\n", day(validity.not_before));
     }
     super::print(&text)
 }

@@ -14,7 +14,7 @@ use std::{
 };
 use tokentrail_agent::{
     config::{Config, Format},
-    sink::{Losses, Ndjson, RotatingFile, Sink, Stream, Table},
+    sink::{Losses, Ndjson, RotatingFile, Sink, Stream, Table, table},
 };
 
 /// An output's losses, by its name.
@@ -30,7 +30,7 @@ impl Outputs {
     /// `closed` is called once when standard output's reader has gone.
     pub fn start(config: &Config, closed: impl Fn() + Send + 'static) -> anyhow::Result<Self> {
         let sinks = sinks(config)?;
-        let (events, receiver) = sync_channel(config.limits.queued_events.get() as usize);
+        let (events, receiver) = sync_channel(config.limits.queued_events.size());
         let lost = Arc::new(Mutex::new(Vec::new()));
         let thread = std::thread::Builder::new().name("outputs".into()).spawn({
             let lost = Arc::clone(&lost);
@@ -64,14 +64,15 @@ impl Outputs {
 
 fn sinks(config: &Config) -> anyhow::Result<Vec<Box<dyn Sink>>> {
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    let retry = config.file.retry_bytes.size();
     match config.stdout.format {
-        Format::Table => sinks.push(Box::new(Table::new(Stream::stdout()))),
-        Format::Ndjson => sinks.push(Box::new(Ndjson::new(Stream::stdout()))),
+        Format::Table => sinks.push(Box::new(Table::new(Stream::stdout()?, table::Style::stdout(), retry))),
+        Format::Ndjson => sinks.push(Box::new(Ndjson::new(Stream::stdout()?, retry))),
         Format::None => {}
     }
     if let Some(path) = &config.file.path {
         let file = RotatingFile::open(path, &config.file).with_context(|| format!("output file {}", path.display()))?;
-        sinks.push(Box::new(Ndjson::new(file)));
+        sinks.push(Box::new(Ndjson::new(file, retry)));
     }
     Ok(sinks)
 }

@@ -161,7 +161,7 @@ fn try_rung(rung: Rung) -> Result<(), String> {
         super::probes::Options { rung: Some(rung), ring_bytes: 256 * 1024, copy_bytes: 0, connections: 16 };
     // No process is in this scope.
     let nobody = super::scope::Scope::Processes(Vec::new());
-    super::probes::start(&nobody, &options).map(drop).map_err(|error| error.to_string())
+    super::probes::start(&[nobody], &options).map(drop).map_err(|error| error.to_string())
 }
 
 fn means(rung: Rung) -> &'static str {

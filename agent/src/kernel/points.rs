@@ -10,6 +10,7 @@ use super::{
     record::{PointId, ProcessKey},
 };
 use crate::flow::Nanos;
+use agent_common::abi::TICK;
 use lru::LruCache;
 use std::{
     num::NonZeroUsize,
@@ -54,7 +55,7 @@ pub struct Mapped {
 
 struct Inner {
     points: Vec<Attached>,
-    processes: LruCache<ProcessKey, Vec<Mapped>>,
+    processes: LruCache<(u32, u64), Vec<Mapped>>,
 }
 
 /// Shared between the attacher and the pipeline.
@@ -80,7 +81,7 @@ impl Points {
 
     pub(super) fn map(&self, process: ProcessKey, mapped: Mapped) {
         let mut inner = self.lock();
-        let of_process = inner.processes.get_or_insert_mut(process, Vec::new);
+        let of_process = inner.processes.get_or_insert_mut(coarse(process), Vec::new);
         if let Some(known) = of_process.iter_mut().find(|known| known.path == mapped.path) {
             *known = mapped;
         } else if of_process.len() < LIBRARIES {
@@ -105,8 +106,13 @@ impl Points {
     /// TLS libraries of a process, readable ones first.
     pub fn of_process(&self, process: ProcessKey) -> Vec<Mapped> {
         let mut inner = self.lock();
-        let mut mapped = inner.processes.get(&process).cloned().unwrap_or_default();
+        let mut mapped = inner.processes.get(&coarse(process)).cloned().unwrap_or_default();
         mapped.sort_by_key(|mapped| mapped.attached.is_none());
         mapped
     }
+}
+
+/// Start times that `/proc` gives are in ticks, those of the kernel in nanoseconds.
+fn coarse(process: ProcessKey) -> (u32, u64) {
+    (process.pid, process.start / TICK)
 }

@@ -109,7 +109,7 @@ pub struct Options {
 /// Loaded probes. Dropping it detaches them all.
 pub struct Probes {
     ebpf: Ebpf,
-    scope: Scope,
+    scopes: Vec<Scope>,
     hierarchy: Option<Hierarchy>,
     cgroups: HashMap<MapData, u64, u32>,
     levels: Array<MapData, u32>,
@@ -148,9 +148,9 @@ pub fn built_in() -> bool {
 }
 
 /// Loads and attaches on the best rung that works, or on the one that is asked for; says why the better was refused.
-pub fn start(scope: &Scope, options: &Options) -> Result<(Probes, Rung, Option<Error>), Error> {
+pub fn start(scopes: &[Scope], options: &Options) -> Result<(Probes, Rung, Option<Error>), Error> {
     let attach = |rung| {
-        let mut probes = Probes::load(scope.clone(), options)?;
+        let mut probes = Probes::load(scopes.to_vec(), options)?;
         probes.attach(rung)?;
         Ok::<_, Error>(probes)
     };
@@ -168,7 +168,7 @@ pub fn start(scope: &Scope, options: &Options) -> Result<(Probes, Rung, Option<E
 
 impl Probes {
     /// Loads the probes and fills the scope's maps; attaches nothing.
-    pub fn load(scope: Scope, options: &Options) -> Result<Self, Error> {
+    pub fn load(scopes: Vec<Scope>, options: &Options) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NoObject);
         }
@@ -178,11 +178,14 @@ impl Probes {
             return Err(Error::MissingOffsets(missing.join(", ")));
         }
         let hierarchy = Hierarchy::find().ok();
-        let resolved = scope.resolve(hierarchy.as_ref())?;
+        let resolved = scopes
+            .iter()
+            .map(|scope| scope.resolve(hierarchy.as_ref()))
+            .collect::<Result<Vec<_>, _>>()?;
         let settings = SettingsValue(abi::Settings {
             copy_bytes: options.copy_bytes,
-            scope_host: u32::from(scope == Scope::Host),
-            scope_processes: u32::from(matches!(scope, Scope::Processes(_))),
+            scope_host: u32::from(scopes.contains(&Scope::Host)),
+            scope_processes: u32::from(scopes.iter().any(|scope| matches!(scope, Scope::Processes(_)))),
             own_process: std::process::id(),
         });
         let offsets = OffsetsValue(found.offsets);
@@ -199,12 +202,14 @@ impl Probes {
             files: map(&mut ebpf, "FILES")?,
             connections: map(&mut ebpf, "CONNECTIONS")?,
             ebpf,
-            scope,
+            scopes,
             hierarchy,
             members: Vec::new(),
             point_kinds: Vec::new(),
         };
-        probes.enter(&resolved)?;
+        for resolved in &resolved {
+            probes.enter(resolved)?;
+        }
         Ok(probes)
     }
 
@@ -229,9 +234,8 @@ impl Probes {
 
     /// A cgroup was made: takes it into the scope if the scope names it.
     pub fn cgroup_made(&mut self, path: &str) -> Result<Option<Member>, Error> {
-        let Some(member) = self.hierarchy.as_ref().and_then(|hierarchy| self.scope.fits_new(hierarchy, path)) else {
-            return Ok(None);
-        };
+        let fits = |hierarchy| self.scopes.iter().find_map(|scope| scope.fits_new(hierarchy, path));
+        let Some(member) = self.hierarchy.as_ref().and_then(fits) else { return Ok(None) };
         self.add(member)?;
         Ok(Some(member))
     }

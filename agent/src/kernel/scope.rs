@@ -5,6 +5,7 @@
 //!
 //! Invariant: with no scope there is no start, and nothing is in the maps that the scope does not name.
 
+use super::record::ProcessKey;
 use agent_common::abi::{ProcessId, TICK};
 use std::{
     fmt, fs,
@@ -135,8 +136,8 @@ impl Hierarchy {
         }
     }
 
-    /// Every cgroup whose folder's name satisfies `fits`, topmost only.
-    fn named(&self, fits: &dyn Fn(&str) -> bool) -> Vec<Member> {
+    /// Every cgroup folder whose name satisfies `fits`, topmost only.
+    fn named(&self, fits: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut folders = vec![self.mount.clone()];
         while let Some(folder) = folders.pop() {
@@ -147,7 +148,7 @@ impl Hierarchy {
                 }
                 let path = entry.path();
                 if entry.file_name().to_str().is_some_and(fits) {
-                    found.extend(self.member(&path));
+                    found.push(path);
                 } else {
                     folders.push(path);
                 }
@@ -155,6 +156,25 @@ impl Hierarchy {
         }
         found
     }
+}
+
+/// Pids in a cgroup and all below it.
+fn members_below(folder: &Path) -> Vec<u32> {
+    let mut pids = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        pids.extend(members.lines().filter_map(|line| line.parse::<u32>().ok()));
+        let below = fs::read_dir(&folder).into_iter().flatten().flatten();
+        folders.extend(below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+    }
+    pids
+}
+
+/// Entries of a folder whose names are numbers.
+fn numbers_in(folder: &Path) -> Vec<u32> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 fn components(path: &Path) -> u32 {
@@ -185,7 +205,7 @@ impl Scope {
                         .map_err(|source| Error::NoSuchCgroup { path: folder.display().to_string(), source })?;
                     vec![member]
                 }
-                _ => hierarchy.named(&|name| self.fits_name(name)),
+                _ => self.folders(hierarchy).iter().filter_map(|folder| hierarchy.member(folder).ok()).collect(),
             };
             // A unit or container that is stopped may start later, but a typing error must not pass for one.
             if resolved.members.is_empty() {
@@ -201,6 +221,27 @@ impl Scope {
             }
         }
         Ok(resolved)
+    }
+
+    /// Processes in the scope now: those whose files are looked at before the start.
+    pub fn processes(&self, hierarchy: Option<&Hierarchy>) -> Vec<ProcessKey> {
+        let pids = match self {
+            Self::Processes(pids) => pids.clone(),
+            Self::Host => numbers_in(Path::new("/proc")),
+            _ => {
+                let folders = hierarchy.map(|hierarchy| self.folders(hierarchy)).unwrap_or_default();
+                folders.iter().flat_map(|folder| members_below(folder)).collect()
+            }
+        };
+        let key = |pid| Some(ProcessKey { pid, start: nanoseconds(start_ticks(pid)?) });
+        pids.into_iter().filter_map(key).collect()
+    }
+
+    fn folders(&self, hierarchy: &Hierarchy) -> Vec<PathBuf> {
+        match self {
+            Self::Cgroup(path) => vec![hierarchy.folder(path)],
+            _ => hierarchy.named(&|name| self.fits_name(name)),
+        }
     }
 
     fn fits_name(&self, name: &str) -> bool {

@@ -18,8 +18,6 @@ pub struct Connection {
     pub endpoints: Endpoints,
     pub first: Nanos,
     pub last: Nanos,
-    /// Both directions were seen from their first byte, as far as they were seen.
-    pub from_start: bool,
     flows: [Flow; 2],
     stream: Stream,
     /// By direction: from which stream offset on which caller moved the bytes.
@@ -41,7 +39,6 @@ impl Connection {
             endpoints: chunk.endpoints.clone(),
             first: chunk.time,
             last: chunk.time,
-            from_start: chunk.from_start,
             flows: [flow(), flow()],
             stream: Stream::new(settings, chunk.from_start),
             callers: [Vec::new(), Vec::new()],

@@ -5,7 +5,7 @@
 use crate::{
     flow::{Budget, Direction, Nanos, Piece},
     http::{
-        self, h1,
+        h1,
         head::{Exchange, Outcome, ProxyClaim},
     },
     kernel::record::{PointId, ProcessKey},
@@ -29,8 +29,8 @@ pub enum Output {
     Exchange(Exchange, Around),
     HttpUnread(h1::Reason, Around),
     /// Something that is neither HTTP nor TLS follows (WebSocket, another upgrade).
-    Switched(h1::Switch),
-    Proved { point: PointId, label: tls::Label },
+    Switched,
+    Proved(PointId),
     TlsUnread(tls::Reason, Box<tls::Facts>),
     /// A TLS layer has ended: what it was.
     TlsClosed(Box<tls::Facts>),
@@ -210,8 +210,8 @@ impl Stream {
                 self.around.clone(),
                 self.depth + 1,
             ))),
-            other => {
-                with.out.push(Output::Switched(other));
+            _ => {
+                with.out.push(Output::Switched);
                 Inner::Opaque
             }
         }
@@ -242,9 +242,9 @@ impl Sealed {
                     }
                     self.inside.push(direction, piece, with);
                 }
-                tls::Output::Proved { point, label } => {
+                tls::Output::Proved { point, .. } => {
                     self.point = Some(point);
-                    with.out.push(Output::Proved { point, label });
+                    with.out.push(Output::Proved(point));
                 }
                 tls::Output::End { direction, .. } => self.inside.end(direction, with),
                 tls::Output::Unread { reason, .. } => {
@@ -253,9 +253,4 @@ impl Sealed {
             }
         }
     }
-}
-
-/// Kept beside its user: whether a reason of HTTP means that the whole connection is not HTTP/1.
-pub fn is_another_protocol(reason: http::h1::Reason) -> bool {
-    matches!(reason, http::h1::Reason::OpaqueProtocol | http::h1::Reason::Http2)
 }

@@ -13,7 +13,7 @@ mod report;
 
 use crate::{
     credential::Observer,
-    flow::{Budget, Direction, FlowLimits, Nanos},
+    flow::{Budget, FlowLimits, Nanos},
     http::{
         h1,
         head::{Exchange, Outcome},
@@ -21,13 +21,13 @@ use crate::{
     identity::{Clock, ProcessTable},
     kernel::{
         points::Points,
-        record::{Chunk, ConnectionKey, Endpoints, PointId, ProcessKey, ProcessRecord, Record, SecretRecord},
+        record::{Chunk, ConnectionKey, PointId, ProcessKey, ProcessRecord, Record, SecretRecord},
     },
     tls,
     usage::{self, Facts},
 };
 use agent_common::event::{
-    Body, Connections, Coverage, CoverageDetail, CoverageReason, CoverageScope, Envelope, Evidence, Hook,
+    Body, Connections, Coverage, CoverageDetail, CoverageReason, CoverageScope, Envelope, Hook,
 };
 use connection::Connection;
 use layers::{Around, Output, Settings};
@@ -213,9 +213,9 @@ impl Pipeline {
         self.now = self.now.max(record.time);
         let (process, time) = (record.caller.process, record.time);
         self.counters.secrets += 1;
-        self.proofs.hit(record.point);
+        self.proofs.hit(process, record.point);
         let mut kept = false;
-        for record in usage_of_labels(record) {
+        for record in labelled(record) {
             kept |= matches!(self.pool.insert(record), tls::Inserted::Kept(_));
         }
         if !kept {
@@ -275,8 +275,8 @@ impl Pipeline {
         for output in out.drain(..) {
             match output {
                 Output::Exchange(exchange, around) => self.exchange(key, &exchange, &around),
-                Output::Proved { point, label: _ } => self.proofs.proved(point, &self.points),
-                Output::Switched(_) => self.counters.switched += 1,
+                Output::Proved(point) => self.proofs.proved(point, &self.points),
+                Output::Switched => self.counters.switched += 1,
                 Output::HttpUnread(reason, around) => self.http_unread(key, reason, &around),
                 Output::TlsUnread(reason, facts) => self.tls_unread(key, reason, &facts),
                 Output::TlsClosed(facts) => {
@@ -386,7 +386,7 @@ impl Pipeline {
             | tls::Reason::Renegotiation
             | tls::Reason::Malformed(_) => CoverageReason::HandshakeMalformed,
         };
-        for point in self.proofs.failed(&connection.processes, &self.points) {
+        for point in self.proofs.failed(&connection.processes) {
             self.demands.push(Demand::DropPoint(point));
         }
         let detail = reason.to_string();
@@ -439,7 +439,7 @@ impl Pipeline {
 }
 
 /// The fallback does not tell which secret it gives: it is offered as each of those that it may be.
-fn usage_of_labels(record: SecretRecord) -> Vec<SecretRecord> {
+fn labelled(record: SecretRecord) -> Vec<SecretRecord> {
     const TRAFFIC: [tls::Label; 4] = [
         tls::Label::ClientHandshake,
         tls::Label::ServerHandshake,

@@ -107,7 +107,7 @@ fn blank() -> event::Token {
 
 fn with_credential(mut usage: Usage, observation: Observation) -> Result<Usage, NotAFingerprint> {
     let fingerprints: Result<Vec<Fingerprint>, _> =
-        observation.fingerprints.into_iter().map(Fingerprint::try_from).collect();
+        observation.fingerprints.iter().map(|text| text.parse()).collect();
     let (provider, class, evidence) = match observation.provider {
         Some(provider) => (Some(provider.name), provider.class, Some(provider.evidence)),
         None => (None, None, None),

@@ -30,6 +30,8 @@ const CACHE_BYTES: u64 = 16 << 20;
 /// Raised whenever the search or the format changes: older answers are then searched anew.
 const VERSION: u32 = 1;
 const NAME: &str = "key-log-points.json";
+/// Where the agent keeps it.
+pub const FOLDER: &str = "/var/cache/tokentrail";
 
 /// A file as `stat` tells it from every other and from itself after a change. `ctime` cannot be set by anyone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,7 +48,10 @@ pub struct FileState {
 impl FileState {
     /// Of an open regular file.
     pub fn of(file: &File) -> Result<Self, super::LookError> {
-        let metadata = file.metadata()?;
+        Self::from_metadata(&file.metadata()?)
+    }
+
+    pub(super) fn from_metadata(metadata: &fs::Metadata) -> Result<Self, super::LookError> {
         super::discover::check_regular(metadata.mode())?;
         Ok(Self {
             device: metadata.dev(),

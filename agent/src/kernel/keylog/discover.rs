@@ -7,9 +7,13 @@
 //! Opening is in two steps, `O_PATH` and then the same inode through `/proc/self/fd`: a device, FIFO or socket put in
 //! the place of a file is never opened.
 //!
+//! A process maps about a hundred files, nearly all of which are known to hold nothing: [`look`] asks for such a file by
+//! one `stat`, without opening it.
+//!
 //! Invariant: nothing but `/proc` is read of a process, and no file is opened that is not regular.
 
-use super::LookError;
+use super::cache::FileState;
+use super::finder::{Finder, Found, LookError};
 use super::ldcache;
 use crate::kernel::record::FileId;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -87,6 +91,36 @@ pub struct MappedFile {
     pub mapping: Mapping,
 }
 
+/// What came of looking at a mapping's file.
+#[derive(Debug)]
+pub struct Looked {
+    pub found: Found,
+    /// Open if there is a point to attach to.
+    pub file: Option<MappedFile>,
+}
+
+/// Looks at a mapping's file, opening it only if need be.
+pub fn look(mapping: &Mapping, finder: &mut Finder) -> Result<Looked, DiscoverError> {
+    let state = fs::metadata(mapping.map_files_link())
+        .ok()
+        .and_then(|metadata| FileState::from_metadata(&metadata).ok());
+    if let Some(found) = state.and_then(|state| finder.nothing_in(&state)) {
+        return Ok(Looked { found, file: None });
+    }
+    let file = mapping.open()?;
+    match finder.look_at_file(&file.file) {
+        Ok(found) => Ok(Looked {
+            file: (!found.points.is_empty()).then_some(file),
+            found,
+        }),
+        Err(error) => Err(DiscoverError::Refused {
+            pid: mapping.pid,
+            path: mapping.path.clone(),
+            error,
+        }),
+    }
+}
+
 impl MappedFile {
     /// A path that names this very file for as long as it is open: what to attach a probe to.
     pub fn attach_path(&self) -> PathBuf {
@@ -111,6 +145,13 @@ impl Mapping {
                 self.finish(handle, true)
             }
         }
+    }
+
+    fn map_files_link(&self) -> String {
+        format!(
+            "/proc/{}/map_files/{:x}-{:x}",
+            self.pid, self.start, self.end
+        )
     }
 
     fn open_below_root(&self) -> rustix::io::Result<OwnedFd> {

@@ -279,6 +279,16 @@ impl Finder {
         looked
     }
 
+    /// The answer for a file in this state that needs no look at the file: nothing to probe in it, as far as is known.
+    pub(super) fn nothing_in(&mut self, state: &FileState) -> Option<Found> {
+        let found = self
+            .cache
+            .by_state(state)
+            .filter(|found| found.points.is_empty());
+        self.counts.from_cache += u64::from(found.is_some());
+        found
+    }
+
     pub fn counts(&self) -> Counts {
         self.counts
     }
@@ -292,11 +302,10 @@ impl Finder {
         if let Some(message) = self.cache.failure(&state) {
             return Err(LookError::Earlier(message));
         }
-        let known = self.cache.by_state(&state);
-        if let Some(found) = known.as_ref().filter(|found| found.points.is_empty()) {
-            self.counts.from_cache += 1;
-            return Ok(found.clone());
+        if let Some(found) = self.nothing_in(&state) {
+            return Ok(found);
         }
+        let known = self.cache.by_state(&state);
         let source = FileSource::new(file)?;
         let elf = Elf::open(&source, self.limits.file_bytes)?;
         let known = known.or_else(|| self.cache.by_build(elf.build_id()?, source.size()));

@@ -8,6 +8,8 @@ use crate::kernel::keylog::scan::Part;
 
 /// A reason string that BoringSSL and its forks have and OpenSSL does not (`ssl/ssl.errordata`).
 const BORINGSSL: &[u8] = b"PSK_IDENTITY_BINDER_COUNT_MISMATCH";
+/// OpenSSL's source folder, in its error records.
+const OPENSSL: &[u8] = b"ssl/statem/";
 const OPENSSL_VERSION: &[u8] = b"OpenSSL ";
 const GNUTLS_VERSION: &[u8] = b"Enabled GnuTLS ";
 
@@ -30,6 +32,10 @@ pub(super) fn of_point(search: &mut Search<'_>) -> Result<(Library, Option<Strin
     }
     if let Some(version) = search.version_after(part, GNUTLS_VERSION)? {
         return Ok((Library::Gnutls, Some(version)));
+    }
+    let openssl = search.scanner.strings(part, &[OPENSSL], true)?;
+    if openssl.iter().any(|hits| !hits.is_empty()) {
+        return Ok((Library::Openssl, None));
     }
     Ok((Library::Unknown, None))
 }

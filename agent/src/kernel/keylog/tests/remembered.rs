@@ -146,19 +146,27 @@ fn points_are_checked_against_the_file() {
     let path = folder.path().join("cache").join(NAME);
     let text = fs::read_to_string(&path).unwrap();
     let point = &found.points[0];
-    for (name, value) in [
-        ("virtual_address", point.virtual_address),
-        ("file_offset", point.file_offset),
-    ] {
-        let before = format!("\"{name}\":{value}");
+    let check = |other: (u64, u64)| {
+        let place =
+            |(address, offset)| format!("\"file_offset\":{offset},\"virtual_address\":{address}");
+        let before = place((point.virtual_address, point.file_offset));
         assert!(text.contains(&before));
-        for other in [0, value + 1, value + 16, u64::MAX] {
-            fs::write(&path, text.replace(&before, &format!("\"{name}\":{other}"))).unwrap();
-            let mut finder = cache_in(&folder);
-            assert_eq!(look(&mut finder, &compiled.stripped_path), found);
-            assert_eq!(finder.counts(), counts(1, 0), "{name} {other}");
-        }
+        fs::write(&path, text.replace(&before, &place(other))).unwrap();
+        let mut finder = cache_in(&folder);
+        assert_eq!(look(&mut finder, &compiled.stripped_path), found);
+        assert_eq!(finder.counts(), counts(1, 0), "{other:x?}");
+    };
+    for other in [
+        0,
+        point.virtual_address + 1,
+        point.virtual_address + 16,
+        u64::MAX,
+    ] {
+        check((other, point.file_offset));
+        check((point.virtual_address, other));
     }
+    // Another function of four arguments, at its true place.
+    check(compiled.place("mix"));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Which files are looked at: the maps of a process, opening them safely, the loader's cache.
 
+use super::compiled::LIBRARY;
 use super::{Compiled, write};
-use crate::kernel::keylog::LookError;
 use crate::kernel::keylog::discover::{
-    DiscoverError, Mapping, files_of_process, open_regular, parse_maps, running_processes,
+    DiscoverError, Mapping, files_of_process, look, open_regular, parse_maps, running_processes,
     usual_libraries,
 };
+use crate::kernel::keylog::{Cache, Finder, LookError};
 use crate::kernel::keylog::{fuzz, ldcache};
 use crate::kernel::record::FileId;
 use std::fs;
@@ -163,6 +164,41 @@ fn a_process_and_its_files() {
     };
     let error = elsewhere.open().unwrap_err();
     assert!(matches!(error, DiscoverError::Changed { .. }), "{error}");
+}
+
+/// A program with its own TLS code: found in the running process, and what holds nothing is not opened again.
+#[test]
+fn a_process_is_looked_at() {
+    let main = "int main(void) { struct state s = {0}; char c = 1; write(1, &c, 1); read(0, &c, 1); return master(&s); }";
+    let source = format!("#include <unistd.h>\n{LIBRARY}\n{main}");
+    let compiled = Compiled::new(&source, "c", &["-O2", "-fPIE", "-pie"]);
+    let path = fs::canonicalize(&compiled.stripped_path).unwrap();
+    let program = Program::start(&path);
+    let mut finder = Finder::new(Cache::in_memory());
+    for round in 0..2 {
+        let mut with_points = Vec::new();
+        for mapping in files_of_process(program.child.id()).unwrap() {
+            let looked = look(&mapping, &mut finder).unwrap();
+            assert_eq!(looked.file.is_some(), !looked.found.points.is_empty());
+            if let Some(file) = looked.file {
+                let offset = looked.found.points[0].file_offset;
+                with_points.push((
+                    file.mapping.path,
+                    looked.found.points[0].virtual_address,
+                    offset,
+                ));
+            }
+        }
+        let (address, offset) = compiled.place("log_secret");
+        assert_eq!(with_points, [(path.clone(), address, offset)]);
+        let searched = finder.counts().searched;
+        assert!(searched >= 2, "the program and the C library");
+        assert_eq!(
+            finder.counts().from_cache,
+            round * searched,
+            "round {round}"
+        );
+    }
 }
 
 /// A mapping's path that leads elsewhere now, by whatever is there, is never opened.
