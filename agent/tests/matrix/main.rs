@@ -1,0 +1,6 @@
+//! The agent end to end: real programs, a real agent, one generated credential per cell (see `support`).
+//!
+//! `cargo test -p agent --test matrix` says what it skips and why; `cargo xtask test` runs it as it should be run.
+
+mod fixtures;
+mod support;
