@@ -6,7 +6,7 @@ use crate::support::clients::{CLIENTS, Errand};
 use crate::support::lab::Lab;
 use crate::support::report::Cells;
 use crate::support::servers::{self, Server, Wire};
-use crate::support::{fixtures, token, turn};
+use crate::support::{fixtures, nginx, token, turn};
 use anyhow::{Result, ensure};
 
 #[test]
@@ -26,12 +26,12 @@ fn every_client_gets_200_from_every_server() {
     let place = lab.inside();
     let python = servers::python(&lab, &place).unwrap();
     let upstream = python.target(Wire::Clear).address;
-    let nginx = servers::nginx(&lab, &place, Some(upstream)).unwrap();
+    let web = nginx::start(&lab, &place, Some(upstream)).unwrap();
     let aiohttp = servers::aiohttp(&lab, &place);
     let go = servers::go(&lab, &place);
     for client in &CLIENTS {
         for wire in Wire::ALL.into_iter().filter(|wire| client.speaks(*wire)) {
-            for server in [Ok(&nginx), Ok(&python), aiohttp.as_ref(), go.as_ref()] {
+            for server in [Ok(&web), Ok(&python), aiohttp.as_ref(), go.as_ref()] {
                 let Ok(server) = server else { continue };
                 // git needs the repository, which only nginx has.
                 if client.name == "git" && server.name != "nginx" {

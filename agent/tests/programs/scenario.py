@@ -7,13 +7,14 @@ A target is {"host", "port", "tls": bool, "unix": path}; a request is {"cell", "
 """
 import array
 import ctypes
+import fcntl
 import json
 import os
 import socket
 import sys
 import tempfile
+import termios
 import threading
-import time
 
 CONFIG = json.loads(sys.stdin.readline())
 LOCK = threading.Lock()
@@ -184,17 +185,21 @@ def anew():
 
 
 def fork_after_connect():
-    """The parent connects, and asks first; its child asks next on the inherited socket; then the parent again."""
+    """The parent connects and asks first; its child asks next on the inherited socket; then the parent again.
+
+    With TLS nothing comes after the child: its copy of the library's state has moved on, the parent's has not.
+    """
     connection = connect(target())
     reader = Reader(connection)
-    first, second, third = requests()
+    first, second, *rest = requests()
     exchange(connection, first, reader)
     child = os.fork()
     if child == 0:
         exchange(connection, second, reader)
         os._exit(0)
     os.waitpid(child, 0)
-    exchange(connection, third, reader)
+    for request in rest:
+        exchange(connection, request, reader)
 
 
 def pass_descriptor():
@@ -240,7 +245,9 @@ def socket_calls():
 
     def wait_all():
         connection.recv(1, socket.MSG_PEEK)
-        return connection.recv(17, socket.MSG_WAITALL)
+        waiting = array.array("i", [0])
+        fcntl.ioctl(connection, termios.FIONREAD, waiting)
+        return connection.recv(waiting[0], socket.MSG_WAITALL)
 
     def one_by_one(data):
         for byte in split(data, 1):

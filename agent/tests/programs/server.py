@@ -73,6 +73,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
         self.record(path, status)
 
+    def handle_expect_100(self):
+        done = super().handle_expect_100()
+        self.wfile.flush()
+        return done
+
     do_GET = do_POST = do_HEAD = do_PUT = do_DELETE = answer
 
     def record(self, path, status):

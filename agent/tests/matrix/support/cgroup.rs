@@ -1,5 +1,6 @@
 //! A child of the cgroup v2 root, made for one test and removed with everything in it.
 
+use super::process::Place;
 use super::{seconds, wait_for};
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
@@ -14,8 +15,22 @@ pub struct Cgroup {
 
 impl Cgroup {
     pub fn make() -> Result<Self> {
+        Self::make_with_suffix("")
+    }
+
+    /// Its name ends so: `.service` makes it look like a unit to whoever looks at cgroups alone.
+    pub fn make_with_suffix(suffix: &str) -> Result<Self> {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = mount()?.join(format!("tokentrail-test-{}-{number}", std::process::id()));
+        let name = format!("tokentrail-test-{}-{number}{suffix}", std::process::id());
+        Self::make_at(mount()?.join(name))
+    }
+
+    /// A group of exactly this name below the root: whoever asks makes the name unique.
+    pub fn make_named(name: &str) -> Result<Self> {
+        Self::make_at(mount()?.join(name))
+    }
+
+    fn make_at(path: PathBuf) -> Result<Self> {
         std::fs::create_dir(&path)
             .with_context(|| format!("make the cgroup {}", path.display()))?;
         Ok(Self { path })
@@ -23,10 +38,37 @@ impl Cgroup {
 
     /// A child of this one, removed by its own guard: drop it before its parent.
     pub fn child(&self, name: &str) -> Result<Self> {
-        let path = self.path.join(name);
-        std::fs::create_dir(&path)
-            .with_context(|| format!("make the cgroup {}", path.display()))?;
-        Ok(Self { path })
+        Self::make_at(self.path.join(name))
+    }
+
+    /// The folder's own name.
+    pub fn name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// As processes see it in `/proc/PID/cgroup`.
+    pub fn path_in_hierarchy(&self) -> Result<PathBuf> {
+        Ok(Path::new("/").join(self.path.strip_prefix(mount()?)?))
+    }
+
+    /// Ends what is in it, removes it, and makes it again: what a unit's restart does.
+    pub fn renew(&self) -> Result<()> {
+        self.remove()?;
+        std::fs::create_dir(&self.path).with_context(|| format!("make {} again", self.path.display()))
+    }
+
+    fn remove(&self) -> Result<()> {
+        // cgroup.kill is there from Linux 5.14 on, and reaches only what the test put here.
+        let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
+        let gone = wait_for(seconds(10), || {
+            let empty = std::fs::read_to_string(self.procs()).is_ok_and(|pids| pids.trim().is_empty());
+            (!self.path.exists() || (empty && std::fs::remove_dir(&self.path).is_ok())).then_some(())
+        });
+        gone.with_context(|| format!("remove the cgroup {}", self.path.display()))
+    }
+
+    pub fn place(&self) -> Place {
+        Place { procs: Some(self.procs()), user: None }
     }
 
     pub fn path(&self) -> &Path {
@@ -46,19 +88,8 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // cgroup.kill is there from Linux 5.14 on, and reaches only what the test put here.
-        let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
-        let gone = wait_for(seconds(10), || {
-            let empty =
-                std::fs::read_to_string(self.procs()).is_ok_and(|pids| pids.trim().is_empty());
-            (!self.path.exists() || (empty && std::fs::remove_dir(&self.path).is_ok()))
-                .then_some(())
-        });
-        if gone.is_none() {
-            super::say(&format!(
-                "cgroup {} could not be removed",
-                self.path.display()
-            ));
+        if let Err(error) = self.remove() {
+            super::say(&format!("{error:#}"));
         }
     }
 }

@@ -32,6 +32,7 @@ impl Side {
 #[derive(Clone, Copy, Debug)]
 pub enum Who {
     Is(u32),
+    ChildOf(u32),
     /// A process that this one started, directly or not.
     DescendantOf(u32),
 }
@@ -48,6 +49,7 @@ pub struct Expected {
     /// Both ends as this side sees them; `None` on Unix sockets.
     pub ends: Option<(SocketAddr, SocketAddr)>,
     pub method: String,
+    /// Empty does not look at it.
     pub path: String,
     pub status: Option<u16>,
     /// As in server facts: `TLSv1.2`, `TLSv1.3` or empty.
@@ -161,7 +163,12 @@ impl Expected {
         event.is_usage()
             && event.direction() == self.side.name()
             && event.fingerprints().contains(&fingerprint)
-            && event.path() == Some(self.path.as_str())
+            && (self.path.is_empty() || event.path() == Some(self.path.as_str()))
+    }
+
+    /// Events of this one are told apart from this one's by the process alone.
+    fn is_like(&self, other: &Self) -> bool {
+        self.credential == other.credential && self.side == other.side && self.path == other.path
     }
 
     /// Everything that is not as it must be.
@@ -189,6 +196,11 @@ impl Expected {
                 "pid",
                 format!("{:?}", Some(u64::from(pid))),
                 format!("{:?}", event.pid()),
+            ),
+            Who::ChildOf(pid) => same(
+                "parent",
+                format!("{:?}", Some(u64::from(pid))),
+                format!("{:?}", event.parent_pid()),
             ),
             Who::DescendantOf(pid) => {
                 let up = event.ancestor_pids();
@@ -301,7 +313,7 @@ impl Expectations {
             by_cell.entry(&one.0.cell).or_default().push(one);
         }
         for (cell, expected) in by_cell {
-            cells.check(cell, check_cell(&expected, &agent.events));
+            cells.check(cell, check_cell(&expected, &self.list, &agent.events));
         }
         for (cell, credential) in &self.never {
             let fingerprint = agent.fingerprint(credential)?;
@@ -348,34 +360,29 @@ impl Expectations {
 }
 
 /// All events of one cell, and that its two sides share the exchange.
-fn check_cell(expected: &[&(&Expected, String)], events: &[Event]) -> Result<()> {
+fn check_cell(
+    expected: &[&(&Expected, String)],
+    all: &[Expected],
+    events: &[Event],
+) -> Result<()> {
     let mut wrong = Vec::new();
     let mut exchanges: BTreeMap<&str, BTreeMap<Side, Option<&str>>> = BTreeMap::new();
     for (expected, fingerprint) in expected.iter().copied() {
-        let found: Vec<_> = events
-            .iter()
-            .filter(|event| expected.is_about(fingerprint, event))
-            .collect();
+        let about = |event: &&Event| expected.is_about(fingerprint, event);
+        let found: Vec<_> = events.iter().filter(about).collect();
+        let wanted = all.iter().filter(|other| expected.is_like(other)).count();
         let label = expected.label();
-        match found.as_slice() {
-            [] => wrong.push(format!(
-                "{label}: no event{}",
-                instead(expected, fingerprint, events)
-            )),
-            [event] => {
-                let differences = expected.differences(event);
-                wrong.extend(
-                    differences
-                        .into_iter()
-                        .map(|difference| format!("{label}: {difference}")),
-                );
-                exchanges
-                    .entry(&expected.path)
-                    .or_default()
-                    .insert(expected.side, event.exchange());
-            }
-            more => wrong.push(format!("{label}: {} events", more.len())),
+        let nearest = found.iter().min_by_key(|event| expected.differences(event).len());
+        let Some(event) = nearest else {
+            wrong.push(format!("{label}: no event{}", instead(expected, fingerprint, events)));
+            continue;
+        };
+        if found.len() != wanted {
+            wrong.push(format!("{label}: {} events instead of {wanted}", found.len()));
         }
+        let differences = expected.differences(event);
+        wrong.extend(differences.into_iter().map(|difference| format!("{label}: {difference}")));
+        exchanges.entry(&expected.path).or_default().insert(expected.side, event.exchange());
     }
     for (path, sides) in exchanges {
         if let (Some(client), Some(server)) = (sides.get(&Side::Client), sides.get(&Side::Server))

@@ -16,6 +16,7 @@ pub mod event;
 pub mod expect;
 pub mod fixtures;
 pub mod lab;
+pub mod nginx;
 pub mod process;
 pub mod report;
 pub mod scenario;

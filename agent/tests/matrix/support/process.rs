@@ -127,6 +127,8 @@ pub struct Program {
     lines: Receiver<String>,
     stderr: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
+    /// It has children that only it can end.
+    gentle: bool,
 }
 
 /// How a program ended.
@@ -189,11 +191,18 @@ impl Program {
             lines,
             stderr,
             readers: vec![out, err],
+            gentle: false,
         };
         if !spec.stdin.is_empty() {
             program.send(&spec.stdin)?;
         }
         Ok(program)
+    }
+
+    /// Drop it by SIGTERM first, so that it ends its own children.
+    pub fn gently(mut self) -> Self {
+        self.gentle = true;
+        self
     }
 
     pub fn pid(&self) -> u32 {
@@ -303,6 +312,9 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
+        if self.gentle && self.is_running() && self.signal(rustix::process::Signal::TERM).is_ok() {
+            let _ = self.wait(seconds(5));
+        }
         // An unreaped child keeps its pid: this can reach no other process.
         let _ = self.child.kill();
         let _ = self.child.wait();
