@@ -171,13 +171,8 @@ fn through_gateway(stage: &mut Stage, web: &Server, behind: &Server) -> Result<(
     let ran = CURL.run(&errand, &stage.lab.inside())?;
     let (front, back) = (web.fact(&ran.call.path)?, behind.fact(&path)?);
     stage.expected.add(Expected::both("gateway", &errand.credential, &front, web, &ran));
-    let mut passing = Expected::client(
-        "gateway-behind",
-        &errand.credential,
-        &back,
-        Who::Is(front.pid),
-        web.executable.clone(),
-    );
+    let mut passing =
+        Expected::client("gateway-behind", &errand.credential, &back, Who::Is(front.pid), web.executable.clone());
     passing.user = web.user;
     stage.expected.add([passing, Expected::server("gateway-behind", &errand.credential, &back, behind)]);
     Ok(())

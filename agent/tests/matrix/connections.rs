@@ -2,11 +2,12 @@
 
 use crate::support::agent::Agent;
 use crate::support::clients::{CURL, Errand, run};
+use crate::support::event::Event;
 use crate::support::expect::{Expectations, Expected, Side, Who, stop};
 use crate::support::lab::Lab;
 use crate::support::process::{Program, Spec};
 use crate::support::report::Cells;
-use crate::support::scenario::{Exchange, Request, Script};
+use crate::support::scenario::{Request, Script, both_sides, request, requests};
 use crate::support::servers::{self, Server, Target, Wire};
 use crate::support::token::{self, Shape};
 use crate::support::{fixtures, nginx, turn};
@@ -14,39 +15,6 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
-
-/// Requests `NAME-00`, `NAME-01`, ..., each with its own credential.
-pub fn requests(lab: &Lab, name: &str, count: usize) -> Vec<Request> {
-    (0..count).map(|number| request(lab, &format!("{name}-{number:02}"), json!({}))).collect()
-}
-
-pub fn request(lab: &Lab, cell: &str, more: Value) -> Request {
-    let suffix = more.get("suffix").and_then(Value::as_str).unwrap_or_default().to_owned();
-    Request {
-        cell: cell.to_owned(),
-        path: lab.cell_path(cell) + &suffix,
-        credential: token::opaque(),
-        more,
-    }
-}
-
-/// Both events of every exchange of a scenario that is over.
-pub fn both_sides(
-    exchanges: &[Exchange],
-    requests: &[Request],
-    server: &Server,
-    executable: &std::path::Path,
-) -> Result<Vec<Expected>> {
-    let mut expected = Vec::new();
-    for exchange in exchanges {
-        let request = requests.iter().find(|request| request.cell == exchange.cell).context("its request")?;
-        let fact = server.fact(&request.path)?;
-        ensure!(fact.status == exchange.status, "{}: the client got {}", request.cell, exchange.status);
-        expected.extend(Expected::exchanged(&request.credential, &fact, server, exchange, executable.into())?);
-    }
-    ensure!(exchanges.len() == requests.len(), "{} of {} exchanges", exchanges.len(), requests.len());
-    Ok(expected)
-}
 
 /// The tests' cells and expectations side by side.
 struct Stage<'a> {
@@ -89,7 +57,13 @@ fn connections() {
         stage.scenario("keep_alive", "keep-alive", &target, &web, &requests(&lab, &format!("keep-alive-{name}"), 20));
         stage.scenario("concurrent", "concurrent", &target, &web, &requests(&lab, &format!("concurrent-{name}"), 20));
         stage.scenario("pipelined", "pipelined", &target, &web, &requests(&lab, &format!("pipelined-{name}"), 5));
-        stage.scenario("fork_after_connect", "fork", &target, &web, &requests(&lab, &format!("fork-{name}"), if wire.is_tls() { 2 } else { 3 }));
+        stage.scenario(
+            "fork_after_connect",
+            "fork",
+            &target,
+            &web,
+            &requests(&lab, &format!("fork-{name}"), if wire.is_tls() { 2 } else { 3 }),
+        );
         bodies(&mut stage, &python, wire);
         statuses(&mut stage, &web, wire);
         big_answer(&mut stage, &web, wire);
@@ -120,6 +94,7 @@ fn connections() {
     expected.check(&mut agent, &mut cells).unwrap();
     let claims = agent.events.iter().filter(|event| event.forwarded("proxy-protocol").is_some()).count();
     cells.check("proxy-protocol-claim", if claims > 0 { Ok(()) } else { Err(anyhow::anyhow!("no event has it")) });
+    cells.check("resumed", resumed(&lab, &agent.events));
     expected.no_strangers(&agent, &mut cells).unwrap();
     stop(agent, &mut cells);
     cells.finish();
@@ -164,9 +139,8 @@ fn big_answer(stage: &mut Stage, web: &Server, wire: Wire) {
 }
 
 fn socket_calls(stage: &mut Stage, web: &Server) {
-    let ways = [
-        "send", "write_read", "writev_readv", "sendmsg_recvmsg", "recvmsg_into", "peek", "wait_all", "short", "more",
-    ];
+    let ways =
+        ["send", "write_read", "writev_readv", "sendmsg_recvmsg", "recvmsg_into", "peek", "wait_all", "short", "more"];
     let made: Vec<_> = ways
         .iter()
         .map(|way| request(stage.lab, &format!("call-{}", way.replace('_', "-")), json!({"way": way})))
@@ -327,4 +301,16 @@ fn tunnel(stage: &mut Stage, web: &Server, wire: Wire, cell: &str) -> Result<Vec
         both.extend([passed, passing]);
     }
     Ok(both)
+}
+
+/// The second connection of each resumption is known as one that resumed, the first as one that did not.
+fn resumed(lab: &Lab, events: &[Event]) -> Result<()> {
+    for wire in [Wire::Tls12, Wire::Tls13] {
+        for (number, wanted) in [("00", false), ("01", true), ("02", true)] {
+            let path = lab.cell_path(&format!("resumption-{}-{number}", wire.name()));
+            let event = events.iter().find(|event| event.path() == Some(path.as_str())).context("no event")?;
+            ensure!(event.tls_resumed().unwrap_or(false) == wanted, "{path}: resumed {:?}", event.tls_resumed());
+        }
+    }
+    Ok(())
 }

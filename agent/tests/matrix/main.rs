@@ -2,7 +2,14 @@
 //!
 //! `cargo test -p agent --test matrix` says what it skips and why; `cargo xtask test` runs it as it should be run.
 
+mod canary;
 mod clients;
 mod connections;
 mod fixtures;
+mod hostile;
+mod late;
+mod processes;
+mod scope;
+mod stop;
 mod support;
+mod unread;

@@ -235,7 +235,8 @@ def socket_calls():
 
     def readv():
         buffers = [bytearray(3), bytearray(11), bytearray(65536)]
-        return b"".join(buffers)[:os.readv(number, buffers)]
+        got = os.readv(number, buffers)
+        return b"".join(buffers)[:got]
 
     def peek():
         seen = connection.recv(65536, socket.MSG_PEEK)
@@ -459,6 +460,20 @@ def dlopen():
     """A TLS library of no program, opened by path, used by nobody."""
     ctypes.CDLL(CONFIG["library"])
     step("opened")
+
+
+def chatter():
+    """Two threads of this process talk lines that are no HTTP, the credential among them."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ours = socket.create_connection(listener.getsockname())
+    theirs, _ = listener.accept()
+    request, = requests()
+    for number in range(5):
+        ours.sendall(f"220 hello {number}; the word is {request['credential']}\r\n".encode())
+        theirs.recv(65536)
+        theirs.sendall(b"250 fine\r\n")
+        ours.recv(65536)
+    report(ours, request, 0)
 
 
 def idle():

@@ -25,14 +25,8 @@ impl Cgroup {
         Self::make_at(mount()?.join(name))
     }
 
-    /// A group of exactly this name below the root: whoever asks makes the name unique.
-    pub fn make_named(name: &str) -> Result<Self> {
-        Self::make_at(mount()?.join(name))
-    }
-
     fn make_at(path: PathBuf) -> Result<Self> {
-        std::fs::create_dir(&path)
-            .with_context(|| format!("make the cgroup {}", path.display()))?;
+        std::fs::create_dir(&path).with_context(|| format!("make the cgroup {}", path.display()))?;
         Ok(Self { path })
     }
 
@@ -81,8 +75,7 @@ impl Cgroup {
     }
 
     pub fn move_here(&self, pid: u32) -> Result<()> {
-        std::fs::write(self.procs(), pid.to_string())
-            .with_context(|| format!("move {pid} to {}", self.path.display()))
+        std::fs::write(self.procs(), pid.to_string()).with_context(|| format!("move {pid} to {}", self.path.display()))
     }
 }
 
@@ -94,19 +87,14 @@ impl Drop for Cgroup {
     }
 }
 
-/// Where to move a process that shall be in no test cgroup.
-pub fn root_procs() -> Result<PathBuf> {
-    Ok(mount()?.join("cgroup.procs"))
-}
-
+/// A cgroup v2 file system is mounted somewhere.
 pub fn is_mounted() -> bool {
     mount().is_ok()
 }
 
 /// The mount point of cgroup v2.
 fn mount() -> Result<PathBuf> {
-    let text =
-        std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    let text = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     match mount_point(&text) {
         Some(path) => Ok(path),
         None => bail!("no cgroup v2 mount in /proc/self/mountinfo"),

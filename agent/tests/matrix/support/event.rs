@@ -12,16 +12,12 @@ pub struct Event(Value);
 
 impl Event {
     pub fn parse(line: &str) -> Result<Self> {
-        Ok(Self(
-            serde_json::from_str(line).with_context(|| format!("not an event: {line}"))?,
-        ))
+        Ok(Self(serde_json::from_str(line).with_context(|| format!("not an event: {line}"))?))
     }
 
     /// The value at a path of names joined by dots.
     fn at(&self, path: &str) -> Option<&Value> {
-        let found = path
-            .split('.')
-            .try_fold(&self.0, |value, name| value.get(name))?;
+        let found = path.split('.').try_fold(&self.0, |value, name| value.get(name))?;
         (!found.is_null()).then_some(found)
     }
 
@@ -60,9 +56,7 @@ impl Event {
 
     pub fn fingerprints(&self) -> Vec<&str> {
         let list = self.at("token.fingerprints").and_then(Value::as_array);
-        list.map_or(Vec::new(), |list| {
-            list.iter().filter_map(Value::as_str).collect()
-        })
+        list.map_or(Vec::new(), |list| list.iter().filter_map(Value::as_str).collect())
     }
 
     pub fn provider(&self) -> Option<&str> {
@@ -101,11 +95,7 @@ impl Event {
 
     pub fn ancestor_pids(&self) -> Vec<u64> {
         let list = self.at("process.ancestors").and_then(Value::as_array);
-        list.map_or(Vec::new(), |list| {
-            list.iter()
-                .filter_map(|one| one.get("pid")?.as_u64())
-                .collect()
-        })
+        list.map_or(Vec::new(), |list| list.iter().filter_map(|one| one.get("pid")?.as_u64()).collect())
     }
 
     pub fn executable(&self) -> Option<&str> {
@@ -118,9 +108,7 @@ impl Event {
 
     pub fn command_args(&self) -> Vec<&str> {
         let list = self.at("process.command_args").and_then(Value::as_array);
-        list.map_or(Vec::new(), |list| {
-            list.iter().filter_map(Value::as_str).collect()
-        })
+        list.map_or(Vec::new(), |list| list.iter().filter_map(Value::as_str).collect())
     }
 
     pub fn user(&self) -> Option<u64> {
@@ -154,10 +142,7 @@ impl Event {
 
     fn end(&self, path: &str) -> Option<SocketAddr> {
         let ip: IpAddr = self.text(&format!("{path}.address"))?.parse().ok()?;
-        Some(SocketAddr::new(
-            ip,
-            self.number(&format!("{path}.port"))?.try_into().ok()?,
-        ))
+        Some(SocketAddr::new(ip, self.number(&format!("{path}.port"))?.try_into().ok()?))
     }
 
     /// Path of a Unix socket, whichever end has one.
@@ -189,10 +174,6 @@ impl Event {
 
     pub fn host(&self) -> Option<&str> {
         self.text("server.address")
-    }
-
-    pub fn host_port(&self) -> Option<u64> {
-        self.number("server.port")
     }
 
     /// `1.2` or `1.3`.
@@ -237,32 +218,19 @@ impl Event {
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let map = self.at("audit.counters").and_then(Value::as_object);
         map.map_or(BTreeMap::new(), |map| {
-            map.iter()
-                .filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)))
-                .collect()
+            map.iter().filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect()
         })
     }
 
     /// For messages: who, which way, what.
     pub fn brief(&self) -> String {
         let mut text = format!("{} {}", self.kind(), self.direction());
-        for part in [
-            self.executable(),
-            self.method(),
-            self.path(),
-            self.coverage_reason(),
-            self.coverage_detail(),
-        ] {
+        for part in [self.executable(), self.method(), self.path(), self.coverage_reason(), self.coverage_detail()] {
             if let Some(part) = part {
                 text.push(' ');
                 text.push_str(part);
             }
         }
-        format!(
-            "{text} pid {:?} {:?} -> {:?}",
-            self.pid(),
-            self.local(),
-            self.peer()
-        )
+        format!("{text} pid {:?} {:?} -> {:?}", self.pid(), self.local(), self.peer())
     }
 }
