@@ -80,6 +80,7 @@ fn no_secret_is_kept() {
     }
     expected.add(both);
 
+    cells.check("control", control(&lab, &mut canaries));
     let secrets = canaries.add_key_log(&key_log).unwrap();
     let enough = if secrets >= 20 { Ok(()) } else { Err(anyhow::anyhow!("only {secrets} TLS secrets are known")) };
     cells.check("key-log", enough);
@@ -96,6 +97,17 @@ fn no_secret_is_kept() {
         cells.check("files", canaries.search_folder(&stopped.folder));
     }
     cells.finish();
+}
+
+/// The search finds what is there: a program of ours that holds a secret.
+fn control(lab: &Lab, canaries: &mut Canaries) -> Result<()> {
+    let asked = requests(lab, "control", 1);
+    canaries.add("control", asked[0].credential.as_bytes());
+    let mut holder = Script::new(lab, "idle")?.requests(&asked).start(&lab.outside())?;
+    holder.reach("idle")?;
+    let found = canaries.search_process(holder.pid());
+    ensure!(found.is_err(), "a secret in a program's memory was not found");
+    Ok(())
 }
 
 fn memory(canaries: &Canaries, agent: &Agent) -> Result<()> {

@@ -12,15 +12,16 @@ use crate::support::{nginx, turn};
 use anyhow::{Context, Result, ensure};
 
 /// curl over each wire: both events of each.
-fn still_seen(lab: &Lab, web: &Server, after: &str, expected: &mut Expectations) {
+fn still_seen(lab: &Lab, web: &Server, after: &str, expected: &mut Expectations) -> Result<()> {
     for wire in Wire::ALL {
         let cell = format!("after-{after}-{}", wire.name());
         let errand =
             Errand { lab, target: web.target(wire), path: lab.cell_path(&cell), credential: Shape::GitHub.generate() };
-        let ran = CURL.run(&errand, &lab.inside()).unwrap();
-        let fact = web.fact(&errand.path).unwrap();
+        let ran = CURL.run(&errand, &lab.inside())?;
+        let fact = web.fact(&errand.path)?;
         expected.add(Expected::both(&cell, &errand.credential, &fact, web, &ran));
     }
+    Ok(())
 }
 
 #[test]
@@ -43,18 +44,18 @@ fn hostile() {
         .named_target("python", &python.target(Wire::Clear))
         .named_target("proxied", &web.listener("proxied_http", Wire::Clear));
     cells.check("garbage-sent", script.run(&lab.inside()).map(drop));
-    still_seen(&lab, &web, "garbage", &mut expected);
+    still_seen(&lab, &web, "garbage", &mut expected).unwrap();
 
     for wire in [Wire::Tls12, Wire::Tls13] {
         let script = Script::new(&lab, "half_handshakes").unwrap().target(&web.target(wire));
         cells.check(&format!("half-handshakes-sent-{}", wire.name()), script.run(&lab.inside()).map(drop));
     }
-    still_seen(&lab, &web, "half-handshakes", &mut expected);
+    still_seen(&lab, &web, "half-handshakes", &mut expected).unwrap();
 
     let script = Script::new(&lab, "truncated_library").unwrap();
     let mut mapped = script.with("library", "/usr/lib/x86_64-linux-gnu/libssl.so.3").start(&lab.inside()).unwrap();
     cells.check("damaged-libraries-mapped", mapped.reach("mapped"));
-    still_seen(&lab, &web, "damaged-libraries", &mut expected);
+    still_seen(&lab, &web, "damaged-libraries", &mut expected).unwrap();
     drop(mapped);
 
     cells.check("agent-runs", if agent.is_running() { Ok(()) } else { Err(anyhow::anyhow!(agent.stderr())) });
@@ -75,7 +76,7 @@ fn full_disk() {
     let options = Options { stdout: Some("/dev/full".into()), ..Options::scope_of(&lab).unwrap() };
     let agent = Agent::start_with(&lab, &options).unwrap();
     let mut unseen = Expectations::default();
-    still_seen(&lab, &web, "start", &mut unseen);
+    still_seen(&lab, &web, "start", &mut unseen).unwrap();
     cells.check("counted", counted(agent));
     cells.finish();
 }

@@ -5,6 +5,7 @@
 mod canary;
 mod clients;
 mod connections;
+mod container;
 mod fixtures;
 mod hostile;
 mod late;

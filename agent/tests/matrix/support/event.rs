@@ -225,11 +225,10 @@ impl Event {
     /// For messages: who, which way, what.
     pub fn brief(&self) -> String {
         let mut text = format!("{} {}", self.kind(), self.direction());
-        for part in [self.executable(), self.method(), self.path(), self.coverage_reason(), self.coverage_detail()] {
-            if let Some(part) = part {
-                text.push(' ');
-                text.push_str(part);
-            }
+        let parts = [self.executable(), self.method(), self.path(), self.coverage_reason(), self.coverage_detail()];
+        for part in parts.into_iter().flatten() {
+            text.push(' ');
+            text.push_str(part);
         }
         format!("{text} pid {:?} {:?} -> {:?}", self.pid(), self.local(), self.peer())
     }

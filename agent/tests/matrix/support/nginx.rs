@@ -39,7 +39,14 @@ pub fn start(lab: &Lab, place: &Place, upstream: Option<SocketAddr>) -> Result<S
         });
         if running == Some(true) {
             let user = if rustix::process::geteuid().is_root() { user_id("www-data")? } else { own_user() };
-            return Ok(Server { name: "nginx", executable, user, _program: program, ports, log: lab.path("nginx.log") });
+            return Ok(Server {
+                name: "nginx",
+                executable,
+                user,
+                _program: program,
+                ports,
+                log: lab.path("nginx.log"),
+            });
         }
         last = anyhow::anyhow!("nginx does not start: {}", program.stderr());
     }
