@@ -1,1 +1,466 @@
-//! Ring records.
+//! The records that probes put into the ring, and the globals and map values that the agent hands to the probes.
+//!
+//! All integers are in the host's byte order unless a field says otherwise. Every record starts with a [`Header`] whose
+//! `len` is the length of the whole record; a reader skips and counts kinds that it does not know.
+//!
+//! Invariant: integers and byte arrays only: no Rust enum, no `Option`, no implicit padding (asserted below).
+//! Invariant: knows no HTTP and no TLS beyond a record's five-byte head.
+
+use core::mem::{offset_of, size_of};
+
+/// Changes whenever a record's shape does.
+pub const VERSION: u16 = 1;
+
+/// Record kinds. Explicit, never reused.
+pub mod kind {
+    pub const SOCKET: u16 = 1;
+    pub const CLOSED: u16 = 2;
+    pub const SECRET: u16 = 3;
+    pub const EXEC: u16 = 4;
+    pub const FORK: u16 = 5;
+    pub const EXIT: u16 = 6;
+    pub const UNIX_PATH: u16 = 7;
+    pub const CGROUP: u16 = 8;
+    pub const MAPPED: u16 = 9;
+}
+
+/// `struct sock_common.skc_family`.
+pub mod family {
+    pub const UNIX: u16 = 1;
+    pub const INET: u16 = 2;
+    pub const INET6: u16 = 10;
+}
+
+/// [`Socket::direction`].
+pub mod direction {
+    pub const SENT: u8 = 0;
+    pub const RECEIVED: u8 = 1;
+}
+
+/// [`Socket::flags`].
+pub mod flag {
+    /// The stream was seen from its first byte in this direction.
+    pub const FROM_START: u8 = 1;
+    /// A read returned 0: the peer has closed this direction.
+    pub const END: u8 = 2;
+}
+
+/// The first fields of every record. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Header {
+    /// [`VERSION`].
+    pub version: u16,
+    /// One of [`kind`].
+    pub kind: u16,
+    /// Length of the whole record in bytes, this header included.
+    pub len: u32,
+    /// `bpf_ktime_get_boot_ns`.
+    pub time: u64,
+}
+
+/// Who made the call (`current`). 56 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Task {
+    /// Thread group id: what user space calls the pid.
+    pub process: u32,
+    pub thread: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// `task_struct.group_leader->start_boottime`, nanoseconds.
+    pub start: u64,
+    /// `bpf_get_current_cgroup_id`.
+    pub cgroup: u64,
+    /// `nsproxy->net_ns->ns.inum`.
+    pub network_namespace: u32,
+    pub _pad: u32,
+    /// `task_struct.comm`.
+    pub comm: [u8; 16],
+}
+
+/// Part of what one call moved through a socket. 176 bytes, then `copied` bytes of payload.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Socket {
+    pub header: Header,
+    pub task: Task,
+    /// `struct sock *`.
+    pub sock: u64,
+    /// The socket's inode number: its generation, and what `/proc/PID/fd` shows.
+    pub inode: u64,
+    /// Inode number of the other socket of a Unix pair, 0 if unknown.
+    pub peer_inode: u64,
+    /// Place in the stream of the first byte that follows.
+    pub offset: u64,
+    /// Stream bytes right before `offset` that the copy policy left out since this direction's last record.
+    pub skipped: u64,
+    /// TCP sequence number at `offset`, 0 on Unix sockets.
+    pub sequence: u32,
+    /// How many bytes follow this struct.
+    pub copied: u32,
+    /// One of [`family`].
+    pub family: u16,
+    /// Host byte order.
+    pub local_port: u16,
+    /// Host byte order.
+    pub peer_port: u16,
+    /// One of [`direction`].
+    pub direction: u8,
+    /// Bits of [`flag`].
+    pub flags: u8,
+    /// IPv4 in the first 4 bytes, IPv6 in all 16; network byte order.
+    pub local: [u8; 16],
+    pub peer: [u8; 16],
+    pub _pad: [u8; 16],
+}
+
+/// A socket was closed (`inet_sock_set_state` to `TCP_CLOSE`), or its memory is used by another one now. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Closed {
+    pub header: Header,
+    pub sock: u64,
+    pub inode: u64,
+}
+
+/// Bytes of a Unix socket's path that are kept: `sun_path`'s size.
+pub const UNIX_PATH_MAX: usize = 108;
+
+/// The bound path of a Unix socket or of its peer, once per connection, before its first [`Socket`]. 144 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct UnixPath {
+    pub header: Header,
+    pub sock: u64,
+    pub inode: u64,
+    /// Valid bytes in `path`; an abstract name starts with a NUL.
+    pub len: u32,
+    pub path: [u8; UNIX_PATH_MAX],
+}
+
+/// Longest label of the NSS key log format is `CLIENT_HANDSHAKE_TRAFFIC_SECRET`, 31 bytes and a NUL.
+pub const LABEL_MAX: usize = 32;
+/// SHA-384's output, the longest traffic secret; a TLS 1.2 master secret has 48 bytes too.
+pub const SECRET_MAX: usize = 48;
+
+/// One hit of a key-log point. 168 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Secret {
+    pub header: Header,
+    pub task: Task,
+    /// The attachment's cookie.
+    pub point: u32,
+    /// Valid bytes in `secret`.
+    pub len: u32,
+    /// NUL terminated.
+    pub label: [u8; LABEL_MAX],
+    pub secret: [u8; SECRET_MAX],
+    pub _pad: [u8; 8],
+}
+
+/// What of an argument vector is copied.
+pub const ARGUMENTS_MAX: usize = 1024;
+/// What of a file name is copied.
+pub const FILENAME_MAX: usize = 256;
+
+/// `sched_process_exec`. 120 bytes, then `filename_len` bytes of file name, then `arguments_len` bytes of arguments.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Exec {
+    pub header: Header,
+    pub task: Task,
+    pub parent: u32,
+    pub filename_len: u32,
+    pub parent_start: u64,
+    /// `super_block.s_dev` of the executable (12 bit major, 20 bit minor).
+    pub device: u64,
+    /// `inode.i_ino` of the executable.
+    pub inode: u64,
+    pub arguments_len: u32,
+    /// The argument vector was longer than what follows.
+    pub arguments_cut: u32,
+    pub _pad: u64,
+}
+
+/// `sched_process_fork` of a process (not of a thread). 48 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Fork {
+    pub header: Header,
+    pub child: u32,
+    pub parent: u32,
+    pub child_start: u64,
+    pub parent_start: u64,
+    pub cgroup: u64,
+}
+
+/// `sched_process_exit` of a process's last thread. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Exit {
+    pub header: Header,
+    pub process: u32,
+    pub _pad: u32,
+    pub start: u64,
+}
+
+/// What of a cgroup's path is copied.
+pub const CGROUP_PATH_MAX: usize = 256;
+
+/// `cgroup_mkdir`: a cgroup that may be a unit of the scope coming back. 280 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Cgroup {
+    pub header: Header,
+    /// cgroup id.
+    pub id: u64,
+    /// NUL terminated, from the root of the hierarchy.
+    pub path: [u8; CGROUP_PATH_MAX],
+}
+
+/// A process in scope mapped a file as executable (`mmap` with `PROT_EXEC`): a library, early or late. 48 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Mapped {
+    pub header: Header,
+    pub process: u32,
+    pub _pad: u32,
+    pub start: u64,
+    pub file: File,
+}
+
+/// A file, whatever its path. Key of the map `FILES`. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct File {
+    /// `super_block.s_dev` (12 bit major, 20 bit minor).
+    pub device: u64,
+    /// `inode.i_ino`
+    pub inode: u64,
+}
+
+/// Counter slots of the per-CPU map `COUNTERS`: index = probe * [`reason::COUNT`] + reason.
+pub mod probe {
+    pub const SEND: u32 = 0;
+    pub const RECEIVE: u32 = 1;
+    pub const STATE: u32 = 2;
+    pub const KEYLOG: u32 = 3;
+    pub const PROCESS: u32 = 4;
+    pub const KDF: u32 = 5;
+    pub const COUNT: u32 = 6;
+    pub const NAMES: [&str; COUNT as usize] = ["send", "receive", "state", "keylog", "process", "kdf"];
+}
+
+/// What can become of a hit: `SEEN = REPORTED + COUNTED_ONLY + LOST`. The reasons from `RING_FULL` to `KERNEL` say why
+/// records, or parts of what a hit moved, were lost.
+pub mod reason {
+    /// Hits within the scope that moved bytes (or carried a secret, or were a process event).
+    pub const SEEN: u32 = 0;
+    /// Hits for which at least one record reached the ring.
+    pub const REPORTED: u32 = 1;
+    /// Records in the ring (one hit may make several).
+    pub const RECORDS: u32 = 2;
+    /// Hits that the copy policy answers with a count alone (the next record's position tells).
+    pub const COUNTED_ONLY: u32 = 3;
+    /// Loss: the ring was full.
+    pub const RING_FULL: u32 = 4;
+    /// Loss: memory could not be read (`bpf_probe_read_user` failed).
+    pub const FAULT: u32 = 5;
+    /// Loss: a vector with more elements than the probe walks; the rest is a gap.
+    pub const OVERSIZE: u32 = 6;
+    /// Loss: the connection table was full.
+    pub const TABLE_FULL: u32 = 7;
+    /// Loss: a 32-bit system call, whose arguments this probe does not read.
+    pub const COMPAT: u32 = 8;
+    /// Unseen by this rung: `io_uring_enter` calls of processes in scope.
+    pub const IO_URING: u32 = 9;
+    /// Loss: a kernel structure could not be read.
+    pub const KERNEL: u32 = 10;
+    /// Bytes moved in scope.
+    pub const BYTES_SEEN: u32 = 11;
+    /// Bytes copied into the ring.
+    pub const BYTES_COPIED: u32 = 12;
+    /// Hits of which no record reached the ring, though one should have.
+    pub const LOST: u32 = 13;
+    pub const COUNT: u32 = 16;
+    pub const NAMES: [&str; COUNT as usize] = [
+        "seen", "reported", "records", "counted_only", "ring_full", "fault", "oversize", "table_full", "compat",
+        "io_uring", "kernel", "bytes_seen", "bytes_copied", "lost", "", "",
+    ];
+}
+
+/// How many counters `COUNTERS` has.
+pub const COUNTERS: u32 = probe::COUNT * reason::COUNT;
+
+/// An offset in [`Offsets`] that this kernel does not have.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Byte offsets in kernel structures, read from the running kernel's BTF: `structure_member`.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    pub task_group_leader: u32,
+    pub task_start_boottime: u32,
+    pub task_real_parent: u32,
+    pub task_tgid: u32,
+    pub task_pid: u32,
+    pub task_mm: u32,
+    pub task_files: u32,
+    pub task_nsproxy: u32,
+    /// `task_struct.thread_info.status` (x86: bit 1 is TS_COMPAT).
+    pub task_thread_status: u32,
+    pub task_signal: u32,
+    /// `signal_struct.live`: threads that are left.
+    pub signal_live: u32,
+    pub nsproxy_net: u32,
+    /// `net.ns.inum`
+    pub net_inum: u32,
+    pub mm_arg_start: u32,
+    pub mm_arg_end: u32,
+    pub files_fdt: u32,
+    pub fdtable_max_fds: u32,
+    pub fdtable_fd: u32,
+    pub file_inode: u32,
+    pub file_private_data: u32,
+    pub inode_mode: u32,
+    pub inode_ino: u32,
+    pub inode_sb: u32,
+    pub sb_dev: u32,
+    pub socket_sk: u32,
+    pub socket_file: u32,
+    pub sk_family: u32,
+    pub sk_num: u32,
+    pub sk_dport: u32,
+    pub sk_daddr: u32,
+    pub sk_rcv_saddr: u32,
+    pub sk_v6_daddr: u32,
+    pub sk_v6_rcv_saddr: u32,
+    pub sk_type: u32,
+    pub sk_protocol: u32,
+    pub sk_socket: u32,
+    pub tcp_write_seq: u32,
+    pub tcp_copied_seq: u32,
+    pub tcp_rcv_nxt: u32,
+    pub tcp_snd_una: u32,
+    pub tcp_bytes_received: u32,
+    pub tcp_bytes_acked: u32,
+    pub unix_peer: u32,
+    pub unix_addr: u32,
+    pub unix_address_len: u32,
+    pub unix_address_name: u32,
+    pub bprm_file: u32,
+    pub bprm_filename: u32,
+    pub msghdr_iter: u32,
+    pub iter_type: u32,
+    pub iter_count: u32,
+    pub iter_iov_offset: u32,
+    pub iter_nr_segs: u32,
+    /// `iov` or, since 6.4, `__iov`.
+    pub iter_iov: u32,
+    /// `ubuf` (6.0).
+    pub iter_ubuf: u32,
+    /// `enum iter_type`, by name, since the values moved: ITER_IOVEC and ITER_UBUF.
+    pub value_iter_iovec: u32,
+    pub value_iter_ubuf: u32,
+    pub cgroup_kn: u32,
+    pub kernfs_id: u32,
+}
+
+/// Read-only settings of the probes.
+#[repr(C)]
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Settings {
+    /// Bytes of a stream that are copied after each change of direction.
+    pub copy_bytes: u32,
+    /// 1: everything but `own_process` is in scope.
+    pub scope_host: u32,
+    /// 1: the map `PROCESSES` is looked at.
+    pub scope_processes: u32,
+    /// The agent itself, never observed.
+    pub own_process: u32,
+}
+
+/// `USER_HZ` is 100 on every architecture of today.
+pub const TICK: u64 = 10_000_000;
+
+/// Key of the map `PROCESSES` (pid scope). 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProcessId {
+    /// Start time in ticks of [`TICK`] nanoseconds, as field 22 of `/proc/PID/stat` has it.
+    pub start: u64,
+    pub process: u32,
+    pub _pad: u32,
+}
+
+/// How one direction's TLS records are followed. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Framing {
+    /// Stream offset of the next TLS record's head, if `known`.
+    pub next_head: u64,
+    pub known: u32,
+    pub _pad: u32,
+}
+
+/// State of a connection in the map `CONNECTIONS`, keyed by the `struct sock *`. 104 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Connection {
+    pub inode: u64,
+    pub peer_inode: u64,
+    /// Stream offset after the last byte seen, by direction.
+    pub next: [u64; 2],
+    /// TCP sequence number at `next`.
+    pub sequence: [u32; 2],
+    /// Bytes that may still be copied before the direction changes.
+    pub left: u32,
+    /// Last direction seen.
+    pub direction: u8,
+    /// One of [`class`].
+    pub class: u8,
+    /// Bit per direction: `next` is known; shifted by 2: seen from the start.
+    pub known: u8,
+    pub _pad: u8,
+    pub framing: [Framing; 2],
+    /// Bytes left out by the policy since the direction's last record.
+    pub skipped: [u64; 2],
+    /// `bpf_ktime_get_boot_ns` of the last call.
+    pub time: u64,
+}
+
+/// [`Connection::class`].
+pub mod class {
+    pub const UNKNOWN: u8 = 0;
+    pub const TEXT: u8 = 1;
+    pub const TLS: u8 = 2;
+    pub const OPAQUE: u8 = 3;
+}
+
+/// Most bytes of payload in one record.
+pub const PAYLOAD_MAX: usize = 8 * 1024;
+
+/// Elements of a vector that the probes walk.
+pub const VECTOR_MAX: usize = 16;
+
+const _: () = {
+    assert!(size_of::<Header>() == 16);
+    assert!(size_of::<Task>() == 56);
+    assert!(size_of::<Socket>() == 176);
+    assert!(offset_of!(Socket, offset) == 96);
+    assert!(offset_of!(Socket, local) == 128);
+    assert!(size_of::<Closed>() == 32);
+    assert!(size_of::<UnixPath>() == 144);
+    assert!(size_of::<Secret>() == 168);
+    assert!(size_of::<Exec>() == 120);
+    assert!(size_of::<Fork>() == 48);
+    assert!(size_of::<Exit>() == 32);
+    assert!(size_of::<Cgroup>() == 280);
+    assert!(size_of::<Mapped>() == 48);
+    assert!(size_of::<ProcessId>() == 16);
+    assert!(size_of::<Framing>() == 16);
+    assert!(size_of::<Connection>() == 104);
+    assert!(size_of::<Settings>() == 16);
+};

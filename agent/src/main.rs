@@ -1,2 +1,16 @@
-//! `tokentrail-agent`.
-fn main() {}
+//! `tokentrail-agent`: see `--help`.
+
+mod cli;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::Arguments::parse().run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tokentrail-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,6 +1,19 @@
 //! The bytes of one direction of one connection, in order, with gaps.
 //!
+//! Chunks of one connection come from different CPUs, so they arrive in any order, and some never arrive.
+//! [`Flow`] puts them in order by their stream offsets and hands out [`Piece`]s that follow one another without a
+//! hole: what is not known is a [`Piece::Gap`] with its size and its [`GapReason`]. What all connections together
+//! may hold is one [`Budget`].
+//!
 //! Invariant: knows no protocol. Invariant: [`Payload`] is zeroized when dropped and has no `Debug`.
+
+mod budget;
+mod reassembly;
+#[cfg(test)]
+mod tests;
+
+pub use budget::{Budget, Share};
+pub use reassembly::{Flow, FlowCounts, FlowLimits};
 
 use zeroize::Zeroizing;
 
@@ -115,4 +128,10 @@ impl Piece {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Deterministic drivers for fuzzing.
+#[doc(hidden)]
+pub mod fuzz {
+    pub use super::reassembly::fuzz::flow;
 }

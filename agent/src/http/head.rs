@@ -19,11 +19,17 @@ pub struct Headers(pub Vec<(String, Payload)>);
 impl Headers {
     /// Every value of `name` (lower case), in order.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| &**value)
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| &**value)
     }
 
     pub fn first(&self, name: &str) -> Option<&[u8]> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| &**value)
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| &**value)
     }
 }
 

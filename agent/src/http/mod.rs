@@ -1,5 +1,19 @@
 //! HTTP exchanges out of plaintext pieces.
 //!
+//! [`detect`] says what a stream begins with, [`proxy`] reads a PROXY protocol header before it, [`h1`] pairs requests
+//! and responses of one connection. What is not HTTP/1 is handed on ([`h1::Output::Inner`]) or reported with a reason
+//! ([`h1::Reason`]). HTTP/2 is recognised and not read.
+//!
+//! The pipeline makes one [`h1::Connection`] per plaintext stream pair (the socket's, or that of the TLS connection on
+//! it), pushes every [`Piece`](crate::flow::Piece) of both directions, calls `flush` now and then and `finish` at the end.
+//!
 //! Invariant: knows neither credentials nor pids.
+//! Invariant: whatever holds other people's bytes is wiped when it is dropped or grows ([`buffer`]).
 
+mod buffer;
+pub mod detect;
+#[doc(hidden)]
+pub mod fuzz;
+pub mod h1;
 pub mod head;
+pub mod proxy;

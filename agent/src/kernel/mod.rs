@@ -1,4 +1,11 @@
 //! Loading the probes, and what they hand over. The only user of aya and the only `unsafe`.
 
+pub mod attacher;
+pub mod btf;
+pub mod decode;
+pub mod features;
 pub mod keylog;
+pub mod points;
+pub mod probes;
 pub mod record;
+pub mod scope;

@@ -62,9 +62,9 @@ pub struct Chunk {
     /// Place of `bytes[0]` in the direction's byte stream since the connection began (or, if `from_start` is
     /// false, since it was first seen).
     pub offset: u64,
-    /// How many stream bytes this record accounts for from `offset` on; `bytes.len() <= covers`. What is not in
-    /// `bytes` was left out by the copy policy.
-    pub covers: u64,
+    /// Stream bytes right before `offset` that the copy policy left out since this direction's last chunk. Positions
+    /// that jump by more than this are bytes that nothing saw.
+    pub skipped: u64,
     pub bytes: Payload,
     /// TCP sequence number of the byte at `offset` (equal on both ends of a connection); 0 on Unix sockets.
     pub sequence: u32,
@@ -141,7 +141,12 @@ pub struct Arguments {
 
 impl std::fmt::Debug for Arguments {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Arguments({} bytes, truncated: {})", self.bytes.len(), self.truncated)
+        write!(
+            f,
+            "Arguments({} bytes, truncated: {})",
+            self.bytes.len(),
+            self.truncated
+        )
     }
 }
 

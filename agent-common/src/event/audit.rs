@@ -1,0 +1,59 @@
+//! The agent about itself.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Something about the agent itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Audit {
+    /// What happened to the agent.
+    pub audit: AuditDetail,
+}
+
+/// What happened to the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuditDetail {
+    /// What happened.
+    pub action: Action,
+    /// What the agent may observe, as given: `cgroup:PATH`, `unit:NAME`, `pid:N`, `container:ID`, `host`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scope: Vec<String>,
+    /// The kernel's release.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<String>,
+    /// The kind of kernel hook in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook: Option<super::Hook>,
+    /// Ids of the fingerprint keys in use, the current one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_ids: Vec<String>,
+    /// Counters since the start, by name (`calls.seen`, `ring.records`, `events.usage`, `losses.ring_full`, ...).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counters: BTreeMap<String, u64>,
+    /// What it was about, for people: the signal, the changed keys of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What happened to an agent.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// It is ready and observes.
+    AgentStarted,
+    /// It has stopped observing; the counters are final.
+    AgentStopped,
+    /// It reports its counters and goes on.
+    AgentReport,
+    /// Its configuration changed.
+    ConfigChanged,
+    /// What it may observe changed.
+    ScopeChanged,
+    /// A key-log point was attached.
+    PointAttached,
+    /// A key-log point was dropped, because it did not prove itself.
+    PointDropped,
+}

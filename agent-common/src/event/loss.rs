@@ -1,0 +1,124 @@
+//! What was lost.
+
+use super::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Something was lost, or left out on purpose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Loss {
+    /// What, how much, why.
+    pub loss: LossDetail,
+}
+
+/// What was lost, how much of it, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LossDetail {
+    /// Where in the agent it was lost.
+    pub stage: Stage,
+    /// The probe, for losses in the kernel; the sink, for losses in an output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<String>,
+    /// Why.
+    pub reason: LossReason,
+    /// How many, since `from`.
+    pub count: u64,
+    /// Of what.
+    pub unit: LossUnit,
+    /// Begin of the span in which it was lost.
+    pub from: Time,
+    /// End of the span.
+    pub to: Time,
+    /// Left out by a policy rather than lost.
+    pub intentional: bool,
+}
+
+/// A stage of the agent.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Probes and ring.
+    Kernel,
+    /// Bytes of connections.
+    Flow,
+    /// TLS records.
+    Tls,
+    /// HTTP exchanges.
+    Http,
+    /// Credentials.
+    Credential,
+    /// Processes.
+    Identity,
+    /// Events.
+    Usage,
+    /// Between stages.
+    Pipeline,
+    /// Outputs.
+    Sink,
+}
+
+/// Why something was lost.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum LossReason {
+    /// The ring buffer was full.
+    RingFull,
+    /// Memory of the watched program could not be read at that moment.
+    CopyRefused,
+    /// Longer than what one record holds.
+    Oversize,
+    /// More bytes than the budget per connection and second.
+    OverBudget,
+    /// A map of the probes was full.
+    MapFull,
+    /// Left out by the copy policy.
+    Policy,
+    /// Positions jumped: the bytes went a way that the hooks do not see.
+    Unseen,
+    /// Pushed out of the agent's memory by its limits.
+    Evicted,
+    /// A TLS record that no proven secret opened.
+    Unopened,
+    /// A record of the ring that this agent does not understand.
+    UnknownRecord,
+    /// Bytes that are not what their place calls for.
+    Malformed,
+    /// Over a limit of count or size.
+    Limit,
+    /// A queue between stages was full.
+    QueueFull,
+    /// The output could not be written.
+    OutputFailed,
+    /// A fingerprint had not the form of one.
+    InvalidFingerprint,
+    /// The agent stopped before it was done.
+    Stopped,
+}
+
+/// What is counted.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum LossUnit {
+    /// Calls of a probed function.
+    Calls,
+    /// Records of the ring.
+    Records,
+    /// Bytes of a stream.
+    Bytes,
+    /// Connections.
+    Connections,
+    /// HTTP exchanges.
+    Exchanges,
+    /// Credentials.
+    Credentials,
+    /// Events.
+    Events,
+    /// Processes.
+    Processes,
+}

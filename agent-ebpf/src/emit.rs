@@ -1,0 +1,44 @@
+//! The one door to the ring.
+
+use crate::{kernel::count, maps::RING};
+use agent_common::abi::{self, Header, reason};
+use aya_ebpf::{
+    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::bpf_ktime_get_boot_ns,
+};
+
+/// The agent looks at the ring every few milliseconds by itself, so that watched programs do not pay for waking it.
+pub const QUIET: u64 = BPF_RB_NO_WAKEUP as u64;
+/// Records on which the agent must act at once.
+pub const WAKE: u64 = BPF_RB_FORCE_WAKEUP as u64;
+
+#[inline(always)]
+pub fn header(kind: u16, len: usize) -> Header {
+    Header {
+        version: abi::VERSION,
+        kind,
+        len: len as u32,
+        // SAFETY: no preconditions.
+        time: unsafe { bpf_ktime_get_boot_ns() },
+    }
+}
+
+/// Puts `len` bytes at `record` into the ring; a full ring is counted.
+#[inline(always)]
+pub fn submit(probe: u32, record: *const u8, len: usize, wake: u64) -> bool {
+    // SAFETY: the caller's record is `len` bytes long, which the verifier checks again.
+    let bytes = unsafe { core::slice::from_raw_parts(record, len) };
+    if RING.output::<[u8]>(bytes, wake).is_ok() {
+        count(probe, reason::RECORDS, 1);
+        true
+    } else {
+        count(probe, reason::RING_FULL, 1);
+        false
+    }
+}
+
+/// A record of fixed size.
+#[inline(always)]
+pub fn submit_value<T>(probe: u32, record: &T, wake: u64) -> bool {
+    submit(probe, (&raw const *record).cast(), size_of::<T>(), wake)
+}

@@ -1,0 +1,164 @@
+//! Where TLS libraries pass label and secret: hit once per secret of a handshake, entry only.
+
+use crate::{
+    emit,
+    kernel::{count, describe_current},
+    scope,
+};
+use agent_common::abi::{self, LABEL_MAX, SECRET_MAX, kind, probe, reason};
+use aya_ebpf::{
+    EbpfContext,
+    helpers::generated::{bpf_get_attach_cookie, bpf_probe_read_user, bpf_probe_read_user_str},
+    macros::uprobe,
+    programs::ProbeContext,
+};
+
+/// OpenSSL 3 and BoringSSL `ssl_log_secret(ssl, label, secret, length)`, GnuTLS
+/// `_gnutls_call_keylog_func(session, label, secret, size)`: one form.
+#[uprobe]
+pub fn keylog_point(ctx: ProbeContext) -> u32 {
+    if !scope::holds_current() {
+        return 0;
+    }
+    let (Some(label), Some(secret), Some(len)) = (ctx.arg::<u64>(1), ctx.arg::<u64>(2), ctx.arg::<u64>(3)) else {
+        return 0;
+    };
+    count(probe::KEYLOG, reason::SEEN, 1);
+    if len == 0 || len > SECRET_MAX as u64 {
+        count(probe::KEYLOG, reason::OVERSIZE, 1);
+        count(probe::KEYLOG, reason::LOST, 1);
+        return 0;
+    }
+    // SAFETY: the context of this program.
+    let point = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
+    // SAFETY: all integers.
+    let mut record: abi::Secret = unsafe { core::mem::zeroed() };
+    record.header = emit::header(kind::SECRET, size_of::<abi::Secret>());
+    record.point = point;
+    record.len = len as u32;
+    // SAFETY: the arrays' sizes; the helpers check the addresses.
+    let failed = unsafe {
+        bpf_probe_read_user_str(record.label.as_mut_ptr().cast(), LABEL_MAX as u32, label as *const _) <= 0
+            || bpf_probe_read_user(record.secret.as_mut_ptr().cast(), len as u32, secret as *const _) != 0
+    };
+    if failed {
+        count(probe::KEYLOG, reason::FAULT, 1);
+        count(probe::KEYLOG, reason::LOST, 1);
+        return 0;
+    }
+    describe_current(&mut record.task);
+    count(probe::KEYLOG, if emit::submit_value(probe::KEYLOG, &record, emit::QUIET) { reason::REPORTED } else { reason::LOST }, 1);
+    0
+}
+
+/// `OSSL_PARAM` (openssl/core.h), 40 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Parameter {
+    name: u64,
+    data_type: u32,
+    _pad: u32,
+    data: u64,
+    size: u64,
+    _return_size: u64,
+}
+
+/// Parameters that are walked; OpenSSL 3 passes up to 7.
+const PARAMETERS_MAX: u64 = 12;
+
+const LABEL: [u8; 8] = *b"label\0\0\0";
+const KEY: [u8; 8] = *b"key\0\0\0\0\0";
+const SECRET: [u8; 8] = *b"secret\0\0";
+const SEED: [u8; 8] = *b"seed\0\0\0\0";
+
+/// OpenSSL 3 `EVP_KDF_derive(ctx, key, keylen, const OSSL_PARAM params[])`: the fallback where a libssl's key-log
+/// point is not found. TLS 1.3: `label` is "key" and `key` the traffic secret, whose name is not told ("KDF"). TLS
+/// 1.2: the first `seed` is "key expansion" and `secret` the master secret.
+#[uprobe]
+pub fn kdf_derive(ctx: ProbeContext) -> u32 {
+    if !scope::holds_current() {
+        return 0;
+    }
+    let Some(parameters) = ctx.arg::<u64>(3) else { return 0 };
+    let (mut label, mut seed) = ((0u64, 0u64), (0u64, 0u64));
+    let (mut key, mut master) = ((0u64, 0u64), (0u64, 0u64));
+    for i in 0..PARAMETERS_MAX {
+        // SAFETY: the helper checks the address.
+        let Ok(parameter) = (unsafe { bpf_probe_read_user_value::<Parameter>(parameters + i * 40) }) else { break };
+        if parameter.name == 0 {
+            break;
+        }
+        // SAFETY: as above. Names are literals in a read-only page, with text behind them.
+        let Ok(mut name) = (unsafe { bpf_probe_read_user_value::<[u8; 8]>(parameter.name) }) else { continue };
+        let mut ended = false;
+        for byte in &mut name {
+            ended |= *byte == 0;
+            if ended {
+                *byte = 0;
+            }
+        }
+        let name = u64::from_ne_bytes(name);
+        let value = (parameter.data, parameter.size);
+        if name == u64::from_ne_bytes(LABEL) {
+            label = value;
+        } else if name == u64::from_ne_bytes(KEY) {
+            key = value;
+        } else if name == u64::from_ne_bytes(SECRET) {
+            master = value;
+        } else if name == u64::from_ne_bytes(SEED) && seed.0 == 0 {
+            seed = value;
+        }
+    }
+    if label.1 == 3 && key.1 != 0 && starts_with(label.0, *b"key") {
+        give(ctx, *b"KDF\0\0\0\0\0\0\0\0\0\0\0\0\0", key);
+    } else if seed.1 == 13 && master.1 != 0 && starts_with(seed.0, *b"key expansion") {
+        give(ctx, *b"CLIENT_RANDOM\0\0\0", master);
+    }
+    0
+}
+
+#[inline(always)]
+unsafe fn bpf_probe_read_user_value<T>(address: u64) -> Result<T, i32> {
+    // SAFETY: the helper checks the address.
+    unsafe { aya_ebpf::helpers::bpf_probe_read_user(address as *const T) }
+}
+
+#[inline(always)]
+fn starts_with<const N: usize>(address: u64, text: [u8; N]) -> bool {
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_user_value::<[u8; N]>(address) } {
+        Ok(found) => {
+            let mut same = true;
+            for i in 0..N {
+                same &= found[i] == text[i];
+            }
+            same
+        }
+        Err(_) => false,
+    }
+}
+
+#[inline(always)]
+fn give(ctx: ProbeContext, label: [u8; 16], (secret, len): (u64, u64)) {
+    count(probe::KDF, reason::SEEN, 1);
+    if len > SECRET_MAX as u64 {
+        count(probe::KDF, reason::OVERSIZE, 1);
+        count(probe::KDF, reason::LOST, 1);
+        return;
+    }
+    // SAFETY: all integers.
+    let mut record: abi::Secret = unsafe { core::mem::zeroed() };
+    record.header = emit::header(kind::SECRET, size_of::<abi::Secret>());
+    // SAFETY: the context of this program.
+    record.point = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
+    record.len = len as u32;
+    record.label[..16].copy_from_slice(&label);
+    // SAFETY: the array's size; the helper checks the address.
+    if unsafe { bpf_probe_read_user(record.secret.as_mut_ptr().cast(), len as u32, secret as *const _) } != 0 {
+        count(probe::KDF, reason::FAULT, 1);
+        count(probe::KDF, reason::LOST, 1);
+        return;
+    }
+    describe_current(&mut record.task);
+    count(probe::KDF, if emit::submit_value(probe::KDF, &record, emit::QUIET) { reason::REPORTED } else { reason::LOST }, 1);
+}

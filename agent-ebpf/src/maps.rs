@@ -1,0 +1,146 @@
+//! Every map and global of the probes.
+
+use agent_common::abi::{self, COUNTERS as COUNTER_COUNT, Connection, File, Offsets, PAYLOAD_MAX, ProcessId, Settings, Socket, VECTOR_MAX};
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+};
+
+/// Overwritten by the loader with what the running kernel's BTF says.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Offsets = ZERO_OFFSETS;
+
+/// Overwritten by the loader.
+#[unsafe(no_mangle)]
+pub static SETTINGS: Settings = Settings {
+    copy_bytes: 0,
+    scope_host: 0,
+    scope_processes: 0,
+    own_process: 0,
+};
+
+// SAFETY: `Offsets` is all `u32`.
+const ZERO_OFFSETS: Offsets = unsafe { core::mem::zeroed() };
+
+/// The offset of a kernel structure's member. A volatile read, or the compiler would fold the zeroes in.
+macro_rules! offset {
+    ($field:ident) => {
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::OFFSETS.$field) }
+    };
+}
+
+macro_rules! setting {
+    ($field:ident) => {
+        unsafe { core::ptr::read_volatile(&raw const $crate::maps::SETTINGS.$field) }
+    };
+}
+
+pub(crate) use {offset, setting};
+
+#[map]
+pub static RING: RingBuf = RingBuf::with_byte_size(16 * 1024 * 1024, 0);
+
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTER_COUNT, 0);
+
+/// cgroup ids in scope; descendants are found by their ancestors' ids.
+#[map]
+pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(1024, 0);
+
+/// Bit per ancestor level at which a cgroup in scope lies: index 0.
+#[map]
+pub static LEVELS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Processes in pid scope, and those that they forked.
+#[map]
+pub static PROCESSES: HashMap<ProcessId, u32> = HashMap::with_max_entries(65_536, 0);
+
+/// By `struct sock *`.
+#[map]
+pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(65_536, 0);
+
+/// Files whose executable mapping was reported already.
+#[map]
+pub static FILES: LruHashMap<File, u32> = LruHashMap::with_max_entries(8_192, 0);
+
+/// A send or receive between fentry and fexit, by thread.
+#[map]
+pub static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(16_384, 0);
+
+/// One slot per direction, so that a send and a receive that preempt each other on a CPU do not share one.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+
+/// For the records of process events, with their strings.
+#[map]
+pub static PROCESS_SCRATCH: PerCpuArray<ProcessScratch> = PerCpuArray::with_max_entries(1, 0);
+
+/// One element of the caller's vector: `struct iovec`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Element {
+    pub base: u64,
+    pub len: u64,
+}
+
+/// Where a walk through one call's bytes is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Walk {
+    /// Bytes that the call moved.
+    pub moved: u64,
+    /// Place in the call up to which bytes are reported or left out.
+    pub cursor: u64,
+    /// Bytes left out before `cursor` since the last record.
+    pub skipped: u64,
+    /// Stream offset of the call's first byte.
+    pub base: u64,
+    /// Stream offset of the next TLS record head.
+    pub next_head: u64,
+    /// Place in the call up to which bytes were copied whole.
+    pub whole: u64,
+    /// TCP sequence number of the call's first byte.
+    pub sequence: u32,
+    /// `next_head` is known.
+    pub known: u32,
+    pub elements: u32,
+    /// Records that reached the ring.
+    pub records: u32,
+    /// The counters' row.
+    pub probe: u32,
+    /// Something could not be copied or submitted.
+    pub failed: u32,
+}
+
+#[repr(C)]
+pub struct Scratch {
+    pub record: Socket,
+    /// Twice what is used: the verifier bounds place and length one by one, not their sum.
+    pub data: [u8; 2 * PAYLOAD_MAX],
+    pub vector: [Element; VECTOR_MAX],
+    pub walk: Walk,
+}
+
+#[repr(C)]
+pub struct ProcessScratch {
+    pub record: abi::Exec,
+    pub data: [u8; 2 * (abi::FILENAME_MAX + abi::ARGUMENTS_MAX)],
+    pub unix: abi::UnixPath,
+    pub cgroup: abi::Cgroup,
+}
+
+/// What fentry saw and fexit needs: the iterator moves while the call runs.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Call {
+    pub sock: u64,
+    /// A user address (`ITER_UBUF`) or the kernel's copy of the vector (`ITER_IOVEC`).
+    pub base: u64,
+    pub offset: u64,
+    pub count: u64,
+    pub elements: u32,
+    /// 0: nothing to copy, 1: buffer, 2: vector.
+    pub kind: u32,
+    pub flags: u32,
+    pub _pad: u32,
+}

@@ -1,0 +1,55 @@
+//! What may be observed. Asked before a byte is read.
+
+use crate::{
+    kernel::current_start,
+    maps::{CGROUPS, LEVELS, PROCESSES, setting},
+};
+use agent_common::abi::{ProcessId, TICK};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_ancestor_cgroup_id};
+
+/// Deepest cgroup level that a scope can name.
+const LEVELS_MAX: u32 = 24;
+
+#[inline(always)]
+pub fn holds_current() -> bool {
+    let process = (bpf_get_current_pid_tgid() >> 32) as u32;
+    if process == setting!(own_process) || process == 0 {
+        return false;
+    }
+    if setting!(scope_host) == 1 {
+        return true;
+    }
+    if let Some(levels) = LEVELS.get(0) {
+        let levels = *levels;
+        if levels != 0 {
+            for level in 0..LEVELS_MAX {
+                if levels & (1 << level) == 0 {
+                    continue;
+                }
+                // SAFETY: no preconditions; 0 beyond the task's own depth.
+                let id = unsafe { bpf_get_current_ancestor_cgroup_id(level as i32) };
+                if id == 0 {
+                    break;
+                }
+                // SAFETY: the value is not read.
+                if unsafe { CGROUPS.get(id) }.is_some() {
+                    return true;
+                }
+            }
+        }
+    }
+    setting!(scope_processes) == 1 && holds_process(process, current_start())
+}
+
+#[inline(always)]
+pub fn holds_process(process: u32, start: u64) -> bool {
+    let id = key(process, start);
+    // SAFETY: the value is not read.
+    unsafe { PROCESSES.get(id) }.is_some()
+}
+
+/// `start` in nanoseconds.
+#[inline(always)]
+pub fn key(process: u32, start: u64) -> ProcessId {
+    ProcessId { start: start / TICK, process, _pad: 0 }
+}

@@ -1,0 +1,232 @@
+//! Socket rung 2: raw tracepoint `sys_exit`. Everything is read at exit, when the registers still hold the arguments
+//! and the call's result is known; sendfile, splice and io_uring are not looked at here, positions tell of them.
+
+use crate::{
+    emit,
+    kernel::{count, current, current_start, read},
+    maps::{FILES, offset},
+    scope,
+    socket::{Sock, inode_number},
+    stream, vector,
+};
+use agent_common::abi::{self, direction, kind, probe, reason};
+use aya_ebpf::{
+    bindings::pt_regs,
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_probe_read_user},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+
+/// x86-64 system call numbers (arch/x86/entry/syscalls/syscall_64.tbl).
+mod nr {
+    pub const READ: u64 = 0;
+    pub const WRITE: u64 = 1;
+    pub const MMAP: u64 = 9;
+    pub const READV: u64 = 19;
+    pub const WRITEV: u64 = 20;
+    pub const SENDTO: u64 = 44;
+    pub const RECVFROM: u64 = 45;
+    pub const SENDMSG: u64 = 46;
+    pub const RECVMSG: u64 = 47;
+    pub const RECVMMSG: u64 = 299;
+    pub const SENDMMSG: u64 = 307;
+    pub const PREADV2: u64 = 327;
+    pub const PWRITEV2: u64 = 328;
+    pub const IO_URING_ENTER: u64 = 426;
+}
+
+/// `recv` flags that move nothing out of the stream, or not into the caller's memory.
+pub const MSG_PEEK: u64 = 0x2;
+pub const MSG_OOB: u64 = 0x1;
+pub const MSG_TRUNC: u64 = 0x20;
+pub const MSG_ERRQUEUE: u64 = 0x2000;
+
+const PROT_EXEC: u64 = 4;
+const MAP_ANONYMOUS: u64 = 0x20;
+/// `thread_info.status`
+const TS_COMPAT: u32 = 2;
+/// Messages of one recvmmsg or sendmmsg that are walked.
+const MESSAGES_MAX: u64 = 8;
+
+/// `TP_PROTO(struct pt_regs *regs, long ret)`
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
+    let regs: u64 = ctx.arg(0);
+    let ret: i64 = ctx.arg(1);
+    if ret < 0 {
+        return 0;
+    }
+    let Some(call) = read::<u64>(regs, core::mem::offset_of!(pt_regs, orig_rax) as u32) else { return 0 };
+    match call {
+        nr::READ
+        | nr::WRITE
+        | nr::READV
+        | nr::WRITEV
+        | nr::SENDTO
+        | nr::RECVFROM
+        | nr::SENDMSG
+        | nr::RECVMSG
+        | nr::RECVMMSG
+        | nr::SENDMMSG
+        | nr::PREADV2
+        | nr::PWRITEV2
+        | nr::MMAP
+        | nr::IO_URING_ENTER => {}
+        _ => return 0,
+    }
+    if !scope::holds_current() {
+        return 0;
+    }
+    // SAFETY: the tracepoint's own registers.
+    if let Ok(regs) = unsafe { bpf_probe_read_kernel(regs as *const pt_regs) } {
+        finished(call, &regs, ret as u64);
+    }
+    0
+}
+
+#[inline(always)]
+fn finished(call: u64, regs: &pt_regs, ret: u64) {
+    let sends = matches!(call, nr::WRITE | nr::WRITEV | nr::SENDTO | nr::SENDMSG | nr::SENDMMSG | nr::PWRITEV2);
+    let (of, row) = if sends { (direction::SENT, probe::SEND) } else { (direction::RECEIVED, probe::RECEIVE) };
+    if read::<u32>(current(), offset!(task_thread_status)).unwrap_or(0) & TS_COMPAT != 0 {
+        count(row, reason::COMPAT, 1);
+        return;
+    }
+    if call == nr::IO_URING_ENTER {
+        count(row, reason::IO_URING, 1);
+        return;
+    }
+    if call == nr::MMAP {
+        if regs.rdx & PROT_EXEC != 0 && regs.r10 & MAP_ANONYMOUS == 0 {
+            if let Some(file) = file(regs.r8) {
+                mapped(file);
+            }
+        }
+        return;
+    }
+    let Some(sock) = file(regs.rdi).and_then(Sock::from_file) else { return };
+    let Some(scratch) = stream::scratch(of) else { return };
+    let mut moved = ret;
+    let mut flags = 0;
+    let found = match call {
+        nr::READ | nr::WRITE => {
+            vector::buffer(scratch, regs.rsi, regs.rdx);
+            true
+        }
+        nr::SENDTO | nr::RECVFROM => {
+            flags = regs.r10;
+            vector::buffer(scratch, regs.rsi, regs.rdx);
+            true
+        }
+        nr::READV | nr::WRITEV => vector::user(scratch, regs.rsi, regs.rdx),
+        nr::PREADV2 | nr::PWRITEV2 => vector::user(scratch, regs.rsi, regs.rdx),
+        nr::SENDMSG | nr::RECVMSG => {
+            flags = regs.rdx;
+            // struct user_msghdr: msg_iov at 16, msg_iovlen at 24.
+            message(scratch, regs.rsi)
+        }
+        _ => {
+            // struct mmsghdr is 64 bytes: user_msghdr (56), msg_len.
+            flags = regs.r10;
+            messages(row, of, sock, regs.rsi, ret, flags);
+            return;
+        }
+    };
+    if flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
+        return;
+    }
+    if moved == 0 {
+        if of == direction::RECEIVED && regs.rdx != 0 {
+            stream::ended(row, sock, scratch);
+        }
+        return;
+    }
+    if !found {
+        count(row, reason::FAULT, 1);
+        scratch.walk.elements = 0;
+    }
+    if of == direction::RECEIVED && flags & MSG_TRUNC != 0 {
+        scratch.walk.elements = 0;
+    }
+    if moved > i32::MAX as u64 {
+        moved = i32::MAX as u64;
+    }
+    scratch.walk.moved = moved;
+    stream::moved(row, of, sock, scratch);
+}
+
+#[inline(always)]
+fn message(scratch: &mut crate::maps::Scratch, header: u64) -> bool {
+    // SAFETY: the helper checks the address.
+    match unsafe { bpf_probe_read_user((header + 16) as *const [u64; 2]) } {
+        Ok([base, count]) => vector::user(scratch, base, count),
+        Err(_) => false,
+    }
+}
+
+/// recvmmsg and sendmmsg: message by message, from the last place of the socket backwards is not needed, since all
+/// but the last are told apart by their `msg_len`.
+#[inline(always)]
+fn messages(row: u32, of: u8, sock: Sock, base: u64, n: u64, flags: u64) {
+    if flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
+        return;
+    }
+    if n > 1 {
+        // The socket's position is that after the last message: place the others by it is done in the agent, where
+        // the sum is a gap of known size.
+        count(row, reason::OVERSIZE, 1);
+    }
+    let last = if n > MESSAGES_MAX { MESSAGES_MAX } else { n };
+    if last == 0 {
+        return;
+    }
+    let header = base + (n - 1) * 64;
+    let Some(scratch) = stream::scratch(of) else { return };
+    // SAFETY: the helper checks the address.
+    let Ok(moved) = (unsafe { bpf_probe_read_user((header + 56) as *const u32) }) else { return };
+    if moved == 0 || !message(scratch, header) {
+        return;
+    }
+    scratch.walk.moved = moved as u64;
+    stream::moved(row, of, sock, scratch);
+}
+
+/// `current->files->fdt->fd[descriptor]`
+#[inline(always)]
+fn file(descriptor: u64) -> Option<u64> {
+    let descriptor = descriptor as u32;
+    let files: u64 = read(current(), offset!(task_files))?;
+    let table: u64 = read(files, offset!(files_fdt))?;
+    let size: u32 = read(table, offset!(fdtable_max_fds))?;
+    if descriptor >= size {
+        return None;
+    }
+    let array: u64 = read(table, offset!(fdtable_fd))?;
+    read::<u64>(array + descriptor as u64 * 8, 0).filter(|file| *file != 0)
+}
+
+/// Tells the agent of a file that was mapped as executable, once per file.
+#[inline(always)]
+pub fn mapped(file: u64) {
+    let Some(inode) = read::<u64>(file, offset!(file_inode)) else { return };
+    let Some(block) = read::<u64>(inode, offset!(inode_sb)) else { return };
+    let id = abi::File { device: read::<u32>(block, offset!(sb_dev)).unwrap_or(0) as u64, inode: inode_number(file) };
+    // SAFETY: the value is not read.
+    if unsafe { FILES.get(id) }.is_some() {
+        return;
+    }
+    count(probe::PROCESS, reason::SEEN, 1);
+    let record = abi::Mapped {
+        header: emit::header(kind::MAPPED, size_of::<abi::Mapped>()),
+        process: (bpf_get_current_pid_tgid() >> 32) as u32,
+        _pad: 0,
+        start: current_start(),
+        file: id,
+    };
+    let reported = emit::submit_value(probe::PROCESS, &record, emit::WAKE);
+    count(probe::PROCESS, if reported { reason::REPORTED } else { reason::LOST }, 1);
+    if reported {
+        // A full LRU map evicts: then the file is reported again, which costs nothing but a look.
+        let _ = FILES.insert(id, 1, 0);
+    }
+}

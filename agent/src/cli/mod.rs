@@ -1,0 +1,140 @@
+//! What a person types: arguments parsed low, made whole in each command's file.
+//!
+//! Exit codes: 0 done, 1 failed or a check did not hold, 2 wrong usage. A reader of standard output that goes away ends
+//! the program with 0.
+
+mod config;
+mod doctor;
+mod keys;
+mod outputs;
+mod run;
+mod start;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{path::PathBuf, process::ExitCode};
+use tokentrail_agent::kernel::{features::Rung, scope::Scope};
+
+/// An audit trail of API tokens for this host: which process used which token, against what, and what came of it.
+/// No token is ever kept: only its fingerprint.
+#[derive(Parser)]
+#[command(name = "tokentrail-agent", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Observe, and write events to standard output
+    Run(Box<RunArguments>),
+    /// Say what this kernel allows, and what that means for what will be seen
+    Doctor(DoctorArguments),
+    /// Print the fingerprint of a secret read from standard input, under every key
+    Fingerprint(FingerprintArguments),
+    /// Make the file with the fingerprint key, or add a key to it
+    Keygen(KeygenArguments),
+    /// Show or check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Args)]
+struct RunArguments {
+    /// What may be observed; repeat it for several. Without a scope there is no start
+    #[arg(long, value_name = "cgroup:PATH|unit:NAME|pid:N[,N...]|container:ID|host")]
+    scope: Vec<Scope>,
+    /// Key file made by `keygen`; without it a key is made for this run alone
+    #[arg(long, value_name = "FILE")]
+    fingerprint_key: Option<PathBuf>,
+    /// Configuration file (see `config show`)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Form of the events on standard output
+    #[arg(long, value_name = "FORM")]
+    output: Option<Output>,
+    /// Also write the events to this file, as NDJSON
+    #[arg(long, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+    /// File descriptor to which a line is written when the agent is ready
+    #[arg(long, value_name = "N")]
+    ready_fd: Option<i32>,
+    /// Force a socket rung (fentry or tracepoints) instead of the best that works
+    #[arg(long, value_name = "RUNG")]
+    rung: Option<Rung>,
+    /// Use OpenSSL's exported key derivation instead of its key-log point: for trying the fallback
+    #[arg(long, hide = true)]
+    only_fallback: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Output {
+    /// For people
+    Table,
+    /// One JSON object per line
+    Ndjson,
+    None,
+}
+
+#[derive(Args)]
+struct DoctorArguments {
+    /// Say what is found in this program and the libraries that it is linked with
+    #[arg(long, value_name = "PATH")]
+    program: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct FingerprintArguments {
+    /// Key file made by `keygen`
+    #[arg(long, value_name = "FILE")]
+    fingerprint_key: PathBuf,
+}
+
+#[derive(Args)]
+struct KeygenArguments {
+    /// The file: made with mode 0600, refused if others may read it
+    file: PathBuf,
+    /// Add a new key to the file; the old ones stay valid for the overlap
+    #[arg(long)]
+    rotate: bool,
+    /// Days that the old keys stay valid
+    #[arg(long, value_name = "DAYS", default_value_t = 30, requires = "rotate")]
+    overlap: u32,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print every key with its documentation and its value
+    Show {
+        /// Configuration file; without it the defaults are shown
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Check a file
+    Check { file: PathBuf },
+}
+
+impl Arguments {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Run(arguments) => run::run(*arguments),
+            Command::Doctor(arguments) => doctor::doctor(&arguments),
+            Command::Fingerprint(arguments) => keys::fingerprint(&arguments),
+            Command::Keygen(arguments) => keys::keygen(&arguments),
+            Command::Config(ConfigCommand::Show { config }) => config::show(config.as_deref()),
+            Command::Config(ConfigCommand::Check { file }) => config::check(&file),
+        }
+    }
+}
+
+/// Prints to standard output; a reader that has gone is no error.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    use std::io::Write as _;
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

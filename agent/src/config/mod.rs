@@ -1,0 +1,216 @@
+//! The configuration: a TOML file, every key documented and defaulted, unknown keys refused.
+//!
+//! Design: each section is declared once with the [`section!`] macro, which makes the struct, its defaults and
+//! the list of its keys with their documentation; `config show` prints from that list, so it cannot go stale.
+//! Values are types that refuse what is out of range while they are read, so that every complaint has a line
+//! and a column. What another file would override is left out: there is one file, and the command line.
+//!
+//! Invariant: [`Config::show`] parses back to the same configuration.
+//! Invariant: a file that others may write is not read: it decides what a privileged process observes.
+
+mod file;
+mod section;
+#[cfg(test)]
+mod tests;
+mod value;
+
+pub use file::{Error, load, parse, refuse_writable_by_others};
+pub use section::{Key, Section};
+pub use value::{PowerOfTwo, Ranged};
+
+use section::section;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The whole configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub agent: Agent,
+    pub capture: Capture,
+    pub limits: Limits,
+    pub credential: Credential,
+    pub identity: Identity,
+    pub stdout: Stdout,
+    pub file: File,
+}
+
+section! {
+    /// What the agent observes, and the key of its fingerprints.
+    pub struct Agent {
+        /// What may be observed, as with --scope: "cgroup:PATH", "unit:NAME", "pid:N", "container:ID" or "host".
+        /// The command line's --scope replaces it. Without either the agent does not start.
+        pub scope: Vec<String> = Vec::new(),
+        /// File with the fingerprint key (made by `tokentrail-agent keygen`). Without it a key is made for the run,
+        /// and the fingerprints join with nothing.
+        pub fingerprint_key: Option<PathBuf> = None,
+        /// Seconds between two reports of the agent's counters (audit and loss events).
+        pub report_seconds: Ranged<1, 86_400> = Ranged::new(60),
+    }
+}
+
+section! {
+    /// What the probes copy.
+    pub struct Capture {
+        /// Kernel hooks for sockets: "auto" (the best that this kernel takes), "fentry" or "raw_tracepoint".
+        pub hook: Hook = Hook::Auto,
+        /// Size of the ring buffer between kernel and agent, in bytes: a power of two.
+        pub ring_bytes: PowerOfTwo<65_536, 1_073_741_824> = PowerOfTwo::new(16 * 1024 * 1024),
+        /// Bytes copied of a connection after each change of its direction: heads and the begin of bodies.
+        pub turn_bytes: Ranged<1_024, 1_048_576> = Ranged::new(16 * 1024),
+        /// Bytes copied of one connection per second at most; what is over is counted as lost.
+        pub budget_bytes: Ranged<16_384, 1_073_741_824> = Ranged::new(4 * 1024 * 1024),
+    }
+}
+
+section! {
+    /// Bounds of the agent's memory and patience. What they push out is counted.
+    pub struct Limits {
+        /// Connections followed at the same time.
+        pub connections: Ranged<16, 4_194_304> = Ranged::new(65_536),
+        /// Bytes kept of one connection while they wait for their order or for a TLS secret.
+        pub connection_bytes: Ranged<65_536, 268_435_456> = Ranged::new(1024 * 1024),
+        /// Bytes kept of all connections together.
+        pub total_bytes: Ranged<1_048_576, 17_179_869_184> = Ranged::new(128 * 1024 * 1024),
+        /// Largest head of a request or response that is read, in bytes.
+        pub head_bytes: Ranged<1_024, 1_048_576> = Ranged::new(64 * 1024),
+        /// Bytes of a body that are looked at for credentials in forms.
+        pub body_bytes: Ranged<0, 1_048_576> = Ranged::new(16 * 1024),
+        /// Milliseconds that a TLS record waits for its secret, and a secret for its record.
+        pub secret_wait_ms: Ranged<10, 600_000> = Ranged::new(5_000),
+        /// Milliseconds that bytes wait for earlier bytes of their connection.
+        pub order_wait_ms: Ranged<1, 60_000> = Ranged::new(200),
+        /// Seconds that a request waits for its response before its event is sent without one.
+        pub response_wait_seconds: Ranged<1, 86_400> = Ranged::new(120),
+        /// Events waiting for the outputs.
+        pub queued_events: Ranged<16, 16_777_216> = Ranged::new(16_384),
+    }
+}
+
+section! {
+    /// Which credentials are looked for, beyond those that are known.
+    pub struct Credential {
+        /// Names of further request headers that hold credentials.
+        pub extra_headers: Vec<String> = Vec::new(),
+        /// Names of cookies that hold credentials.
+        pub cookies: Vec<String> = Vec::new(),
+        /// Fingerprint every password of Basic authentication, and not only those that look like tokens. A weak
+        /// password can be guessed from its fingerprint by whoever holds the key.
+        pub basic_passwords: bool = false,
+        /// Fingerprint short API keys too. The same holds for them.
+        pub short_keys: bool = false,
+    }
+}
+
+section! {
+    /// What is found out about processes.
+    pub struct Identity {
+        /// Add the SHA-256 of executables.
+        pub hash_executables: bool = true,
+        /// Executables larger than this are not hashed, in bytes.
+        pub hash_file_bytes: Ranged<1, 68_719_476_736> = Ranged::new(512 * 1024 * 1024),
+        /// Milliseconds that an event waits for its executable's hash.
+        pub hash_wait_ms: Ranged<0, 10_000> = Ranged::new(200),
+        /// Processes kept in memory.
+        pub processes: Ranged<64, 4_194_304> = Ranged::new(65_536),
+        /// Seconds that an ended process is kept.
+        pub ended_seconds: Ranged<1, 3_600> = Ranged::new(60),
+    }
+}
+
+section! {
+    /// Events on standard output.
+    pub struct Stdout {
+        /// "table" for people, "ndjson" for programs, "none" for neither. The command line's --output replaces it.
+        pub format: Format = Format::Table,
+    }
+}
+
+section! {
+    /// Events in a file, as NDJSON.
+    pub struct File {
+        /// Where to write; nothing is written without it. Its folder must not be writable by others.
+        pub path: Option<PathBuf> = None,
+        /// A file that would grow larger than this is rotated, in bytes.
+        pub rotate_bytes: Ranged<4_096, 1_099_511_627_776> = Ranged::new(128 * 1024 * 1024),
+        /// Rotated files kept, as PATH.1 (the newest), PATH.2, ...
+        pub keep: Ranged<0, 10_000> = Ranged::new(8),
+        /// When written events are forced to the disk: "rotation" (and at the end), "second" or "event".
+        pub sync: Sync = Sync::Rotation,
+        /// Bytes of events kept in memory while the file cannot be written; what is over is counted as lost.
+        pub retry_bytes: Ranged<0, 1_073_741_824> = Ranged::new(8 * 1024 * 1024),
+    }
+}
+
+/// Which kernel hooks to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    Auto,
+    Fentry,
+    RawTracepoint,
+}
+
+/// Form of the events on standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    Table,
+    Ndjson,
+    None,
+}
+
+/// When written events are forced to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sync {
+    Rotation,
+    Second,
+    Event,
+}
+
+impl Config {
+    /// Every section by its name, in the order in which they are shown.
+    #[must_use]
+    pub fn sections(&self) -> [(&'static str, &dyn Section); 7] {
+        [
+            ("agent", &self.agent),
+            ("capture", &self.capture),
+            ("limits", &self.limits),
+            ("credential", &self.credential),
+            ("identity", &self.identity),
+            ("stdout", &self.stdout),
+            ("file", &self.file),
+        ]
+    }
+
+    /// Every key with its documentation and its effective value, as TOML that parses back to the same.
+    #[must_use]
+    pub fn show(&self) -> String {
+        let mut out = String::new();
+        for (name, section) in self.sections() {
+            if !out.is_empty() {
+                out.push('\n');
+            }
+            comment(&mut out, section.doc());
+            out.push_str(&format!("[{name}]\n"));
+            for key in section.keys() {
+                comment(&mut out, key.doc);
+                match key.value {
+                    Some(value) => out.push_str(&format!("{} = {value}\n", key.name)),
+                    None => out.push_str(&format!("# {} is not set.\n", key.name)),
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Documentation lines come with the space that follows `///`.
+fn comment(out: &mut String, lines: &[&str]) {
+    for line in lines {
+        out.push('#');
+        out.push_str(line);
+        out.push('\n');
+    }
+}

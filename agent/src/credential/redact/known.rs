@@ -1,0 +1,70 @@
+//! Is this value, or a part of it, a secret?
+//!
+//! Invariant: yes, when in doubt.
+
+use super::super::find::{Finds, SEARCH_MIN};
+use super::super::{provider, text};
+
+/// Longer values are not searched: they are not recorded at all.
+const LEN_MAX: usize = 512;
+/// A part of a secret of so many bytes is as good as secret.
+const PART_MIN: usize = 10;
+
+/// The secrets that are known while one exchange is recorded.
+pub(in crate::credential) struct Known<'a> {
+    finds: Option<&'a Finds<'a>>,
+}
+
+impl<'a> Known<'a> {
+    pub(in crate::credential) fn new(finds: &'a Finds<'a>) -> Self {
+        Self { finds: Some(finds) }
+    }
+
+    /// Where there is no exchange (command lines): only forms can tell.
+    pub(in crate::credential) fn nothing() -> Self {
+        Self { finds: None }
+    }
+
+    /// Does the value, as it stands or percent-decoded once or twice, hold a secret?
+    pub(in crate::credential) fn secret(&self, value: &[u8]) -> bool {
+        if value.len() > LEN_MAX || self.holds(value) {
+            return true;
+        }
+        if !value.contains(&b'%') {
+            return false;
+        }
+        let once = text::percent(value);
+        self.holds(&once) || (once.contains(&b'%') && self.holds(&text::percent(&once)))
+    }
+
+    fn holds(&self, value: &[u8]) -> bool {
+        provider::credential_shaped(value) || self.known(value)
+    }
+
+    /// Is a secret of this exchange in the value, or the value in one?
+    pub(in crate::credential) fn known(&self, value: &[u8]) -> bool {
+        let Some(finds) = self.finds else {
+            return false;
+        };
+        finds.overflowed()
+            || finds.secrets().any(|secret| {
+                secret == value
+                    || (secret.len() >= SEARCH_MIN && text::contains(value, secret))
+                    || (value.len() >= PART_MIN && text::contains(secret, value))
+            })
+    }
+
+    /// Nothing that rests on knowing every secret may be recorded: more was found than is looked at.
+    pub(in crate::credential) fn everything(&self) -> bool {
+        self.finds.is_some_and(Finds::overflowed)
+    }
+
+    /// Is a secret that holds a slash spread over this path's segments?
+    pub(in crate::credential) fn spread(&self, path: &[u8]) -> bool {
+        self.finds.is_some_and(|finds| {
+            finds.secrets().any(|secret| {
+                secret.len() >= SEARCH_MIN && secret.contains(&b'/') && text::contains(path, secret)
+            })
+        })
+    }
+}

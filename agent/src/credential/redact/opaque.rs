@@ -1,0 +1,204 @@
+//! Does a text read like words, numbers and ids, or like something random?
+//!
+//! A text is split where letters and digits end. A part counts with its whole length if it is none of: a number; one
+//! or a few words, also in camel case; a word with a number on one side (`v2`, `sha256`). The sum is the text's
+//! weight: 0 for `resource-groups`, 10 for `api-7d9f8b6c4d`, 32 for an MD5. UUIDs and SHA-1 sums (git) count
+//! nothing: APIs put them into paths as ids everywhere.
+//!
+//! This cannot tell a random lower-case word from a real one: a secret of 15 lower-case letters in an unknown slot
+//! weighs nothing. No shape could tell it either.
+//!
+//! Invariant: linear; longer than [`LEN_MAX`] weighs its length unread.
+
+/// Longer texts are no words.
+const LEN_MAX: usize = 512;
+/// A longer number is no id.
+const NUMBER_MAX: usize = 20;
+/// A longer run of letters of one case is no word.
+const WORD_MAX: usize = 20;
+/// A word with a number at one side is no longer than this.
+const NUMBERED_MAX: usize = 12;
+/// More consonants in a row are in no word.
+const CONSONANTS_MAX: usize = 5;
+
+/// How many bytes do not read like words or ordinary ids.
+pub(in crate::credential) fn weight(text: &[u8]) -> usize {
+    if is_uuid(text) || is_sha1(text) {
+        0
+    } else {
+        raw_weight(text)
+    }
+}
+
+/// The same, without the exception for UUIDs and SHA-1 sums.
+pub(in crate::credential) fn raw_weight(text: &[u8]) -> usize {
+    if text.len() > LEN_MAX {
+        return text.len();
+    }
+    if !text.is_ascii() {
+        // Names in other scripts are fine, binary is not.
+        return match std::str::from_utf8(text) {
+            Ok(text) if text.chars().all(|character| !character.is_control()) => {
+                let ascii: Vec<u8> = text
+                    .bytes()
+                    .map(|byte| if byte.is_ascii() { byte } else { b'-' })
+                    .collect();
+                raw_weight(&ascii)
+            }
+            _ => text.len(),
+        };
+    }
+    let parts = text.split(|byte| !byte.is_ascii_alphanumeric());
+    parts
+        .filter(|part| !reads_like_words(part))
+        .map(<[u8]>::len)
+        .sum()
+}
+
+/// 8-4-4-4-12 hexadecimal digits.
+pub(in crate::credential) fn is_uuid(text: &[u8]) -> bool {
+    text.len() == 36
+        && text.iter().enumerate().all(|(place, byte)| match place {
+            8 | 13 | 18 | 23 => *byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+fn is_sha1(text: &[u8]) -> bool {
+    text.len() == 40
+        && text
+            .iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn reads_like_words(part: &[u8]) -> bool {
+    let letters = part
+        .iter()
+        .filter(|byte| byte.is_ascii_alphabetic())
+        .count();
+    if letters == 0 {
+        return part.len() <= NUMBER_MAX;
+    }
+    if letters == part.len() {
+        return reads_like_letters(part);
+    }
+    let changes = part
+        .windows(2)
+        .filter(|pair| pair[0].is_ascii_digit() != pair[1].is_ascii_digit());
+    changes.count() == 1 && part.len() <= NUMBERED_MAX
+}
+
+/// Letters only: real words have vowels, and camel case has words of more than two letters.
+fn reads_like_letters(part: &[u8]) -> bool {
+    if part.len() <= 3 {
+        return true;
+    }
+    let mut consonants = 0;
+    for byte in part {
+        let vowel = matches!(
+            byte.to_ascii_lowercase(),
+            b'a' | b'e' | b'i' | b'o' | b'u' | b'y'
+        );
+        consonants = if vowel { 0 } else { consonants + 1 };
+        if consonants > CONSONANTS_MAX {
+            return false;
+        }
+    }
+    let (mut words, mut stubs, mut start) = (0, 0, 0);
+    for end in 1..=part.len() {
+        let begins = end < part.len() && {
+            let next_is_lower = part.get(end + 1).is_some_and(u8::is_ascii_lowercase);
+            part[end].is_ascii_uppercase() && (part[end - 1].is_ascii_lowercase() || next_is_lower)
+        };
+        if end == part.len() || begins {
+            words += 1;
+            stubs += usize::from(end - start <= 2);
+            if end - start > WORD_MAX {
+                return false;
+            }
+            start = end;
+        }
+    }
+    words <= 2 || stubs * 3 < words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_ids_weigh_nothing() {
+        for text in [
+            "",
+            "users",
+            "v2",
+            "v1beta1",
+            "resource-groups",
+            "Microsoft.Compute",
+            "getUserByEmailAddress",
+            "2026-10-05",
+            "index.html",
+            "oauth2",
+            "sha256",
+            "HTTPServer",
+            "chat.postMessage",
+            "repos",
+            "1234567890123",
+            "internationalization",
+            "550e8400-e29b-41d4-a716-446655440000",
+            "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+            "my_long-article.title-part-2",
+            "système",
+            "公司",
+        ] {
+            assert_eq!(
+                weight(text.as_bytes()),
+                usize::from(text == "v1beta1") * 7,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn random_texts_weigh_their_length() {
+        for (text, at_least) in [
+            ("d41d8cd98f00b204e9800998ecf8427e", 32),
+            ("aB3dE6gH9jK2mN5pQ8sT", 20),
+            ("QWxhZGRpbjpvcGVuIHNlc2FtZQ", 20),
+            ("qrTbxKdLmWzPcVnHgFjS", 20),
+            ("abcdefghijklmnopqrstuvwxyz", 26),
+            ("xkcdqwrtzpsd", 12),
+            ("AAAA1-BBB2B-CC3CC", 5),
+            ("000000000000000000000", 21),
+        ] {
+            assert!(
+                weight(text.as_bytes()) >= at_least,
+                "{text} {}",
+                weight(text.as_bytes())
+            );
+        }
+        assert_eq!(weight(b"api-7d9f8b6c4d-x2x9z"), 15);
+        assert_eq!(weight(&[0xff; 20]), 20);
+        assert_eq!(weight(&[b'a'; 600]), 600);
+    }
+
+    /// How much of random texts goes unnoticed: the rule's known limit, measured.
+    #[test]
+    fn few_random_texts_of_20_characters_pass() {
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut passed = 0;
+        for _ in 0..10_000 {
+            let text: Vec<u8> = (0..20)
+                .map(|_| {
+                    state = state
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1_442_695_040_888_963_407);
+                    alphabet[(state >> 33) as usize % alphabet.len()]
+                })
+                .collect();
+            passed += usize::from(weight(&text) < 16);
+        }
+        assert!(passed < 100, "{passed} of 10000");
+    }
+}

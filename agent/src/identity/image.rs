@@ -1,0 +1,140 @@
+//! A program that a process runs, from one exec to the next.
+
+use super::executable::{Finder, Found, Request, Slot};
+use super::procfs::ProcFs;
+use super::table::Redact;
+use crate::flow::Nanos;
+use crate::kernel::record::{Arguments, FileId, ProcessKey};
+use agent_common::event::{Ancestor, Executable, Hash, HashAbsent, ProcessCreation, Time};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(in crate::identity) struct Image {
+    /// Boot time of the exec; 0 for what `/proc` showed.
+    pub(in crate::identity) since: Nanos,
+    filename: Option<String>,
+    /// The file that the kernel opened; absent if nothing says so.
+    file: Option<FileId>,
+    slot: Arc<Slot>,
+    /// Redacted.
+    pub(in crate::identity) arguments: Option<Vec<String>>,
+    pub(in crate::identity) arguments_truncated: bool,
+}
+
+impl Image {
+    /// From an exec record.
+    pub(in crate::identity) fn executed(
+        since: Nanos,
+        filename: &str,
+        file: FileId,
+        arguments: &Arguments,
+        redact: Redact,
+    ) -> Self {
+        // Zeroes mean that the probe could not read them.
+        let file = (file.inode != 0).then_some(file);
+        Self {
+            since,
+            filename: (!filename.is_empty()).then(|| filename.to_owned()),
+            file,
+            slot: Arc::default(),
+            arguments: Some(redact(&arguments.bytes, arguments.truncated)),
+            arguments_truncated: arguments.truncated,
+        }
+    }
+
+    /// From `/proc`. `None` for a kernel thread, or if the process is gone.
+    pub(in crate::identity) fn running(pid: u32, proc: &ProcFs, redact: Redact) -> Option<Self> {
+        let link = proc.path(pid, "exe");
+        let path = std::fs::read_link(&link).ok()?;
+        let metadata = std::fs::metadata(&link).ok()?;
+        let (path, deleted) = super::executable::displayed(&path, &metadata);
+        let arguments = proc.arguments(pid);
+        Some(Self {
+            since: 0,
+            filename: None,
+            file: Some(super::device::file_id(&metadata)),
+            slot: Arc::new(Slot::with(Found {
+                path: Some(path),
+                deleted,
+                user_namespace: proc.namespace(pid, "user"),
+                digest: None,
+            })),
+            arguments_truncated: arguments
+                .as_ref()
+                .is_some_and(|arguments| arguments.truncated),
+            arguments: arguments.map(|arguments| redact(&arguments.bytes, arguments.truncated)),
+        })
+    }
+
+    /// Whether the process with this pid still runs this file, as far as can be seen.
+    pub(in crate::identity) fn still_runs(&self, pid: u32, proc: &ProcFs) -> bool {
+        let now = std::fs::metadata(proc.path(pid, "exe"));
+        now.map_or(true, |now| Some(super::device::file_id(&now)) == self.file)
+    }
+
+    /// Has the file found and hashed, unless that was asked before.
+    pub(in crate::identity) fn request(&self, finder: &Finder, pid: u32, parent: Option<u32>) {
+        if let Some(file) = self.file {
+            finder.request(&self.slot, || Request {
+                pid,
+                parent,
+                filename: self.filename.clone(),
+                file,
+            });
+        }
+    }
+
+    /// What is known of the file, waiting at most until `limit` after it was asked for; the user namespace; and
+    /// whether this is settled.
+    pub(in crate::identity) fn executable(
+        &self,
+        limit: Duration,
+    ) -> (Executable, Option<u32>, bool) {
+        let found = self.slot.wait(limit);
+        let absent = match (&found.digest, self.file) {
+            (Some(Ok(_)), _) => None,
+            (Some(Err(absent)), _) => Some(*absent),
+            (None, Some(_)) => Some(HashAbsent::Pending),
+            (None, None) => Some(HashAbsent::Unknown),
+        };
+        let executable = Executable {
+            path: found.path.or_else(|| self.filename.clone()),
+            deleted: found.deleted,
+            hash: found
+                .digest
+                .and_then(Result::ok)
+                .map(|sha256| Hash { sha256 }),
+            hash_absent: absent,
+        };
+        let settled = absent != Some(HashAbsent::Pending);
+        (executable, found.user_namespace, settled)
+    }
+}
+
+/// A process in another one's line, with the program that it ran when it forked the next.
+#[derive(Clone)]
+pub(in crate::identity) struct Forebear {
+    pub(in crate::identity) key: ProcessKey,
+    pub(in crate::identity) image: Option<Arc<Image>>,
+}
+
+impl Forebear {
+    pub(in crate::identity) fn ancestor(&self, created: Time) -> Ancestor {
+        let executable = self
+            .image
+            .as_ref()
+            .map_or_else(Executable::default, |image| {
+                let (found, _, _) = image.executable(Duration::ZERO);
+                Executable {
+                    path: found.path,
+                    deleted: found.deleted,
+                    ..Executable::default()
+                }
+            });
+        Ancestor {
+            pid: self.key.pid,
+            creation: ProcessCreation { time: created },
+            executable,
+        }
+    }
+}

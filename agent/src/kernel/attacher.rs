@@ -1,0 +1,290 @@
+//! The thread that looks for key-log points and attaches to them: at start in the usual library folders and in the
+//! running processes of the scope, then whenever a process in scope maps a file that was not looked at.
+//!
+//! Invariant: each file is looked at once; attaching never waits for the pipeline, nor the pipeline for it.
+
+use super::{
+    decode,
+    keylog::{Finder, Found, Point, PointKind, discover},
+    points::{Attached, Mapped, Points, State},
+    probes::Probes,
+    record::{FileId, PointId, ProcessKey},
+};
+use agent_common::abi;
+use aya::programs::uprobe::UProbeLinkId;
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+};
+use tracing::{debug, info, warn};
+
+/// Requests that may wait. A full queue forgets the file, so that its next mapping asks again.
+const QUEUE: usize = 4_096;
+/// Files whose findings are kept in memory.
+const FILES: usize = 65_536;
+
+pub enum Request {
+    /// Look at the files that this process has mapped. `file` is what the probe reported, if one did.
+    Process { process: ProcessKey, file: Option<abi::File> },
+    /// This point did not prove itself.
+    Drop(PointId),
+    Stop,
+}
+
+/// Whether the fallback `EVP_KDF_derive` is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// Where an OpenSSL 3 has no key-log point that could be found.
+    WhenNeeded,
+    /// Always, and no key-log point of OpenSSL: to try it.
+    Only,
+}
+
+/// Handle of the thread.
+pub struct Attacher {
+    requests: SyncSender<Request>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Worker {
+    probes: Arc<Mutex<Probes>>,
+    finder: Finder,
+    points: Points,
+    fallback: Fallback,
+    /// What a file turned out to hold.
+    known: HashMap<FileId, Vec<Mapped>>,
+    links: HashMap<PointId, UProbeLinkId>,
+    /// `libcrypto`s that were seen, for when the fallback is needed.
+    fallbacks: Vec<(PathBuf, Point)>,
+    fallback_wanted: bool,
+}
+
+impl Attacher {
+    /// Looks through the usual folders and `processes` before it returns, then starts the thread.
+    pub fn start(
+        probes: Arc<Mutex<Probes>>,
+        finder: Finder,
+        points: Points,
+        fallback: Fallback,
+        processes: &[ProcessKey],
+    ) -> std::io::Result<Self> {
+        let mut worker = Worker {
+            probes,
+            finder,
+            points,
+            fallback,
+            known: HashMap::new(),
+            links: HashMap::new(),
+            fallbacks: Vec::new(),
+            fallback_wanted: false,
+        };
+        for path in discover::usual_libraries() {
+            worker.library(&path);
+        }
+        for process in processes {
+            worker.process(*process);
+        }
+        worker.save();
+        let (requests, receiver) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new().name("attacher".into()).spawn(move || worker.run(&receiver))?;
+        Ok(Self { requests, thread: Some(thread) })
+    }
+
+    /// False if the queue is full.
+    pub fn ask(&self, request: Request) -> bool {
+        !matches!(self.requests.try_send(request), Err(TrySendError::Full(_)))
+    }
+}
+
+impl Drop for Attacher {
+    fn drop(&mut self) {
+        // The thread takes from the queue until it sees this, or has ended already.
+        let _ = self.requests.send(Request::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic there was printed by its hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Worker {
+    fn run(mut self, requests: &Receiver<Request>) {
+        while let Ok(request) = requests.recv() {
+            match request {
+                Request::Process { process, file } => {
+                    let looked = self.process(process);
+                    if let (false, Some(file)) = (looked, file) {
+                        self.lock(|probes| probes.forget_file(file));
+                    }
+                }
+                Request::Drop(point) => self.drop_point(point),
+                Request::Stop => break,
+            }
+        }
+        self.save();
+    }
+
+    fn lock<R>(&self, f: impl FnOnce(&mut Probes) -> R) -> R {
+        f(&mut self.probes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn save(&mut self) {
+        if let Err(problem) = self.finder.cache_mut().save() {
+            debug!(%problem, "the findings were not cached");
+        }
+    }
+
+    /// Looks at what a process has mapped; false if it is gone.
+    fn process(&mut self, process: ProcessKey) -> bool {
+        let mappings = match discover::files_of_process(process.pid) {
+            Ok(mappings) => mappings,
+            Err(error) => {
+                debug!(%error, "mappings were not looked at");
+                return false;
+            }
+        };
+        for mapping in mappings {
+            if !self.known.contains_key(&mapping.id) {
+                let file = match mapping.open() {
+                    Ok(file) => file,
+                    Err(error) => {
+                        debug!(%error, "a mapped file was not looked at");
+                        continue;
+                    }
+                };
+                let attach_path = file.attach_path();
+                let found = self.file(&mapping.path, &file.file, &attach_path);
+                self.remember(mapping.id, found);
+            }
+            for mapped in self.known.get(&mapping.id).into_iter().flatten() {
+                self.points.map(process, mapped.clone());
+            }
+        }
+        true
+    }
+
+    fn library(&mut self, path: &Path) {
+        let file = match discover::open_regular(path) {
+            Ok(file) => file,
+            Err(error) => {
+                debug!(path = %path.display(), %error, "a library was not looked at");
+                return;
+            }
+        };
+        use std::os::unix::fs::MetadataExt as _;
+        let Ok(metadata) = file.metadata() else { return };
+        let id = FileId { device: metadata.dev(), inode: metadata.ino() };
+        if self.known.contains_key(&id) {
+            return;
+        }
+        let found = self.file(path, &file, path);
+        self.remember(id, found);
+    }
+
+    fn remember(&mut self, id: FileId, found: Vec<Mapped>) {
+        if self.known.len() >= FILES {
+            self.known.clear();
+        }
+        self.known.insert(id, found);
+    }
+
+    /// Searches one file and attaches to what is found.
+    fn file(&mut self, path: &Path, file: &File, attach_path: &Path) -> Vec<Mapped> {
+        let found = match self.finder.look_at_file(file) {
+            Ok(found) => found,
+            Err(error) => {
+                debug!(path = %path.display(), %error, "not searched");
+                return Vec::new();
+            }
+        };
+        let mut mapped: Vec<Mapped> = found
+            .unread
+            .iter()
+            .map(|unread| Mapped { library: unread.library, path: path.into(), attached: None })
+            .collect();
+        for point in self.wanted(path, &found) {
+            match self.attach(path, attach_path, &point) {
+                Some(since) => {
+                    mapped.retain(|known| known.library != point.library);
+                    mapped.push(Mapped { library: point.library, path: path.into(), attached: Some(since) });
+                }
+                None => mapped.push(Mapped { library: point.library, path: path.into(), attached: None }),
+            }
+        }
+        mapped
+    }
+
+    fn wanted(&mut self, path: &Path, found: &Found) -> Vec<Point> {
+        let mut wanted: Vec<Point> = found.key_log_points().cloned().collect();
+        if self.fallback == Fallback::Only {
+            wanted.retain(|point| point.library.name() != "openssl");
+            self.fallback_wanted = true;
+        }
+        if let Some(point) = found.fallback() {
+            if self.fallback_wanted {
+                wanted.push(point.clone());
+            } else {
+                self.fallbacks.push((path.to_owned(), point.clone()));
+            }
+        }
+        if found.wants_fallback() && !self.fallback_wanted {
+            self.fallback_wanted = true;
+            for (path, point) in std::mem::take(&mut self.fallbacks) {
+                self.attach(&path, &path, &point);
+            }
+        }
+        wanted
+    }
+
+    fn attach(&mut self, path: &Path, attach_path: &Path, point: &Point) -> Option<u64> {
+        let attached = self.lock(|probes| probes.attach_point(attach_path, point.kind, point.file_offset));
+        let (id, link) = match attached {
+            Ok(attached) => attached,
+            Err(error) => {
+                warn!(path = %path.display(), %error, "a key-log point could not be attached");
+                return None;
+            }
+        };
+        let since = decode::now();
+        self.links.insert(id, link);
+        self.points.add(Attached {
+            path: path.into(),
+            library: point.library,
+            version: point.version.clone(),
+            kind: point.kind,
+            file_offset: point.file_offset,
+            state: State::Candidate,
+            since,
+        });
+        info!(
+            path = %path.display(),
+            library = point.library.name(),
+            offset = format_args!("{:#x}", point.file_offset),
+            fallback = point.kind == PointKind::KdfDerive,
+            votes = point.how.votes(),
+            "key-log point attached"
+        );
+        Some(since)
+    }
+
+    fn drop_point(&mut self, id: PointId) {
+        let Some(link) = self.links.remove(&id) else { return };
+        if let Err(error) = self.lock(|probes| probes.detach_point(id, link)) {
+            warn!(%error, "a key-log point could not be detached");
+        }
+        self.points.set_state(id, State::Dropped);
+        if let Some(point) = self.points.get(id) {
+            warn!(
+                path = %point.path.display(),
+                library = point.library.name(),
+                "key-log point dropped: its secrets opened no record"
+            );
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Ring records to plain values.
+//!
+//! Invariant: a record that is too short, of another ABI version or of an unknown kind is counted, never guessed at.
+#![expect(unsafe_code, reason = "ring records are read as the `repr(C)` types that the probes wrote")]
+
+use super::record::{
+    Arguments, Caller, Chunk, Closed, ConnectionKey, Endpoints, FileId, PointId, ProcessKey, ProcessRecord, Record,
+    SecretRecord,
+};
+use crate::flow::{Direction, Nanos, Payload};
+use agent_common::abi;
+use lru::LruCache;
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZeroUsize,
+};
+
+/// Paths of Unix sockets that are remembered; beyond it the least recently used is forgotten.
+const UNIX_PATHS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+
+/// A ring record that the kernel side itself acts on.
+pub enum Decoded {
+    Record(Record),
+    /// A cgroup was made: its id and path from the root of its hierarchy.
+    Cgroup { id: u64, path: String },
+    /// A process in scope mapped an executable file.
+    Mapped { process: ProcessKey, file: abi::File },
+    /// Consumed here.
+    Nothing,
+}
+
+/// Decodes records and remembers Unix socket paths between them.
+pub struct Decoder {
+    paths: LruCache<ConnectionKey, String>,
+    /// Records that could not be decoded.
+    pub undecoded: u64,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self { paths: LruCache::new(UNIX_PATHS), undecoded: 0 }
+    }
+}
+
+impl Decoder {
+    pub fn decode(&mut self, bytes: &[u8]) -> Decoded {
+        self.try_decode(bytes).unwrap_or_else(|| {
+            self.undecoded += 1;
+            Decoded::Nothing
+        })
+    }
+
+    fn try_decode(&mut self, bytes: &[u8]) -> Option<Decoded> {
+        let header: abi::Header = prefix(bytes)?;
+        if header.version != abi::VERSION || header.len as usize > bytes.len() {
+            return None;
+        }
+        let time = header.time;
+        Some(match header.kind {
+            abi::kind::SOCKET => Decoded::Record(Record::Chunk(self.chunk(bytes)?)),
+            abi::kind::CLOSED => {
+                let record: abi::Closed = prefix(bytes)?;
+                let connection = ConnectionKey { sock: record.sock, inode: record.inode };
+                self.paths.pop(&connection);
+                Decoded::Record(Record::Closed(Closed { time, connection }))
+            }
+            abi::kind::SECRET => Decoded::Record(Record::Secret(secret(bytes)?)),
+            abi::kind::EXEC => Decoded::Record(Record::Process(exec(bytes)?)),
+            abi::kind::FORK => {
+                let record: abi::Fork = prefix(bytes)?;
+                Decoded::Record(Record::Process(ProcessRecord::Fork {
+                    time,
+                    child: ProcessKey { pid: record.child, start: record.child_start },
+                    parent: ProcessKey { pid: record.parent, start: record.parent_start },
+                    cgroup: record.cgroup,
+                }))
+            }
+            abi::kind::EXIT => {
+                let record: abi::Exit = prefix(bytes)?;
+                let process = ProcessKey { pid: record.process, start: record.start };
+                Decoded::Record(Record::Process(ProcessRecord::Exit { time, process }))
+            }
+            abi::kind::UNIX_PATH => {
+                let record: abi::UnixPath = prefix(bytes)?;
+                let path = record.path.get(..record.len as usize)?;
+                let connection = ConnectionKey { sock: record.sock, inode: record.inode };
+                self.paths.put(connection, unix_path(path));
+                Decoded::Nothing
+            }
+            abi::kind::CGROUP => {
+                let record: abi::Cgroup = prefix(bytes)?;
+                Decoded::Cgroup { id: record.id, path: until_nul(&record.path) }
+            }
+            abi::kind::MAPPED => {
+                let record: abi::Mapped = prefix(bytes)?;
+                let process = ProcessKey { pid: record.process, start: record.start };
+                Decoded::Mapped { process, file: record.file }
+            }
+            _ => return None,
+        })
+    }
+
+    fn chunk(&mut self, bytes: &[u8]) -> Option<Chunk> {
+        let record: abi::Socket = prefix(bytes)?;
+        let from = size_of::<abi::Socket>();
+        let payload = bytes.get(from..from + record.copied as usize)?;
+        let connection = ConnectionKey { sock: record.sock, inode: record.inode };
+        let endpoints = match record.family {
+            abi::family::INET | abi::family::INET6 => Endpoints::Tcp {
+                local: SocketAddr::new(address(record.family, &record.local), record.local_port),
+                peer: SocketAddr::new(address(record.family, &record.peer), record.peer_port),
+            },
+            abi::family::UNIX => Endpoints::Unix {
+                path: self.paths.get(&connection).cloned(),
+                peer_inode: record.peer_inode,
+            },
+            _ => return None,
+        };
+        Some(Chunk {
+            time: record.header.time,
+            connection,
+            endpoints,
+            caller: caller(&record.task),
+            direction: match record.direction {
+                abi::direction::SENT => Direction::Sent,
+                abi::direction::RECEIVED => Direction::Received,
+                _ => return None,
+            },
+            offset: record.offset,
+            skipped: record.skipped,
+            bytes: Payload::copy_from(payload),
+            sequence: record.sequence,
+            from_start: record.flags & abi::flag::FROM_START != 0,
+            end: record.flags & abi::flag::END != 0,
+        })
+    }
+}
+
+fn secret(bytes: &[u8]) -> Option<SecretRecord> {
+    let record: abi::Secret = prefix(bytes)?;
+    Some(SecretRecord {
+        time: record.header.time,
+        caller: caller(&record.task),
+        point: PointId(record.point),
+        label: until_nul(&record.label),
+        secret: Payload::copy_from(record.secret.get(..record.len as usize)?),
+        client_random: None,
+    })
+}
+
+fn exec(bytes: &[u8]) -> Option<ProcessRecord> {
+    let record: abi::Exec = prefix(bytes)?;
+    let strings = bytes.get(size_of::<abi::Exec>()..)?;
+    let (filename, arguments) = strings.split_at_checked(record.filename_len as usize)?;
+    Some(ProcessRecord::Exec {
+        time: record.header.time,
+        caller: caller(&record.task),
+        parent: ProcessKey { pid: record.parent, start: record.parent_start },
+        filename: until_nul(filename),
+        executable: file_id(record.device, record.inode),
+        arguments: Arguments {
+            bytes: zeroize::Zeroizing::new(arguments.get(..record.arguments_len as usize)?.to_vec()),
+            truncated: record.arguments_cut != 0,
+        },
+    })
+}
+
+/// `super_block.s_dev` (12 bit major, 20 bit minor) as `stat` shows it (`new_encode_dev`).
+pub fn file_id(device: u64, inode: u64) -> FileId {
+    let (major, minor) = (device >> 20, device & 0xf_ffff);
+    FileId { device: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12), inode }
+}
+
+fn caller(task: &abi::Task) -> Caller {
+    Caller {
+        process: ProcessKey { pid: task.process, start: task.start },
+        thread: task.thread,
+        uid: task.uid,
+        gid: task.gid,
+        cgroup: task.cgroup,
+        network_namespace: task.network_namespace,
+        comm: until_nul(&task.comm),
+    }
+}
+
+fn address(family: u16, bytes: &[u8; 16]) -> IpAddr {
+    if family == abi::family::INET {
+        return Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]).into();
+    }
+    let address = Ipv6Addr::from(*bytes);
+    // An IPv4 peer of a dual-stack socket is that IPv4 peer.
+    address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
+}
+
+/// An abstract name starts with NUL and is written `@name`, as `ss` does.
+fn unix_path(bytes: &[u8]) -> String {
+    match bytes {
+        [0, name @ ..] => format!("@{}", String::from_utf8_lossy(name).trim_end_matches('\0')),
+        path => until_nul(path),
+    }
+}
+
+fn until_nul(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+/// Types whose every bit pattern is valid: integers and arrays of them, without padding (asserted in `abi`).
+trait Plain: Copy {}
+impl Plain for abi::Header {}
+impl Plain for abi::Socket {}
+impl Plain for abi::Closed {}
+impl Plain for abi::Secret {}
+impl Plain for abi::Exec {}
+impl Plain for abi::Fork {}
+impl Plain for abi::Exit {}
+impl Plain for abi::UnixPath {}
+impl Plain for abi::Cgroup {}
+impl Plain for abi::Mapped {}
+
+fn prefix<T: Plain>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: long enough, any alignment, and `Plain` types accept every bit pattern.
+    Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> (abi::Socket, Vec<u8>) {
+        let mut record = abi::Socket {
+            sock: 7,
+            inode: 9,
+            offset: 100,
+            skipped: 40,
+            copied: 5,
+            family: abi::family::INET,
+            local_port: 80,
+            peer_port: 4321,
+            flags: abi::flag::FROM_START,
+            ..Default::default()
+        };
+        record.local[..4].copy_from_slice(&[127, 0, 0, 1]);
+        record.header =
+            abi::Header { version: abi::VERSION, kind: abi::kind::SOCKET, len: size_of::<abi::Socket>() as u32 + 5, time: 3 };
+        (record, b"GET /".to_vec())
+    }
+
+    fn bytes(record: &abi::Socket, payload: &[u8]) -> Vec<u8> {
+        // SAFETY: plain old data.
+        let head = unsafe { std::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<abi::Socket>()) };
+        [head, payload].concat()
+    }
+
+    #[test]
+    fn a_socket_record() {
+        let (record, payload) = record();
+        let Decoded::Record(Record::Chunk(chunk)) = Decoder::default().decode(&bytes(&record, &payload)) else {
+            panic!("not a chunk")
+        };
+        assert_eq!((chunk.offset, chunk.skipped, &*chunk.bytes), (100, 40, &b"GET /"[..]));
+        assert!(chunk.from_start && !chunk.end);
+        assert_eq!(
+            chunk.endpoints,
+            Endpoints::Tcp { local: "127.0.0.1:80".parse().unwrap(), peer: "0.0.0.0:4321".parse().unwrap() }
+        );
+    }
+
+    #[test]
+    fn every_truncation_is_counted() {
+        let (record, payload) = record();
+        let whole = bytes(&record, &payload);
+        for len in 0..whole.len() {
+            let mut decoder = Decoder::default();
+            assert!(matches!(decoder.decode(&whole[..len]), Decoded::Nothing));
+            assert_eq!(decoder.undecoded, 1, "at {len}");
+        }
+    }
+
+    #[test]
+    fn another_version_and_an_unknown_kind_are_counted() {
+        let (mut record, payload) = record();
+        let mut decoder = Decoder::default();
+        record.header.version += 1;
+        decoder.decode(&bytes(&record, &payload));
+        record.header.version -= 1;
+        record.header.kind = 999;
+        decoder.decode(&bytes(&record, &payload));
+        assert_eq!(decoder.undecoded, 2);
+    }
+
+    #[test]
+    fn devices_are_as_stat_shows_them() {
+        // MKDEV(253, 300): major << 20 | minor.
+        assert_eq!(file_id(253 << 20 | 300, 5).device, libc::makedev(253, 300));
+    }
+}
+
+/// Also what fuzzing calls.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let mut decoder = Decoder::default();
+    for piece in data.chunks(200) {
+        decoder.decode(piece);
+    }
+}
+
+/// Nanoseconds since boot, the probes' clock.
+pub fn now() -> Nanos {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}

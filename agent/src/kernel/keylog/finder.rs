@@ -1,0 +1,353 @@
+//! The search of one file for the places where TLS secrets pass.
+//!
+//! A file is opened bounded ([`super::elf`]), asked for in the cache ([`super::cache`]), and given to each known form
+//! ([`super::forms`]) in turn. The result names every point found, ranked, and every TLS library that is there and
+//! cannot be read.
+//!
+//! Invariant: a file is never written, executed or mapped. Invariant: a point is the beginning of a function of the
+//! form it names, by the evidence it carries; whether secrets pass there is proven only at run time.
+
+use super::cache::{Cache, FileState};
+use super::elf::{BuildId, Elf, ElfError, FileSource, Source};
+use super::forms::{FORMS, Search, still_holds};
+use super::scan::Scanner;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::time::Duration;
+
+/// Bounds of one search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest file searched, in bytes.
+    pub file_bytes: u64,
+    /// Bytes of a segment held at a time: the search's memory.
+    pub window_bytes: usize,
+    /// Longest that one file's passes may take.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            file_bytes: 1 << 30,
+            window_bytes: 4 << 20,
+            time: Duration::from_secs(20),
+        }
+    }
+}
+
+/// Why a file was not searched to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    #[error("search stopped after {} s", .0.as_secs())]
+    Time(Duration),
+    #[error("a {0}, not a regular file")]
+    NotAFile(&'static str),
+    #[error("not tried again: {0}")]
+    Earlier(String),
+    #[error("cannot be read: {0}")]
+    Read(#[from] io::Error),
+}
+
+/// What a point gives when it is hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PointKind {
+    /// Entry of `f(session, label, secret, length)`: rdi, rsi (NUL-terminated), rdx, rcx.
+    KeyLog,
+    /// Entry of `EVP_KDF_derive(ctx, out, outlen, const OSSL_PARAM params[])`: the fallback, dearer and more often
+    /// hit. Attach it only where the libssl beside it has no key-log point.
+    KdfDerive,
+}
+
+/// A TLS library by name, for reports and coverage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Library {
+    Openssl,
+    Boringssl,
+    Gnutls,
+    Go,
+    Rustls,
+    Nss,
+    Jsse,
+    Mbedtls,
+    Wolfssl,
+    S2n,
+    /// It has the key log's labels, and nothing that names it.
+    Unknown,
+}
+
+impl Library {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Openssl => "openssl",
+            Self::Boringssl => "boringssl",
+            Self::Gnutls => "gnutls",
+            Self::Go => "go",
+            Self::Rustls => "rustls",
+            Self::Nss => "nss",
+            Self::Jsse => "jsse",
+            Self::Mbedtls => "mbedtls",
+            Self::Wolfssl => "wolfssl",
+            Self::S2n => "s2n",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl fmt::Display for Library {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One reference that led to a point: enough to check it again without a search.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// NSS key log label that the code takes the address of.
+    pub label: String,
+    /// Address of the instruction that takes it.
+    pub reference: u64,
+    /// Address of the label.
+    pub target: u64,
+    /// Reached by a tail `jmp` rather than a `call`.
+    pub tail: bool,
+}
+
+/// Why a point is believed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// References to labels, each with the label as second argument of the call that follows.
+    Labels(Vec<Site>),
+    /// The name of an exported function.
+    Export(String),
+}
+
+impl How {
+    pub fn votes(&self) -> usize {
+        match self {
+            Self::Labels(sites) => sites.len(),
+            Self::Export(_) => 1,
+        }
+    }
+}
+
+/// A place to probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Point {
+    pub kind: PointKind,
+    /// What the kernel's uprobe wants: offset in the file.
+    pub file_offset: u64,
+    pub virtual_address: u64,
+    pub library: Library,
+    pub version: Option<String>,
+    pub how: How,
+    /// To be attached by default: the most votes of its kind, ties included.
+    pub chosen: bool,
+}
+
+/// TLS code that is there and cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unread {
+    pub library: Library,
+    pub version: Option<String>,
+    pub reason: UnreadReason,
+}
+
+/// Closed list of reasons why TLS code is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnreadReason {
+    /// The library's form has no reader yet.
+    NoReader,
+    /// The library has no place in a file where the secret passes.
+    NoPlace,
+    /// A library of a known form, in which no code led from a label to one function.
+    NotFound,
+    /// Code led from a label to a function, but of another form.
+    OtherForm,
+}
+
+impl UnreadReason {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NoReader => "this library is not read yet",
+            Self::NoPlace => "it has no place in a file where the secret passes",
+            Self::NotFound => "its labels are there, but no code leads from them to one function",
+            Self::OtherForm => "its labels lead to a function of another form",
+        }
+    }
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Found {
+    pub build_id: Option<BuildId>,
+    pub size: u64,
+    pub soname: Option<String>,
+    /// Best first within each kind, key-log points before fallbacks.
+    pub points: Vec<Point>,
+    pub unread: Vec<Unread>,
+}
+
+impl Found {
+    /// The key-log points to attach by default: usually one, none in most files.
+    pub fn key_log_points(&self) -> impl Iterator<Item = &Point> {
+        self.points
+            .iter()
+            .filter(|point| point.chosen && point.kind == PointKind::KeyLog)
+    }
+
+    /// The fallback, in a libcrypto.
+    pub fn fallback(&self) -> Option<&Point> {
+        self.points
+            .iter()
+            .find(|point| point.kind == PointKind::KdfDerive)
+    }
+
+    /// More than one key-log point has the most votes, or one that has fewer is there too.
+    pub fn is_ambiguous(&self) -> bool {
+        self.points
+            .iter()
+            .filter(|point| point.kind == PointKind::KeyLog)
+            .count()
+            > 1
+    }
+
+    /// An OpenSSL whose key-log point was not found: what [`Found::fallback`] of the libcrypto beside it is for.
+    pub fn wants_fallback(&self) -> bool {
+        self.unread.iter().any(|unread| {
+            unread.library == Library::Openssl
+                && matches!(
+                    unread.reason,
+                    UnreadReason::NotFound | UnreadReason::OtherForm
+                )
+        })
+    }
+
+    /// No TLS code at all.
+    pub fn is_empty(&self) -> bool {
+        self.points.is_empty() && self.unread.is_empty()
+    }
+}
+
+/// Searches files, each once.
+pub struct Finder {
+    limits: Limits,
+    cache: Cache,
+    counts: Counts,
+}
+
+/// What the finder has done, for reports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub searched: u64,
+    pub from_cache: u64,
+    pub failed: u64,
+}
+
+impl Finder {
+    pub fn new(cache: Cache) -> Self {
+        Self::with_limits(cache, Limits::default())
+    }
+
+    pub fn with_limits(cache: Cache, limits: Limits) -> Self {
+        Self {
+            limits,
+            cache,
+            counts: Counts::default(),
+        }
+    }
+
+    /// What an open file holds. Searches it unless the cache knows it. May block on the file's own file system
+    /// (network, FUSE), so not for a thread that must not wait.
+    pub fn look_at_file(&mut self, file: &File) -> Result<Found, LookError> {
+        let looked = self.look(file);
+        if looked.is_err() {
+            self.counts.failed += 1;
+        }
+        looked
+    }
+
+    /// The answer for a file in this state that needs no look at the file: nothing to probe in it, as far as is known.
+    pub(super) fn nothing_in(&mut self, state: &FileState) -> Option<Found> {
+        let found = self
+            .cache
+            .by_state(state)
+            .filter(|found| found.points.is_empty());
+        self.counts.from_cache += u64::from(found.is_some());
+        found
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    pub fn cache_mut(&mut self) -> &mut Cache {
+        &mut self.cache
+    }
+
+    fn look(&mut self, file: &File) -> Result<Found, LookError> {
+        let state = FileState::of(file)?;
+        if let Some(message) = self.cache.failure(&state) {
+            return Err(LookError::Earlier(message));
+        }
+        if let Some(found) = self.nothing_in(&state) {
+            return Ok(found);
+        }
+        let known = self.cache.by_state(&state);
+        let source = FileSource::new(file)?;
+        let elf = Elf::open(&source, self.limits.file_bytes)?;
+        let known = known.or_else(|| self.cache.by_build(elf.build_id()?, source.size()));
+        if let Some(found) = known
+            && still_holds(&elf, &found)?
+        {
+            self.counts.from_cache += 1;
+            self.cache.keep(state, &found);
+            return Ok(found);
+        }
+        self.counts.searched += 1;
+        match search(&elf, self.limits) {
+            Ok(found) => {
+                self.cache.keep(state, &found);
+                Ok(found)
+            }
+            Err(error) => {
+                if matches!(error, LookError::Time(_)) {
+                    self.cache.keep_failure(state, error.to_string());
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Searches bytes, without a cache.
+pub fn look_at(source: &dyn Source, limits: Limits) -> Result<Found, LookError> {
+    search(&Elf::open(source, limits.file_bytes)?, limits)
+}
+
+fn search(elf: &Elf<'_>, limits: Limits) -> Result<Found, LookError> {
+    let found = Found {
+        build_id: elf.build_id().cloned(),
+        size: elf.source().size(),
+        soname: elf.dynamic().soname.clone(),
+        points: Vec::new(),
+        unread: Vec::new(),
+    };
+    let mut search = Search::new(elf, Scanner::new(elf, limits), found);
+    for form in FORMS {
+        (form.search)(&mut search)?;
+    }
+    Ok(search.found)
+}

@@ -1,0 +1,132 @@
+//! One file per form of library: how its point is recognised in a file.
+//!
+//! To read the next library, write its form here, add a line to [`FORMS`], and take its row out of [`unread`].
+//!
+//! Invariant: a form only adds to [`Search::found`]; forms do not know each other, but for the order of [`FORMS`].
+
+mod identity;
+mod kdf_derive;
+mod key_log_function;
+mod unread;
+
+use super::elf::Elf;
+use super::finder::{Found, LookError, PointKind};
+use super::scan::{Part, Scanner};
+use std::io;
+
+/// A way of recognising TLS code.
+pub struct Form {
+    pub name: &'static str,
+    pub(super) search: fn(&mut Search<'_>) -> Result<(), LookError>,
+}
+
+/// In this order: what names the unread looks at what was read.
+pub const FORMS: &[Form] = &[
+    Form {
+        name: "key-log function of OpenSSL, BoringSSL and GnuTLS",
+        search: key_log_function::search,
+    },
+    Form {
+        name: "EVP_KDF_derive of OpenSSL 3",
+        search: kdf_derive::search,
+    },
+    Form {
+        name: "libraries that are not read",
+        search: unread::search,
+    },
+];
+
+/// Whether every point found earlier, in what is said to be the same file, is one of this file too.
+pub(super) fn still_holds(elf: &Elf<'_>, found: &Found) -> io::Result<bool> {
+    for point in &found.points {
+        let holds = match point.kind {
+            PointKind::KeyLog => key_log_function::check(elf, point)?,
+            PointKind::KdfDerive => {
+                kdf_derive::place(elf)? == Some((point.virtual_address, point.file_offset))
+            }
+        };
+        if !holds {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A file on its way through the forms.
+pub(super) struct Search<'a> {
+    pub elf: &'a Elf<'a>,
+    pub scanner: Scanner<'a>,
+    pub found: Found,
+    label_part: Option<Option<Part>>,
+    rejected: usize,
+    referenced: bool,
+}
+
+impl<'a> Search<'a> {
+    pub fn new(elf: &'a Elf<'a>, scanner: Scanner<'a>, found: Found) -> Self {
+        Self {
+            elf,
+            scanner,
+            found,
+            label_part: None,
+            rejected: 0,
+            referenced: false,
+        }
+    }
+
+    /// Which segments hold the key log's labels; `None` in the many files that have none. Constants are in the data
+    /// segments unless an old linker put everything into one.
+    pub fn label_part(&mut self) -> Result<Option<Part>, LookError> {
+        if let Some(known) = self.label_part {
+            return Ok(known);
+        }
+        let mut part = None;
+        for candidate in [Part::Data, Part::Code] {
+            let hits = self.scanner.strings(candidate, &[b"CLIENT_RANDOM"], true)?;
+            if hits.iter().any(|hits| !hits.is_empty()) {
+                part = Some(candidate);
+                break;
+            }
+        }
+        self.label_part = Some(part);
+        Ok(part)
+    }
+
+    /// The file's soname begins with one of `names`.
+    pub fn is_called(&self, names: &[&str]) -> bool {
+        let soname = self.elf.dynamic().soname.as_deref().unwrap_or_default();
+        names.iter().any(|name| soname.starts_with(name))
+    }
+
+    /// The first version (`3.0.19`, `1.1.1w`, `4.0.0-beta1`) that directly follows a place where `prefix` stands.
+    pub fn version_after(
+        &mut self,
+        part: Part,
+        prefix: &[u8],
+    ) -> Result<Option<String>, LookError> {
+        let hits = self.scanner.strings(part, &[prefix], false)?;
+        for &hit in hits.iter().flatten() {
+            let mut bytes = [0; 32];
+            let read = self
+                .elf
+                .source()
+                .read_at(hit + prefix.len() as u64, &mut bytes)?;
+            let text: String = bytes[..read]
+                .iter()
+                .map(|&byte| char::from(byte))
+                .take_while(|&character| is_version_character(character))
+                .collect();
+            let numbers = text
+                .split('.')
+                .map(|part| part.starts_with(|first: char| first.is_ascii_digit()));
+            if numbers.clone().count() >= 3 && numbers.clone().all(|number| number) {
+                return Ok(Some(text));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn is_version_character(character: char) -> bool {
+    character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '+')
+}

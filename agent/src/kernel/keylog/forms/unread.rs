@@ -1,0 +1,186 @@
+//! TLS libraries that are recognised, and not read: named, so that coverage can say why.
+//!
+//! Invariant: names what it knows by text or symbols of the file; it never yields a point.
+
+use super::{Search, is_version_character};
+use crate::kernel::keylog::finder::{Library, LookError, PointKind, Unread, UnreadReason};
+use crate::kernel::keylog::scan::Part;
+
+/// One library by its marks: any of them is enough.
+struct Mark {
+    library: Library,
+    reason: UnreadReason,
+    sonames: &'static [&'static str],
+    exports: &'static [&'static str],
+    /// Text of its constants.
+    texts: &'static [&'static [u8]],
+    /// The texts count only beside the key log's labels, which this library has.
+    with_labels: bool,
+    /// Text that its version follows.
+    version: Option<&'static [u8]>,
+}
+
+const MARKS: &[Mark] = &[
+    Mark {
+        library: Library::Go,
+        reason: UnreadReason::NoReader,
+        sonames: &[],
+        exports: &[],
+        // The magic of `.go.buildinfo` (debug/buildinfo); with the labels, crypto/tls is linked.
+        texts: &[b"\xff Go buildinf:"],
+        with_labels: true,
+        version: None,
+    },
+    Mark {
+        library: Library::Rustls,
+        reason: UnreadReason::NoReader,
+        sonames: &[],
+        exports: &[],
+        // Source paths in panic messages, and the text of `rustls::Error`.
+        texts: &[b"/rustls-0.", b"received corrupt message of type "],
+        with_labels: true,
+        version: Some(b"/rustls-"),
+    },
+    Mark {
+        library: Library::S2n,
+        reason: UnreadReason::NoReader,
+        sonames: &["libs2n.so"],
+        exports: &["s2n_connection_new"],
+        texts: &[b"/s2n_key_log.c"],
+        with_labels: true,
+        version: None,
+    },
+    Mark {
+        library: Library::Nss,
+        reason: UnreadReason::NoReader,
+        sonames: &["libssl3.so"],
+        exports: &["SSL_ImportFD"],
+        texts: &[],
+        with_labels: true,
+        version: None,
+    },
+    Mark {
+        library: Library::Jsse,
+        reason: UnreadReason::NoPlace,
+        sonames: &["libjvm.so"],
+        exports: &[],
+        texts: &[],
+        with_labels: false,
+        version: None,
+    },
+    Mark {
+        library: Library::Mbedtls,
+        reason: UnreadReason::NoReader,
+        sonames: &["libmbedtls.so"],
+        exports: &["mbedtls_ssl_handshake"],
+        texts: &[b"mbedtls_ssl_flush_output"],
+        with_labels: false,
+        version: None,
+    },
+    Mark {
+        library: Library::Wolfssl,
+        reason: UnreadReason::NoReader,
+        sonames: &["libwolfssl.so"],
+        exports: &["wolfSSL_connect"],
+        texts: &[b"Duplicate HandShake message Error"],
+        with_labels: false,
+        version: None,
+    },
+];
+
+pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
+    let labels = search.label_part()?;
+    let part = labels.unwrap_or(Part::Data);
+    let texts: Vec<(usize, &[u8])> = MARKS
+        .iter()
+        .enumerate()
+        .filter(|(_, mark)| labels.is_some() || !mark.with_labels)
+        .flat_map(|(index, mark)| mark.texts.iter().map(move |&text| (index, text)))
+        .collect();
+    let strings: Vec<&[u8]> = texts.iter().map(|(_, text)| *text).collect();
+    let hits = search.scanner.strings(part, &strings, true)?;
+    for (index, mark) in MARKS.iter().enumerate() {
+        let has_text = texts
+            .iter()
+            .zip(&hits)
+            .any(|((owner, _), hits)| *owner == index && !hits.is_empty());
+        if has_text || search.is_called(mark.sonames) || exports(search, mark)? {
+            let version = version(search, part, mark)?;
+            search.found.unread.push(Unread {
+                library: mark.library,
+                version,
+                reason: mark.reason,
+            });
+        }
+    }
+    known_but_not_found(search);
+    Ok(())
+}
+
+fn exports(search: &Search<'_>, mark: &Mark) -> Result<bool, LookError> {
+    for name in mark.exports {
+        if search.elf.exported_function(name)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn version(search: &mut Search<'_>, part: Part, mark: &Mark) -> Result<Option<String>, LookError> {
+    match mark.version {
+        Some(prefix) => search.version_after(part, prefix),
+        None if mark.library == Library::Go => go_version(search, part),
+        None => Ok(None),
+    }
+}
+
+/// A library of a form that is read, whose point was not found.
+fn known_but_not_found(search: &mut Search<'_>) {
+    let has_point = search
+        .found
+        .points
+        .iter()
+        .any(|point| point.kind == PointKind::KeyLog);
+    if has_point || !search.found.unread.is_empty() {
+        return;
+    }
+    let library = if search.is_called(&["libssl.so"]) {
+        Library::Openssl
+    } else if search.is_called(&["libgnutls.so"]) {
+        Library::Gnutls
+    } else if search.referenced {
+        Library::Unknown
+    } else {
+        return;
+    };
+    search.found.unread.push(Unread {
+        library,
+        version: None,
+        reason: if search.rejected > 0 {
+            UnreadReason::OtherForm
+        } else {
+            UnreadReason::NotFound
+        },
+    });
+}
+
+/// `.go.buildinfo` (debug/buildinfo): from Go 1.18 on, flag 2 says that a string with its length before it stands at byte 32.
+fn go_version(search: &mut Search<'_>, part: Part) -> Result<Option<String>, LookError> {
+    const MAGIC: &[u8] = b"\xff Go buildinf:";
+    let hits = search.scanner.strings(part, &[MAGIC], false)?;
+    for &hit in hits.iter().flatten() {
+        let mut bytes = [0; 32 + 1 + 32];
+        let read = search.elf.source().read_at(hit, &mut bytes)?;
+        let text = (read == bytes.len() && bytes[15] & 2 != 0)
+            .then(|| bytes[33..].get(..usize::from(bytes[32])))
+            .flatten()
+            .and_then(|text| std::str::from_utf8(text).ok())
+            // Experiments may follow: `go1.26.8 X:nogreenteagc`.
+            .and_then(|text| text.strip_prefix("go")?.split(' ').next())
+            .filter(|text| text.chars().all(is_version_character));
+        if let Some(text) = text {
+            return Ok(Some(text.to_owned()));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,118 @@
+//! The key-log points that are attached, and which TLS libraries each process has.
+//!
+//! Written by the attacher's thread, read by the pipeline's. A point is a candidate until a secret from it opens a
+//! record; one that keeps giving secrets which open nothing is dropped and reported.
+//!
+//! Invariant: bounded: processes are forgotten least recently used first.
+
+use super::{
+    keylog::{Library, PointKind},
+    record::{PointId, ProcessKey},
+};
+use crate::flow::Nanos;
+use agent_common::abi::TICK;
+use lru::LruCache;
+use std::{
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Processes whose libraries are remembered.
+const PROCESSES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+
+/// TLS libraries that are remembered of one process.
+const LIBRARIES: usize = 64;
+
+/// What became of a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    Candidate,
+    Proven,
+    Dropped,
+}
+
+/// One attached point.
+#[derive(Clone, Debug)]
+pub struct Attached {
+    pub path: PathBuf,
+    pub library: Library,
+    pub version: Option<String>,
+    pub kind: PointKind,
+    pub file_offset: u64,
+    pub state: State,
+    pub since: Nanos,
+}
+
+/// A TLS library that a process has mapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    pub library: Library,
+    pub path: PathBuf,
+    /// When its point was attached; `None`: it has none that can be read.
+    pub attached: Option<Nanos>,
+}
+
+struct Inner {
+    points: Vec<Attached>,
+    processes: LruCache<(u32, u64), Vec<Mapped>>,
+}
+
+/// Shared between the attacher and the pipeline.
+#[derive(Clone)]
+pub struct Points(Arc<Mutex<Inner>>);
+
+impl Default for Points {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Inner { points: Vec::new(), processes: LruCache::new(PROCESSES) })))
+    }
+}
+
+impl Points {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves plain values behind.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ids are given out in order, as the probes' cookies are.
+    pub(super) fn add(&self, attached: Attached) {
+        self.lock().points.push(attached);
+    }
+
+    pub(super) fn map(&self, process: ProcessKey, mapped: Mapped) {
+        let mut inner = self.lock();
+        let of_process = inner.processes.get_or_insert_mut(coarse(process), Vec::new);
+        if let Some(known) = of_process.iter_mut().find(|known| known.path == mapped.path) {
+            *known = mapped;
+        } else if of_process.len() < LIBRARIES {
+            of_process.push(mapped);
+        }
+    }
+
+    pub fn get(&self, id: PointId) -> Option<Attached> {
+        self.lock().points.get(id.0 as usize).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Attached> {
+        self.lock().points.clone()
+    }
+
+    pub fn set_state(&self, id: PointId, state: State) {
+        if let Some(point) = self.lock().points.get_mut(id.0 as usize) {
+            point.state = state;
+        }
+    }
+
+    /// TLS libraries of a process, readable ones first.
+    pub fn of_process(&self, process: ProcessKey) -> Vec<Mapped> {
+        let mut inner = self.lock();
+        let mut mapped = inner.processes.get(&coarse(process)).cloned().unwrap_or_default();
+        mapped.sort_by_key(|mapped| mapped.attached.is_none());
+        mapped
+    }
+}
+
+/// Start times that `/proc` gives are in ticks, those of the kernel in nanoseconds.
+fn coarse(process: ProcessKey) -> (u32, u64) {
+    (process.pid, process.start / TICK)
+}

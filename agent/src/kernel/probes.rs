@@ -1,0 +1,391 @@
+//! Loading and attaching the probes; what is attached; what they counted.
+//!
+//! Invariant: the scope's maps are filled before the first probe is attached.
+#![expect(unsafe_code, reason = "the probes' map values are plain old data, which aya wants to be told")]
+
+use super::{
+    btf,
+    features::Rung,
+    keylog::PointKind,
+    record::PointId,
+    scope::{self, Hierarchy, Member, Resolved, Scope},
+};
+use agent_common::abi::{self, probe, reason};
+use aya::{
+    Btf, Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{
+        FEntry, FExit, ProgramError, RawTracePoint, UProbe,
+        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
+    },
+};
+use std::path::Path;
+
+/// What `cargo xtask build` made, or nothing.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("this agent was built without its probes: build it with `cargo xtask build`")]
+    NoObject,
+    #[error(transparent)]
+    Btf(#[from] btf::Error),
+    #[error("this kernel's type information has no {0}: the probes cannot know where it is")]
+    MissingOffsets(String),
+    #[error("cannot load the probes: {}{}", chain(.0), hint(&format!("{:?}", .0)))]
+    Load(#[from] aya::EbpfError),
+    #[error("cannot use probe {name}: {}{}", chain(.source), hint(&format!("{:?}", .source)))]
+    Program { name: &'static str, source: ProgramError },
+    #[error("cannot use map {name}: {source}")]
+    Map { name: &'static str, source: MapError },
+    #[error("the probes have no {0}: they are of another build")]
+    Absent(&'static str),
+    #[error(transparent)]
+    Scope(#[from] scope::Error),
+}
+
+/// An error with its causes, which hold what the kernel said.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn hint(debug: &str) -> &'static str {
+    if debug.contains("code: 1,") || debug.contains("PermissionDenied") {
+        " (not permitted: run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, on a kernel that is not locked down)"
+    } else {
+        ""
+    }
+}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct OffsetsValue(abi::Offsets);
+// SAFETY: `u32`s, no padding.
+unsafe impl Pod for OffsetsValue {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct SettingsValue(abi::Settings);
+// SAFETY: `u32`s, no padding.
+unsafe impl Pod for SettingsValue {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct ProcessValue(abi::ProcessId);
+// SAFETY: integers with explicit padding.
+unsafe impl Pod for ProcessValue {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct FileValue(abi::File);
+// SAFETY: integers, no padding.
+unsafe impl Pod for FileValue {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+struct ConnectionValue(abi::Connection);
+// SAFETY: integers with explicit padding.
+unsafe impl Pod for ConnectionValue {}
+
+/// What the probes are loaded with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `None`: the best that this kernel allows.
+    pub rung: Option<Rung>,
+    pub ring_bytes: u32,
+    pub copy_bytes: u32,
+    pub connections: u32,
+}
+
+/// Loaded probes. Dropping it detaches them all.
+pub struct Probes {
+    ebpf: Ebpf,
+    scopes: Vec<Scope>,
+    hierarchy: Option<Hierarchy>,
+    cgroups: HashMap<MapData, u64, u32>,
+    levels: Array<MapData, u32>,
+    processes: HashMap<MapData, ProcessValue, u32>,
+    files: HashMap<MapData, FileValue, u32>,
+    connections: HashMap<MapData, u64, ConnectionValue>,
+    members: Vec<Member>,
+    /// By [`PointId`].
+    point_kinds: Vec<PointKind>,
+}
+
+/// Read-only view of the counters, for another thread.
+pub struct Counters(PerCpuArray<MapData, u64>);
+
+/// The ring, for the thread that drains it.
+pub type Ring = RingBuf<MapData>;
+
+const TRACING: &[(&str, &str, bool)] = &[
+    ("tcp_sendmsg_enter", "tcp_sendmsg", true),
+    ("tcp_sendmsg_exit", "tcp_sendmsg", false),
+    ("tcp_recvmsg_enter", "tcp_recvmsg", true),
+    ("tcp_recvmsg_exit", "tcp_recvmsg", false),
+    ("unix_stream_sendmsg_enter", "unix_stream_sendmsg", true),
+    ("unix_stream_sendmsg_exit", "unix_stream_sendmsg", false),
+    ("unix_stream_recvmsg_enter", "unix_stream_recvmsg", true),
+    ("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false),
+    ("vm_mmap_pgoff_exit", "vm_mmap_pgoff", false),
+];
+
+const LIFECYCLE: &[&str] =
+    &["inet_sock_set_state", "sched_process_exec", "sched_process_fork", "sched_process_exit", "cgroup_mkdir"];
+
+/// Whether this agent has its probes.
+pub fn built_in() -> bool {
+    !OBJECT.is_empty()
+}
+
+/// Loads and attaches on the best rung that works, or on the one that is asked for; says why the better was refused.
+pub fn start(scopes: &[Scope], options: &Options) -> Result<(Probes, Rung, Option<Error>), Error> {
+    let attach = |rung| {
+        let mut probes = Probes::load(scopes.to_vec(), options)?;
+        probes.attach(rung)?;
+        Ok::<_, Error>(probes)
+    };
+    if let Some(rung) = options.rung {
+        return Ok((attach(rung)?, rung, None));
+    }
+    match attach(Rung::Tracing) {
+        Ok(probes) => Ok((probes, Rung::Tracing, None)),
+        Err(refused @ Error::Program { .. }) => {
+            Ok((attach(Rung::Tracepoints)?, Rung::Tracepoints, Some(refused)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl Probes {
+    /// Loads the probes and fills the scope's maps; attaches nothing.
+    pub fn load(scopes: Vec<Scope>, options: &Options) -> Result<Self, Error> {
+        if OBJECT.is_empty() {
+            return Err(Error::NoObject);
+        }
+        let found = btf::find()?;
+        let missing = found.missing_required();
+        if !missing.is_empty() {
+            return Err(Error::MissingOffsets(missing.join(", ")));
+        }
+        let hierarchy = Hierarchy::find().ok();
+        let resolved = scopes
+            .iter()
+            .map(|scope| scope.resolve(hierarchy.as_ref()))
+            .collect::<Result<Vec<_>, _>>()?;
+        let settings = SettingsValue(abi::Settings {
+            copy_bytes: options.copy_bytes,
+            scope_host: u32::from(scopes.contains(&Scope::Host)),
+            scope_processes: u32::from(scopes.iter().any(|scope| matches!(scope, Scope::Processes(_)))),
+            own_process: std::process::id(),
+        });
+        let offsets = OffsetsValue(found.offsets);
+        let mut ebpf = EbpfLoader::new()
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("SETTINGS", &settings, true)
+            .map_max_entries("RING", options.ring_bytes)
+            .map_max_entries("CONNECTIONS", options.connections)
+            .load(OBJECT)?;
+        let mut probes = Self {
+            cgroups: map(&mut ebpf, "CGROUPS")?,
+            levels: map(&mut ebpf, "LEVELS")?,
+            processes: map(&mut ebpf, "PROCESSES")?,
+            files: map(&mut ebpf, "FILES")?,
+            connections: map(&mut ebpf, "CONNECTIONS")?,
+            ebpf,
+            scopes,
+            hierarchy,
+            members: Vec::new(),
+            point_kinds: Vec::new(),
+        };
+        for resolved in &resolved {
+            probes.enter(resolved)?;
+        }
+        Ok(probes)
+    }
+
+    fn enter(&mut self, resolved: &Resolved) -> Result<(), Error> {
+        for member in &resolved.members {
+            self.add(*member)?;
+        }
+        for (pid, ticks) in &resolved.processes {
+            self.processes
+                .insert(ProcessValue(scope::process_id(*pid, *ticks)), 1, 0)
+                .map_err(|source| Error::Map { name: "PROCESSES", source })?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, member: Member) -> Result<(), Error> {
+        self.cgroups.insert(member.id, 1, 0).map_err(|source| Error::Map { name: "CGROUPS", source })?;
+        self.members.push(member);
+        let levels = self.members.iter().fold(0u32, |bits, member| bits | 1u32.checked_shl(member.level).unwrap_or(0));
+        self.levels.set(0, levels, 0).map_err(|source| Error::Map { name: "LEVELS", source })
+    }
+
+    /// A cgroup was made: takes it into the scope if the scope names it.
+    pub fn cgroup_made(&mut self, path: &str) -> Result<Option<Member>, Error> {
+        let fits = |hierarchy| self.scopes.iter().find_map(|scope| scope.fits_new(hierarchy, path));
+        let Some(member) = self.hierarchy.as_ref().and_then(fits) else { return Ok(None) };
+        self.add(member)?;
+        Ok(Some(member))
+    }
+
+    /// Attaches the socket rung and the process and socket lifecycle.
+    pub fn attach(&mut self, rung: Rung) -> Result<(), Error> {
+        for name in LIFECYCLE {
+            self.attach_tracepoint(name)?;
+        }
+        match rung {
+            Rung::Tracing => {
+                let btf = Btf::from_sys_fs().map_err(|error| Error::Load(error.into()))?;
+                for (name, function, entry) in TRACING {
+                    self.attach_tracing(name, function, *entry, &btf)?;
+                }
+                Ok(())
+            }
+            Rung::Tracepoints => self.attach_tracepoint("sys_exit"),
+        }
+    }
+
+    fn attach_tracepoint(&mut self, name: &'static str) -> Result<(), Error> {
+        let program: &mut RawTracePoint = program(&mut self.ebpf, name)?;
+        let failed = |source| Error::Program { name, source };
+        program.load().map_err(failed)?;
+        program.attach(name).map_err(failed)?;
+        Ok(())
+    }
+
+    fn attach_tracing(&mut self, name: &'static str, function: &str, entry: bool, btf: &Btf) -> Result<(), Error> {
+        let failed = |source| Error::Program { name, source };
+        if entry {
+            let program: &mut FEntry = program(&mut self.ebpf, name)?;
+            program.load(function, btf).map_err(failed)?;
+            program.attach().map_err(failed)?;
+        } else {
+            let program: &mut FExit = program(&mut self.ebpf, name)?;
+            program.load(function, btf).map_err(failed)?;
+            program.attach().map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the probe of `kind` at `file_offset` of `file` for every process (the scope is checked in the probe).
+    pub fn attach_point(
+        &mut self,
+        file: &Path,
+        kind: PointKind,
+        file_offset: u64,
+    ) -> Result<(PointId, UProbeLinkId), Error> {
+        let id = self.point_kinds.len() as u32;
+        let program = self.point_program(kind)?;
+        let failed = |source| Error::Program { name: point_probe(kind), source };
+        if program.fd().is_err() {
+            program.load().map_err(failed)?;
+        }
+        let place = UProbeAttachPoint {
+            location: UProbeAttachLocation::AbsoluteOffset(file_offset),
+            cookie: Some(u64::from(id)),
+        };
+        let link = program.attach(place, file, UProbeScope::AllProcesses).map_err(failed)?;
+        self.point_kinds.push(kind);
+        Ok((PointId(id), link))
+    }
+
+    /// A point that did not prove itself.
+    pub fn detach_point(&mut self, id: PointId, link: UProbeLinkId) -> Result<(), Error> {
+        let Some(kind) = self.point_kinds.get(id.0 as usize).copied() else { return Ok(()) };
+        self.point_program(kind)?.detach(link).map_err(|source| Error::Program { name: point_probe(kind), source })
+    }
+
+    fn point_program(&mut self, kind: PointKind) -> Result<&mut UProbe, Error> {
+        program(&mut self.ebpf, point_probe(kind))
+    }
+
+    /// Lets a file be reported again when it is next mapped.
+    pub fn forget_file(&mut self, file: abi::File) {
+        // Not there any more: nothing to forget.
+        let _ = self.files.remove(&FileValue(file));
+    }
+
+    /// Removes Unix connections that were idle since `before` (no tracepoint tells when they close).
+    pub fn sweep(&mut self, before: u64) -> usize {
+        let idle: Vec<u64> = self
+            .connections
+            .iter()
+            .flatten()
+            .filter(|(_, ConnectionValue(connection))| connection.peer_inode != 0 && connection.time < before)
+            .map(|(sock, _)| sock)
+            .collect();
+        idle.iter().filter(|sock| self.connections.remove(sock).is_ok()).count()
+    }
+
+    pub fn ring(&mut self) -> Result<Ring, Error> {
+        let map = self.ebpf.take_map("RING").ok_or(Error::Absent("RING"))?;
+        RingBuf::try_from(map).map_err(|source| Error::Map { name: "RING", source })
+    }
+
+    pub fn counters(&mut self) -> Result<Counters, Error> {
+        let map = self.ebpf.take_map("COUNTERS").ok_or(Error::Absent("COUNTERS"))?;
+        PerCpuArray::try_from(map).map(Counters).map_err(|source| Error::Map { name: "COUNTERS", source })
+    }
+}
+
+impl Counters {
+    /// Sum over all CPUs of each (probe, reason), as the probes have them now.
+    pub fn read(&self) -> Result<Totals, Error> {
+        let mut totals = Totals::default();
+        for row in 0..probe::COUNT {
+            for what in 0..reason::COUNT {
+                let values = self
+                    .0
+                    .get(&(row * reason::COUNT + what), 0)
+                    .map_err(|source| Error::Map { name: "COUNTERS", source })?;
+                totals.0[row as usize][what as usize] = values.iter().sum();
+            }
+        }
+        Ok(totals)
+    }
+}
+
+/// `COUNTERS`, by [`probe`] and [`reason`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals(pub [[u64; reason::COUNT as usize]; probe::COUNT as usize]);
+
+impl Totals {
+    pub fn of(&self, row: u32, what: u32) -> u64 {
+        self.0[row as usize][what as usize]
+    }
+}
+
+/// The probe that reads a point of this kind: the one place to extend for a library of another form.
+fn point_probe(kind: PointKind) -> &'static str {
+    match kind {
+        PointKind::KeyLog => "keylog_point",
+        PointKind::KdfDerive => "kdf_derive",
+    }
+}
+
+fn map<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::Absent(name))?;
+    T::try_from(map).map_err(|source| Error::Map { name, source })
+}
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or(Error::Absent(name))?
+        .try_into()
+        .map_err(|source| Error::Program { name, source })
+}

@@ -1,0 +1,171 @@
+//! One connection in the pipeline: its two flows, its layers, and who used it when.
+
+use super::layers::{Output, Settings, Stream, Surroundings};
+use crate::{
+    flow::{Direction, Flow, FlowLimits, Nanos},
+    http::head::Outcome,
+    kernel::record::{Caller, Chunk, Endpoints, ProcessKey},
+    tls,
+};
+
+/// Callers that are remembered per direction.
+const CALLERS: usize = 16;
+/// Processes that may hold a connection's secrets.
+const PROCESSES: usize = 8;
+
+/// Where a connection stands.
+pub struct Connection {
+    pub endpoints: Endpoints,
+    pub first: Nanos,
+    pub last: Nanos,
+    flows: [Flow; 2],
+    stream: Stream,
+    /// By direction: from which stream offset on which caller moved the bytes.
+    callers: [Vec<(u64, Caller)>; 2],
+    /// Sequence number of stream offset 0, by direction.
+    sequence: [Option<u32>; 2],
+    pub processes: Vec<ProcessKey>,
+    /// At most one coverage event per connection and reason.
+    pub reported: Vec<&'static str>,
+    /// At least one exchange came out.
+    pub read: bool,
+}
+
+impl Connection {
+    pub fn new(chunk: &Chunk, limits: FlowLimits, settings: &Settings) -> Self {
+        let base = chunk.from_start.then_some(0);
+        let flow = || Flow::new(limits, &settings.budget, base);
+        Self {
+            endpoints: chunk.endpoints.clone(),
+            first: chunk.time,
+            last: chunk.time,
+            flows: [flow(), flow()],
+            stream: Stream::new(settings, chunk.from_start),
+            callers: [Vec::new(), Vec::new()],
+            sequence: [None, None],
+            processes: Vec::new(),
+            reported: Vec::new(),
+            read: false,
+        }
+    }
+
+    pub fn push(&mut self, chunk: Chunk, settings: &Settings, pool: &mut tls::Pool, out: &mut Vec<Output>) {
+        let d = chunk.direction.index();
+        self.last = chunk.time;
+        if let Endpoints::Unix { path: None, .. } = self.endpoints {
+            self.endpoints = chunk.endpoints.clone();
+        }
+        self.sequence[d].get_or_insert(chunk.sequence.wrapping_sub(chunk.offset as u32));
+        let process = chunk.caller.process;
+        self.called(d, chunk.offset, chunk.caller);
+        if !self.processes.contains(&process) && self.processes.len() < PROCESSES {
+            self.processes.push(process);
+        }
+        let flow = &mut self.flows[d];
+        if chunk.skipped > 0 {
+            flow.push(chunk.offset.saturating_sub(chunk.skipped), chunk.skipped, Default::default(), chunk.time);
+        }
+        let end = chunk.offset + chunk.bytes.len() as u64;
+        if !chunk.bytes.is_empty() {
+            flow.push(chunk.offset, 0, chunk.bytes, chunk.time);
+        }
+        if chunk.end {
+            flow.end(end, chunk.time);
+        }
+        self.pump(chunk.time, settings, pool, out);
+    }
+
+    /// Remembers who moves the bytes from `offset` on, where that changes.
+    fn called(&mut self, d: usize, offset: u64, caller: Caller) {
+        let callers = &mut self.callers[d];
+        if callers.last().is_some_and(|(_, last)| last.process == caller.process && last.comm == caller.comm) {
+            return;
+        }
+        if callers.len() == CALLERS {
+            callers.remove(0);
+        }
+        callers.push((offset, caller));
+    }
+
+    /// Who moved the byte at `offset`, else who used the connection last.
+    pub fn caller_at(&self, direction: Direction, offset: u64) -> Option<&Caller> {
+        let find = |d: usize| {
+            let callers = &self.callers[d];
+            callers.iter().rev().find(|(from, _)| *from <= offset).or(callers.first()).map(|(_, caller)| caller)
+        };
+        find(direction.index()).or_else(|| find(direction.opposite().index()))
+    }
+
+    /// Whoever used it last.
+    pub fn last_caller(&self) -> Option<&Caller> {
+        self.callers.iter().flat_map(|callers| callers.last()).max_by_key(|(offset, _)| *offset).map(|(_, c)| c)
+    }
+
+    /// TCP sequence number at a stream offset.
+    pub fn sequence_at(&self, direction: Direction, offset: u64) -> Option<u32> {
+        self.sequence[direction.index()].map(|base| base.wrapping_add(offset as u32))
+    }
+
+    fn pump(&mut self, now: Nanos, settings: &Settings, pool: &mut tls::Pool, out: &mut Vec<Output>) {
+        let Self { flows, stream, processes, .. } = self;
+        let mut with = Surroundings { settings, pool, processes, out };
+        for direction in [Direction::Sent, Direction::Received] {
+            let flow = &mut flows[direction.index()];
+            while let Some(piece) = flow.pop(now) {
+                stream.push(direction, piece, &mut with);
+            }
+            if flow.ended() {
+                stream.end(direction, &mut with);
+            }
+        }
+    }
+
+    pub fn offer(&mut self, now: Nanos, settings: &Settings, pool: &mut tls::Pool, out: &mut Vec<Output>) {
+        let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+        self.stream.offer(now, &mut with);
+    }
+
+    pub fn wants_secret(&self) -> bool {
+        self.stream.wants_secret()
+    }
+
+    /// Time passes: holes are given up, old exchanges are given out.
+    pub fn tick(
+        &mut self,
+        now: Nanos,
+        max_age: Nanos,
+        settings: &Settings,
+        pool: &mut tls::Pool,
+        out: &mut Vec<Output>,
+    ) {
+        self.pump(now, settings, pool, out);
+        let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+        self.stream.flush(now, max_age, &mut with);
+    }
+
+    pub fn finish(
+        &mut self,
+        now: Nanos,
+        outcome: Outcome,
+        settings: &Settings,
+        pool: &mut tls::Pool,
+        out: &mut Vec<Output>,
+    ) {
+        for flow in &mut self.flows {
+            flow.close();
+        }
+        self.pump(now, settings, pool, out);
+        let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+        self.stream.finish(outcome, &mut with);
+    }
+
+    /// Bytes that positions say were there and that nothing saw.
+    pub fn unseen(&self) -> u64 {
+        self.flows.iter().map(|flow| flow.counts().unseen + flow.counts().evicted).sum()
+    }
+
+    /// Bytes that the policy left out.
+    pub fn left_out(&self) -> u64 {
+        self.flows.iter().map(|flow| flow.counts().policy).sum()
+    }
+}

@@ -1,0 +1,256 @@
+//! What is inside a connection: HTTP, TLS with HTTP inside, a tunnel with TLS inside that.
+//!
+//! Invariant: each layer sees its bytes once, in order; nesting is bounded.
+
+use crate::{
+    flow::{Budget, Direction, Nanos, Piece},
+    http::{
+        h1,
+        head::{Exchange, Outcome, ProxyClaim},
+    },
+    kernel::record::{PointId, ProcessKey},
+    tls,
+};
+
+/// TLS in a tunnel in TLS is met; more than this is not.
+const DEPTH: u8 = 4;
+
+/// Limits that every layer of a connection is made with.
+#[derive(Clone)]
+pub struct Settings {
+    pub http: h1::Limits,
+    pub tls: tls::SessionLimits,
+    pub budget: Budget,
+}
+
+/// What comes out of a connection's layers.
+#[expect(clippy::large_enum_variant, reason = "exchanges are the common case")]
+pub enum Output {
+    Exchange(Exchange, Around),
+    HttpUnread(h1::Reason, Around),
+    /// Something that is neither HTTP nor TLS follows (WebSocket, another upgrade).
+    Switched,
+    Proved(PointId),
+    TlsUnread(tls::Reason, Box<tls::Facts>),
+    /// A TLS layer has ended: what it was.
+    TlsClosed(Box<tls::Facts>),
+}
+
+/// The TLS layer around an exchange, if any.
+#[derive(Clone, Default)]
+pub struct Around {
+    pub tls: Option<std::sync::Arc<tls::Facts>>,
+    pub point: Option<PointId>,
+}
+
+/// A stream that begins somewhere: the socket's, TLS plaintext, or a tunnel's.
+pub struct Stream {
+    http: h1::Connection,
+    layer: h1::Layer,
+    claim: Option<ProxyClaim>,
+    depth: u8,
+    inner: Inner,
+    around: Around,
+    scratch: Vec<h1::Output>,
+}
+
+enum Inner {
+    Nothing,
+    Tls(Box<Sealed>),
+    Stream(Box<Stream>),
+    Opaque,
+}
+
+/// A TLS session and the stream in it.
+struct Sealed {
+    session: tls::Session,
+    inside: Stream,
+    point: Option<PointId>,
+    facts: Option<std::sync::Arc<tls::Facts>>,
+}
+
+/// What the layers need from outside while they work.
+pub struct Surroundings<'a> {
+    pub settings: &'a Settings,
+    pub pool: &'a mut tls::Pool,
+    pub processes: &'a [ProcessKey],
+    pub out: &'a mut Vec<Output>,
+}
+
+impl Stream {
+    /// `from_start`: both directions are seen from their first byte.
+    pub fn new(settings: &Settings, from_start: bool) -> Self {
+        Self::nested(settings, h1::Layer::Socket, from_start, None, Around::default(), 0)
+    }
+
+    fn nested(
+        settings: &Settings,
+        layer: h1::Layer,
+        from_start: bool,
+        claim: Option<ProxyClaim>,
+        around: Around,
+        depth: u8,
+    ) -> Self {
+        Self {
+            http: h1::Connection::new(h1::Start { layer, from_start, claim }, settings.http),
+            layer,
+            claim,
+            depth,
+            inner: Inner::Nothing,
+            around,
+            scratch: Vec::new(),
+        }
+    }
+
+    pub fn push(&mut self, direction: Direction, piece: Piece, with: &mut Surroundings<'_>) {
+        let mut out = std::mem::take(&mut self.scratch);
+        self.http.push(direction, piece, &mut out);
+        self.take(&mut out, with);
+        self.scratch = out;
+    }
+
+    /// A secret has come for one of the processes.
+    pub fn offer(&mut self, now: Nanos, with: &mut Surroundings<'_>) {
+        match &mut self.inner {
+            Inner::Tls(sealed) => {
+                sealed.session.offer(with.pool, with.processes, now);
+                sealed.drain(with);
+                sealed.inside.offer(now, with);
+            }
+            Inner::Stream(stream) => stream.offer(now, with),
+            Inner::Nothing | Inner::Opaque => {}
+        }
+    }
+
+    pub fn wants_secret(&self) -> bool {
+        match &self.inner {
+            Inner::Tls(sealed) => sealed.session.wants_secret() || sealed.inside.wants_secret(),
+            Inner::Stream(stream) => stream.wants_secret(),
+            Inner::Nothing | Inner::Opaque => false,
+        }
+    }
+
+    /// Gives out what has waited longer than `max_age`.
+    pub fn flush(&mut self, now: Nanos, max_age: Nanos, with: &mut Surroundings<'_>) {
+        let mut out = std::mem::take(&mut self.scratch);
+        self.http.flush(now, max_age, &mut out);
+        self.take(&mut out, with);
+        self.scratch = out;
+        match &mut self.inner {
+            Inner::Tls(sealed) => {
+                sealed.session.expire(now);
+                sealed.drain(with);
+                sealed.inside.flush(now, max_age, with);
+            }
+            Inner::Stream(stream) => stream.flush(now, max_age, with),
+            Inner::Nothing | Inner::Opaque => {}
+        }
+    }
+
+    /// One direction's stream has ended.
+    pub fn end(&mut self, direction: Direction, with: &mut Surroundings<'_>) {
+        match &mut self.inner {
+            Inner::Tls(sealed) => {
+                sealed.session.end(direction);
+                sealed.drain(with);
+            }
+            Inner::Stream(stream) => stream.end(direction, with),
+            Inner::Nothing | Inner::Opaque => {}
+        }
+    }
+
+    /// The connection has closed, or the agent stops.
+    pub fn finish(&mut self, outcome: Outcome, with: &mut Surroundings<'_>) {
+        match std::mem::replace(&mut self.inner, Inner::Nothing) {
+            Inner::Tls(mut sealed) => {
+                sealed.session.close();
+                sealed.drain(with);
+                sealed.inside.finish(outcome, with);
+                with.out.push(Output::TlsClosed(Box::new(sealed.session.facts().clone())));
+            }
+            Inner::Stream(mut stream) => stream.finish(outcome, with),
+            Inner::Nothing | Inner::Opaque => {}
+        }
+        let mut out = Vec::new();
+        self.http.finish(outcome, &mut out);
+        self.take(&mut out, with);
+    }
+
+    fn take(&mut self, out: &mut Vec<h1::Output>, with: &mut Surroundings<'_>) {
+        for output in out.drain(..) {
+            match output {
+                h1::Output::Exchange(exchange) => with.out.push(Output::Exchange(exchange, self.around.clone())),
+                h1::Output::Unread(reason) => with.out.push(Output::HttpUnread(reason, self.around.clone())),
+                h1::Output::Switched(switch) => self.inner = self.switched(switch, with),
+                h1::Output::Inner(direction, piece) => self.inner.push(direction, piece, with),
+            }
+        }
+    }
+
+    fn switched(&mut self, switch: h1::Switch, with: &mut Surroundings<'_>) -> Inner {
+        self.claim = self.http.proxy_claim();
+        match switch {
+            h1::Switch::Tls if self.depth < DEPTH => {
+                let session = tls::Session::new(with.settings.tls, &with.settings.budget);
+                let inside = Stream::nested(
+                    with.settings,
+                    h1::Layer::Record,
+                    true,
+                    self.claim,
+                    Around::default(),
+                    self.depth + 1,
+                );
+                Inner::Tls(Box::new(Sealed { session, inside, point: None, facts: None }))
+            }
+            h1::Switch::Tunnel | h1::Switch::H2c if self.depth < DEPTH => Inner::Stream(Box::new(Stream::nested(
+                with.settings,
+                self.layer,
+                true,
+                self.claim,
+                self.around.clone(),
+                self.depth + 1,
+            ))),
+            _ => {
+                with.out.push(Output::Switched);
+                Inner::Opaque
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn push(&mut self, direction: Direction, piece: Piece, with: &mut Surroundings<'_>) {
+        match self {
+            Self::Tls(sealed) => {
+                sealed.session.push(direction, piece, with.pool, with.processes);
+                sealed.drain(with);
+            }
+            Self::Stream(stream) => stream.push(direction, piece, with),
+            Self::Nothing | Self::Opaque => {}
+        }
+    }
+}
+
+impl Sealed {
+    fn drain(&mut self, with: &mut Surroundings<'_>) {
+        while let Some(output) = self.session.pop() {
+            match output {
+                tls::Output::Plain(direction, piece) => {
+                    if self.facts.is_none() {
+                        self.facts = Some(std::sync::Arc::new(self.session.facts().clone()));
+                        self.inside.around = Around { tls: self.facts.clone(), point: self.point };
+                    }
+                    self.inside.push(direction, piece, with);
+                }
+                tls::Output::Proved { point, .. } => {
+                    self.point = Some(point);
+                    with.out.push(Output::Proved(point));
+                }
+                tls::Output::End { direction, .. } => self.inside.end(direction, with),
+                tls::Output::Unread { reason, .. } => {
+                    with.out.push(Output::TlsUnread(reason, Box::new(self.session.facts().clone())));
+                }
+            }
+        }
+    }
+}

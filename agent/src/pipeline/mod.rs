@@ -1,0 +1,463 @@
+//! The only place that wires the stages: ring records in, events out.
+//!
+//! One thread drives it. The ring before it and the queue behind it are bounded; inside, connections, bytes and secrets
+//! are. Everything that is not read ends in a coverage or loss event.
+//!
+//! Invariant: credentials parsed = usage events + losses; checked at the end ([`Pipeline::sums`]).
+//! Invariant: at most one coverage event per connection and reason.
+
+mod connection;
+mod layers;
+mod proof;
+mod report;
+
+use crate::{
+    credential::Observer,
+    flow::{Budget, FlowLimits, Nanos},
+    http::{
+        h1,
+        head::{Exchange, Outcome},
+    },
+    identity::{Clock, ProcessTable},
+    kernel::{
+        points::Points,
+        record::{Chunk, ConnectionKey, PointId, ProcessKey, ProcessRecord, Record, SecretRecord},
+    },
+    tls,
+    usage::{self, Facts},
+};
+use agent_common::event::{
+    Body, Connections, Coverage, CoverageDetail, CoverageReason, CoverageScope, Envelope, Hook,
+};
+use connection::Connection;
+use layers::{Around, Output, Settings};
+use lru::LruCache;
+use proof::Proofs;
+pub use report::{Counters, Numbering};
+use std::{collections::HashMap, num::NonZeroUsize};
+
+/// Bounds, from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub connections: NonZeroUsize,
+    pub total_bytes: usize,
+    pub flow: FlowLimits,
+    pub http: h1::Limits,
+    pub tls: tls::SessionLimits,
+    /// How long a request waits for its response.
+    pub response_wait: Nanos,
+}
+
+/// What the pipeline asks of the outside.
+pub enum Demand {
+    /// Look for key-log points in what this process has mapped.
+    LookAt(ProcessKey),
+    /// This point gives secrets that open nothing.
+    DropPoint(PointId),
+}
+
+/// Everything between ring and sinks; see the module.
+pub struct Pipeline {
+    connections: LruCache<ConnectionKey, Connection>,
+    /// Connections whose records wait for a secret, by process.
+    waiting: HashMap<ProcessKey, Vec<ConnectionKey>>,
+    settings: Settings,
+    limits: Limits,
+    pool: tls::Pool,
+    observer: Observer,
+    processes: ProcessTable,
+    points: Points,
+    clock: Clock,
+    hook: Hook,
+    numbering: Numbering,
+    proofs: Proofs,
+    counters: Counters,
+    outputs: Vec<Output>,
+    events: Vec<Envelope>,
+    demands: Vec<Demand>,
+    now: Nanos,
+}
+
+/// Most connections that wait for one process's secrets.
+const WAITING: usize = 4_096;
+
+impl Pipeline {
+    #[expect(clippy::too_many_arguments, reason = "each is a stage that is made elsewhere")]
+    pub fn new(
+        limits: Limits,
+        observer: Observer,
+        processes: ProcessTable,
+        points: Points,
+        clock: Clock,
+        hook: Hook,
+        numbering: Numbering,
+    ) -> Self {
+        let budget = Budget::new(limits.total_bytes);
+        Self {
+            connections: LruCache::new(limits.connections),
+            waiting: HashMap::new(),
+            settings: Settings { http: limits.http, tls: limits.tls, budget },
+            limits,
+            pool: tls::Pool::new(tls::PoolLimits::default()),
+            observer,
+            processes,
+            points,
+            clock,
+            hook,
+            numbering,
+            proofs: Proofs::default(),
+            counters: Counters::default(),
+            outputs: Vec::new(),
+            events: Vec::new(),
+            demands: Vec::new(),
+            now: 0,
+        }
+    }
+
+    /// Takes one record of the ring.
+    pub fn record(&mut self, record: Record) {
+        match record {
+            Record::Chunk(chunk) => self.chunk(chunk),
+            Record::Closed(closed) => self.close(closed.connection, closed.time, Outcome::Closed),
+            Record::Secret(secret) => self.secret(secret),
+            Record::Process(record) => self.process(&record),
+        }
+    }
+
+    /// Time passes. Call it some times a second.
+    pub fn tick(&mut self, now: Nanos) {
+        self.now = now;
+        self.clock.now();
+        let mut out = std::mem::take(&mut self.outputs);
+        let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
+        for key in keys {
+            let Some(connection) = self.connections.peek_mut(&key) else { continue };
+            connection.tick(now, self.limits.response_wait, &self.settings, &mut self.pool, &mut out);
+            self.handle(key, &mut out);
+        }
+        self.outputs = out;
+    }
+
+    /// The agent stops: everything that waits is given out.
+    pub fn finish(&mut self, now: Nanos) {
+        let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
+        for key in keys {
+            self.close(key, now, Outcome::Unfinished);
+        }
+    }
+
+    /// Events made so far, in order.
+    pub fn take_events(&mut self) -> Vec<Envelope> {
+        std::mem::take(&mut self.events)
+    }
+
+    pub fn take_demands(&mut self) -> Vec<Demand> {
+        std::mem::take(&mut self.demands)
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn pool_counts(&self) -> tls::PoolCounts {
+        self.pool.counts()
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// An event that the wiring outside has to report (audit, losses in the kernel).
+    pub fn emit(&mut self, at: Nanos, body: Body) {
+        let time = self.clock.wall(at);
+        let observed = self.clock.now().1;
+        self.events.push(self.numbering.envelope(time, observed, body));
+    }
+
+    pub fn wall(&self, at: Nanos) -> agent_common::event::Time {
+        self.clock.wall(at)
+    }
+
+    fn chunk(&mut self, chunk: Chunk) {
+        self.now = self.now.max(chunk.time);
+        let key = chunk.connection;
+        if self.connections.peek(&key).is_none() {
+            if self.connections.len() == self.limits.connections.get()
+                && let Some((oldest, _)) = self.connections.peek_lru()
+            {
+                let oldest = *oldest;
+                self.counters.connections_evicted += 1;
+                self.unread(oldest, CoverageReason::Limit, None, None);
+                self.close(oldest, chunk.time, Outcome::Unfinished);
+            }
+            self.counters.connections += 1;
+            let connection = Connection::new(&chunk, self.limits.flow, &self.settings);
+            self.connections.put(key, connection);
+        }
+        let process = chunk.caller.process;
+        let mut out = std::mem::take(&mut self.outputs);
+        if let Some(connection) = self.connections.get_mut(&key) {
+            connection.push(chunk, &self.settings, &mut self.pool, &mut out);
+            if connection.wants_secret() {
+                let waiting = self.waiting.entry(process).or_default();
+                if !waiting.contains(&key) && waiting.len() < WAITING {
+                    waiting.push(key);
+                }
+            }
+        }
+        self.handle(key, &mut out);
+        self.outputs = out;
+    }
+
+    fn secret(&mut self, record: SecretRecord) {
+        self.now = self.now.max(record.time);
+        let (process, time) = (record.caller.process, record.time);
+        self.counters.secrets += 1;
+        self.proofs.hit(process, record.point);
+        let mut kept = false;
+        for record in labelled(record) {
+            kept |= matches!(self.pool.insert(record), tls::Inserted::Kept(_));
+        }
+        if !kept {
+            return;
+        }
+        let Some(waiting) = self.waiting.get_mut(&process) else { return };
+        let keys = std::mem::take(waiting);
+        let mut still = Vec::new();
+        let mut out = std::mem::take(&mut self.outputs);
+        for key in keys {
+            let Some(connection) = self.connections.peek_mut(&key) else { continue };
+            connection.offer(time, &self.settings, &mut self.pool, &mut out);
+            if connection.wants_secret() {
+                still.push(key);
+            }
+            self.handle(key, &mut out);
+        }
+        self.outputs = out;
+        if still.is_empty() {
+            self.waiting.remove(&process);
+        } else {
+            self.waiting.insert(process, still);
+        }
+    }
+
+    fn process(&mut self, record: &ProcessRecord) {
+        self.processes.apply(record);
+        match record {
+            ProcessRecord::Exec { caller, .. } => self.demands.push(Demand::LookAt(caller.process)),
+            ProcessRecord::Exit { process, .. } => {
+                self.waiting.remove(process);
+            }
+            ProcessRecord::Fork { .. } => {}
+        }
+    }
+
+    fn close(&mut self, key: ConnectionKey, now: Nanos, outcome: Outcome) {
+        let mut out = std::mem::take(&mut self.outputs);
+        if let Some(connection) = self.connections.peek_mut(&key) {
+            connection.finish(now, outcome, &self.settings, &mut self.pool, &mut out);
+        }
+        self.handle(key, &mut out);
+        self.outputs = out;
+        if let Some(connection) = self.connections.pop(&key) {
+            self.counters.bytes_unseen += connection.unseen();
+            self.counters.bytes_left_out += connection.left_out();
+            if connection.read {
+                self.counters.connections_read += 1;
+            }
+            if !connection.reported.is_empty() {
+                self.counters.connections_unread += 1;
+            }
+        }
+    }
+
+    fn handle(&mut self, key: ConnectionKey, out: &mut Vec<Output>) {
+        for output in out.drain(..) {
+            match output {
+                Output::Exchange(exchange, around) => self.exchange(key, &exchange, &around),
+                Output::Proved(point) => self.proofs.proved(point, &self.points),
+                Output::Switched => self.counters.switched += 1,
+                Output::HttpUnread(reason, around) => self.http_unread(key, reason, &around),
+                Output::TlsUnread(reason, facts) => self.tls_unread(key, reason, &facts),
+                Output::TlsClosed(facts) => {
+                    self.counters.tls += 1;
+                    self.counters.tls_opened += u64::from(facts.proven);
+                }
+            }
+        }
+    }
+
+    fn exchange(&mut self, key: ConnectionKey, exchange: &Exchange, around: &Around) {
+        self.counters.exchanges += 1;
+        if exchange.outcome == Outcome::ResponseLost {
+            self.counters.responses_lost += 1;
+        }
+        let Some(connection) = self.connections.peek_mut(&key) else { return };
+        connection.read = true;
+        let started = exchange.request.time;
+        let time = self.clock.wall(started);
+        let seconds = i64::try_from(time.unix_nanos() / 1_000_000_000).unwrap_or(0);
+        let observed = self.observer.observe(exchange, seconds);
+        if observed.observations.is_empty() {
+            self.counters.exchanges_without_credential += 1;
+            return;
+        }
+        self.counters.credentials += observed.observations.len() as u64;
+        let direction = exchange.request_direction;
+        let offset = exchange.request.origin.wire;
+        let Some(caller) = connection.caller_at(direction, offset).cloned() else {
+            self.counters.credentials_lost += observed.observations.len() as u64;
+            return;
+        };
+        let identity = self.processes.resolve(&caller, started, &self.clock);
+        let facts = Facts {
+            endpoints: &connection.endpoints,
+            connection: key,
+            sequence: connection.sequence_at(direction, offset),
+            caller: &caller,
+            identity: &identity,
+            tls: around.tls.as_deref(),
+            library: around.point.and_then(|point| self.points.get(point)),
+            hook: self.hook,
+        };
+        for usage in usage::build(exchange, observed, &facts) {
+            match usage {
+                Ok(usage) => {
+                    let now = self.clock.now().1;
+                    self.events.push(self.numbering.envelope(time, now, Body::Usage(Box::new(usage))));
+                    self.counters.usage_events += 1;
+                }
+                Err(_) => self.counters.credentials_lost += 1,
+            }
+        }
+    }
+
+    fn http_unread(&mut self, key: ConnectionKey, reason: h1::Reason, around: &Around) {
+        let tls = around.tls.as_deref();
+        let reason = match reason {
+            h1::Reason::OpaqueProtocol => CoverageReason::NotHttp,
+            h1::Reason::Http2 => CoverageReason::Http2,
+            h1::Reason::HeadTooLong
+            | h1::Reason::TooManyFields
+            | h1::Reason::TooManyOutstanding
+            | h1::Reason::OverLimit => CoverageReason::Limit,
+            h1::Reason::Malformed | h1::Reason::HeadIncomplete => {
+                self.counters.heads_malformed += 1;
+                CoverageReason::NotHttp
+            }
+            h1::Reason::RequestLost | h1::Reason::ResponseWithoutRequest | h1::Reason::FramingLost => {
+                self.counters.heads_lost += 1;
+                CoverageReason::BytesLost
+            }
+        };
+        self.unread(key, reason, tls, None);
+    }
+
+    fn tls_unread(&mut self, key: ConnectionKey, reason: tls::Reason, facts: &tls::Facts) {
+        let Some(connection) = self.connections.peek(&key) else { return };
+        let libraries: Vec<_> =
+            connection.processes.iter().flat_map(|process| self.points.of_process(*process)).collect();
+        let first = connection.first;
+        let late = libraries.iter().any(|mapped| mapped.attached.is_some_and(|since| since > first));
+        let readable = libraries.iter().any(|mapped| mapped.attached.is_some());
+        let known = libraries.first().map(|mapped| mapped.library.name());
+        let secrets = connection.processes.iter().any(|process| self.proofs.gave_secrets(*process));
+        let coverage = match reason {
+            tls::Reason::OpenedBeforeAgent => CoverageReason::OpenedBefore,
+            tls::Reason::NoSecret | tls::Reason::TrialsExhausted | tls::Reason::Overflow => {
+                if secrets {
+                    CoverageReason::SecretUnproven
+                } else if late {
+                    CoverageReason::AttachedLate
+                } else if readable {
+                    CoverageReason::NoSecret
+                } else if known.is_some() {
+                    CoverageReason::LibraryUnsupported
+                } else {
+                    CoverageReason::NoKeyLogPoint
+                }
+            }
+            tls::Reason::SuiteUnsupported(_) => CoverageReason::CipherUnsupported,
+            tls::Reason::VersionUnsupported(_) => CoverageReason::VersionUnsupported,
+            tls::Reason::EarlyData => CoverageReason::EarlyData,
+            tls::Reason::LostRecords => CoverageReason::BytesLost,
+            tls::Reason::Incomplete
+            | tls::Reason::HandshakeFailed(_)
+            | tls::Reason::Renegotiation
+            | tls::Reason::Malformed(_) => CoverageReason::HandshakeMalformed,
+        };
+        for point in self.proofs.failed(&connection.processes) {
+            self.demands.push(Demand::DropPoint(point));
+        }
+        let detail = reason.to_string();
+        self.unread(key, coverage, Some(facts), Some((detail, known)));
+    }
+
+    /// A coverage event of a connection, at most one for each reason.
+    fn unread(
+        &mut self,
+        key: ConnectionKey,
+        reason: CoverageReason,
+        tls: Option<&tls::Facts>,
+        detail: Option<(String, Option<&'static str>)>,
+    ) {
+        let Some(connection) = self.connections.peek_mut(&key) else { return };
+        let name = report::name(reason);
+        if connection.reported.contains(&name) {
+            return;
+        }
+        connection.reported.push(name);
+        *self.counters.unread.entry(name).or_default() += 1;
+        let Some(caller) = connection.last_caller().cloned() else { return };
+        let identity = self.processes.resolve(&caller, connection.last, &self.clock);
+        let (detail, library) = detail.unzip();
+        let protocol = match (reason, tls.is_some()) {
+            (CoverageReason::Http2, _) => Some("h2"),
+            (CoverageReason::NotHttp, false) => None,
+            (_, true) => Some("tls"),
+            (_, false) => Some("http"),
+        };
+        let body = Body::Coverage(Box::new(Coverage {
+            coverage: CoverageDetail {
+                scope: CoverageScope::Connection,
+                reason: Some(reason),
+                detail,
+                protocol: protocol.map(str::to_owned),
+                library: library.flatten().map(str::to_owned),
+                connections: Connections { seen: 1, read: 0, unread: 1 },
+                from: self.clock.wall(connection.first),
+                to: self.clock.wall(connection.last),
+            },
+            principal: Some(identity.principal),
+            network: Some(usage::network(&connection.endpoints, None)),
+            tls: tls.map(usage::tls),
+        }));
+        let (at, now) = (self.clock.wall(connection.last), self.clock.now().1);
+        self.events.push(self.numbering.envelope(at, now, body));
+        self.counters.coverage_events += 1;
+    }
+}
+
+/// The fallback does not tell which secret it gives: it is offered as each of those that it may be.
+fn labelled(record: SecretRecord) -> Vec<SecretRecord> {
+    const TRAFFIC: [tls::Label; 4] = [
+        tls::Label::ClientHandshake,
+        tls::Label::ServerHandshake,
+        tls::Label::ClientApplication,
+        tls::Label::ServerApplication,
+    ];
+    if record.label != "KDF" {
+        return vec![record];
+    }
+    TRAFFIC
+        .iter()
+        .map(|label| SecretRecord {
+            time: record.time,
+            caller: record.caller.clone(),
+            point: record.point,
+            label: label.name().to_owned(),
+            secret: record.secret.clone(),
+            client_random: record.client_random,
+        })
+        .collect()
+}

@@ -1,0 +1,144 @@
+//! Numbers: the events' own, and the counters that must add up.
+
+use agent_common::event::{Body, CoverageReason, Envelope, Host, Producer, Time, V1};
+use std::collections::BTreeMap;
+
+/// Gives each event its number, contiguous from 1 within the run.
+pub struct Numbering {
+    producer: Producer,
+    host: Host,
+}
+
+impl Numbering {
+    /// `id` names the installation, `epoch` the run.
+    pub fn new(id: String, epoch: u64, host: Host) -> Self {
+        let producer = Producer {
+            id,
+            name: "tokentrail-agent".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            epoch,
+            sequence: 0,
+        };
+        Self { producer, host }
+    }
+
+    pub fn envelope(&mut self, time: Time, observed_time: Time, body: Body) -> Envelope {
+        self.producer.sequence += 1;
+        Envelope { version: V1, time, observed_time, producer: self.producer.clone(), host: self.host.clone(), body }
+    }
+
+    pub fn last(&self) -> u64 {
+        self.producer.sequence
+    }
+}
+
+/// What the pipeline did since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub connections: u64,
+    pub connections_read: u64,
+    pub connections_unread: u64,
+    pub connections_evicted: u64,
+    pub secrets: u64,
+    pub tls: u64,
+    pub tls_opened: u64,
+    pub exchanges: u64,
+    pub exchanges_without_credential: u64,
+    pub responses_lost: u64,
+    pub heads_lost: u64,
+    pub heads_malformed: u64,
+    pub switched: u64,
+    pub credentials: u64,
+    pub credentials_lost: u64,
+    pub usage_events: u64,
+    pub coverage_events: u64,
+    pub bytes_unseen: u64,
+    pub bytes_left_out: u64,
+    /// Connections not read, by reason.
+    pub unread: BTreeMap<&'static str, u64>,
+}
+
+impl Counters {
+    /// Credentials parsed = events + losses.
+    pub fn sums(&self) -> Result<(), String> {
+        let accounted = self.usage_events + self.credentials_lost;
+        if self.credentials == accounted {
+            return Ok(());
+        }
+        Err(format!(
+            "credentials parsed {} != events {} + lost {}",
+            self.credentials, self.usage_events, self.credentials_lost
+        ))
+    }
+
+    /// By name, for audit events.
+    pub fn named(&self) -> BTreeMap<String, u64> {
+        let fixed = [
+            ("connections.seen", self.connections),
+            ("connections.read", self.connections_read),
+            ("connections.unread", self.connections_unread),
+            ("connections.evicted", self.connections_evicted),
+            ("tls.secrets", self.secrets),
+            ("tls.connections", self.tls),
+            ("tls.opened", self.tls_opened),
+            ("exchanges.seen", self.exchanges),
+            ("exchanges.without_credential", self.exchanges_without_credential),
+            ("exchanges.response_lost", self.responses_lost),
+            ("heads.lost", self.heads_lost),
+            ("heads.malformed", self.heads_malformed),
+            ("connections.switched", self.switched),
+            ("credentials.parsed", self.credentials),
+            ("credentials.lost", self.credentials_lost),
+            ("events.usage", self.usage_events),
+            ("events.coverage", self.coverage_events),
+            ("bytes.unseen", self.bytes_unseen),
+            ("bytes.left_out", self.bytes_left_out),
+        ];
+        let unread = self.unread.iter().map(|(reason, count)| (format!("unread.{reason}"), *count));
+        fixed.into_iter().map(|(name, count)| (name.to_owned(), count)).chain(unread).collect()
+    }
+}
+
+/// As in the JSON.
+pub fn name(reason: CoverageReason) -> &'static str {
+    use CoverageReason as R;
+    match reason {
+        R::OpenedBefore => "opened_before",
+        R::AttachedLate => "attached_late",
+        R::NoKeyLogPoint => "no_key_log_point",
+        R::LibraryUnsupported => "library_unsupported",
+        R::SecretUnproven => "secret_unproven",
+        R::NoSecret => "no_secret",
+        R::VersionUnsupported => "version_unsupported",
+        R::CipherUnsupported => "cipher_unsupported",
+        R::EarlyData => "early_data",
+        R::HandshakeMalformed => "handshake_malformed",
+        R::BytesLost => "bytes_lost",
+        R::Http2 => "http2",
+        R::NotHttp => "not_http",
+        R::KernelTls => "kernel_tls",
+        R::IoUring => "io_uring",
+        R::Limit => "limit",
+        R::Stopped => "stopped",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_hold_or_say_why() {
+        let mut counters = Counters { credentials: 3, usage_events: 2, ..Default::default() };
+        assert_eq!(counters.sums().unwrap_err(), "credentials parsed 3 != events 2 + lost 0");
+        counters.credentials_lost = 1;
+        counters.sums().unwrap();
+    }
+
+    #[test]
+    fn reasons_are_named_as_in_the_json() {
+        for reason in [CoverageReason::OpenedBefore, CoverageReason::NoKeyLogPoint, CoverageReason::Http2] {
+            assert_eq!(serde_json::to_value(reason).unwrap(), name(reason));
+        }
+    }
+}

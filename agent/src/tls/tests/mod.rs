@@ -1,0 +1,3 @@
+mod peers;
+mod real;
+mod replay;

@@ -1,0 +1,277 @@
+//! The finder on real programs and libraries: the system's, and those that `cargo xtask setup` puts into the folder
+//! named by `TOKENTRAIL_FIXTURES` (`venv` with `cryptography` and `curl_cffi`, `node` with `bun`).
+//!
+//! Packages change, so no address is written down here. What is checked are facts of the file itself, read another
+//! way: the function's symbol where the file has one, the beginnings of functions in its unwind table, and, for a
+//! library linked here from its static archive, its symbol before stripping.
+//!
+//! What is not on this machine is skipped, and says so.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tokentrail_agent::kernel::keylog::{Cache, Finder, Found, Library, Point};
+
+fn look(path: &Path) -> Found {
+    let mut finder = Finder::new(Cache::in_memory());
+    finder.look_at_file(&File::open(path).unwrap()).unwrap()
+}
+
+/// The file at `path`, or an explained skip.
+fn present(path: impl AsRef<Path>, why: &str) -> Option<PathBuf> {
+    let path = path.as_ref();
+    let found = path.exists().then(|| path.to_owned());
+    if found.is_none() {
+        println!("skipped: {} is not here: {why}", path.display());
+    }
+    found
+}
+
+/// A file of the fixtures folder, or an explained skip.
+fn fixture(below: &str, names: &[&str]) -> Option<PathBuf> {
+    let name = names.join(" or ");
+    let Some(folder) = std::env::var_os("TOKENTRAIL_FIXTURES") else {
+        println!(
+            "skipped: {name}: TOKENTRAIL_FIXTURES is not set; `cargo xtask setup` prepares that folder"
+        );
+        return None;
+    };
+    let below_folder = Path::new(&folder).join(below);
+    let found = names.iter().find_map(|name| find(&below_folder, name, 8));
+    if found.is_none() {
+        println!(
+            "skipped: no {name} below {}/{below}",
+            Path::new(&folder).display()
+        );
+    }
+    found
+}
+
+/// The first regular file below `folder` whose path ends in `name`.
+fn find(folder: &Path, name: &str, depth: usize) -> Option<PathBuf> {
+    let mut entries: Vec<PathBuf> = fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| !path.is_symlink())
+        .collect();
+    entries.sort();
+    let file = entries
+        .iter()
+        .find(|path| path.ends_with(name) && path.is_file());
+    if let Some(file) = file {
+        return Some(file.clone());
+    }
+    let next = depth.checked_sub(1)?;
+    entries.iter().find_map(|path| find(path, name, next))
+}
+
+/// One key-log point, of that library, at the beginning of a function, found soon.
+fn check(path: &Path, library: Library, symbol: &str) {
+    let start = Instant::now();
+    let found = look(path);
+    let took = start.elapsed();
+    let points: Vec<&Point> = found.key_log_points().collect();
+    let [point] = points[..] else {
+        panic!("{}: {found:?}", path.display());
+    };
+    println!(
+        "{}: {library} at {:#x} in {took:?}",
+        path.display(),
+        point.file_offset
+    );
+    assert_eq!(point.library, library, "{}", path.display());
+    assert!(!found.is_ambiguous(), "{}", path.display());
+    // For an unoptimised build on a busy machine.
+    assert!(
+        took < Duration::from_secs(20),
+        "{} took {took:?}",
+        path.display()
+    );
+
+    let bytes = fs::read(path).unwrap();
+    let file = object::File::parse(&*bytes).unwrap();
+    let segment = file
+        .segments()
+        .find(|segment| {
+            let (offset, size) = segment.file_range();
+            (offset..offset + size).contains(&point.file_offset)
+        })
+        .unwrap();
+    let address = point.file_offset - segment.file_range().0 + segment.address();
+    assert_eq!(address, point.virtual_address, "{}", path.display());
+    let known = file
+        .symbols()
+        .find(|known| known.name().is_ok_and(|name| name.contains(symbol)));
+    if let Some(known) = known {
+        assert_eq!(known.address(), address, "{}: {symbol}", path.display());
+        println!("  agrees with its symbol");
+    }
+    if let Some(functions) = unwind_table(&file) {
+        assert!(
+            functions.contains(&address),
+            "{}: no function begins there",
+            path.display()
+        );
+        println!(
+            "  agrees with its unwind table of {} functions",
+            functions.len()
+        );
+    }
+}
+
+/// Beginnings of functions by `.eh_frame_hdr` (LSB core, "The .eh_frame_hdr section"), in its usual encoding.
+fn unwind_table(file: &object::File<'_>) -> Option<Vec<u64>> {
+    let section = file.section_by_name(".eh_frame_hdr")?;
+    let data = section.data().ok()?;
+    if data.len() < 12 || data[..4] != [1, 0x1b, 3, 0x3b] {
+        return None;
+    }
+    let entries = data[12..].chunks_exact(8).map(|entry| {
+        let relative = i32::from_le_bytes(entry[..4].try_into().unwrap());
+        section.address().wrapping_add_signed(i64::from(relative))
+    });
+    Some(entries.collect())
+}
+
+#[test]
+fn openssl_of_the_system() {
+    if let Some(path) = present(
+        "/usr/lib/x86_64-linux-gnu/libssl.so.3",
+        "apt-get install libssl3",
+    ) {
+        check(&path, Library::Openssl, "ssl_log_secret");
+    }
+    if let Some(path) = present(
+        "/usr/lib/x86_64-linux-gnu/libcrypto.so.3",
+        "apt-get install libssl3",
+    ) {
+        let found = look(&path);
+        let fallback = found.fallback().expect("EVP_KDF_derive");
+        let bytes = fs::read(&path).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        let exported = file
+            .dynamic_symbols()
+            .find(|symbol| symbol.name() == Ok("EVP_KDF_derive"))
+            .unwrap();
+        assert_eq!(fallback.virtual_address, exported.address());
+        assert_eq!(found.key_log_points().count(), 0);
+    }
+}
+
+#[test]
+fn gnutls_of_the_system() {
+    if let Some(path) = present(
+        "/usr/lib/x86_64-linux-gnu/libgnutls.so.30",
+        "apt-get install libgnutls30",
+    ) {
+        check(&path, Library::Gnutls, "_gnutls_call_keylog_func");
+    }
+}
+
+#[test]
+fn node_of_the_system() {
+    if let Some(path) = present("/usr/bin/node", "apt-get install nodejs") {
+        // Debian's own node uses the system's libssl, others carry one.
+        if look(&path).points.is_empty() {
+            println!("skipped: this node has no TLS code of its own");
+        } else {
+            check(&path, Library::Openssl, "ssl_log_secret");
+        }
+    }
+}
+
+#[test]
+fn nss_is_named_and_not_probed() {
+    if let Some(path) = present(
+        "/usr/lib/x86_64-linux-gnu/libssl3.so",
+        "apt-get install libnss3",
+    ) {
+        let found = look(&path);
+        assert!(found.points.is_empty(), "{found:?}");
+        assert_eq!(found.unread[0].library, Library::Nss);
+    }
+}
+
+#[test]
+fn openssl_in_a_python_wheel() {
+    if let Some(path) = fixture("venv", &["cryptography/hazmat/bindings/_rust.abi3.so"]) {
+        check(&path, Library::Openssl, "ssl_log_secret");
+    }
+}
+
+#[test]
+fn boringssl_in_a_python_wheel() {
+    if let Some(path) = fixture("venv", &["curl_cffi/_wrapper.abi3.so"]) {
+        check(&path, Library::Boringssl, "ssl_log_secret");
+    }
+}
+
+#[test]
+fn boringssl_in_bun() {
+    // The package's install script moves the program out of the platform's package.
+    if let Some(path) = fixture("node", &["bun/bin/bun.exe", "bun-linux-x64/bin/bun"]) {
+        check(&path, Library::Boringssl, "ssl_log_secret");
+    }
+}
+
+/// The development packages' archives, linked here: with the symbol known, and then stripped.
+#[test]
+fn static_archives() {
+    let cases: [(&str, &[&str], Library, &str, &str); 2] = [
+        (
+            "/usr/lib/x86_64-linux-gnu/libssl.a",
+            &["-shared", "-Wl,-Bsymbolic"],
+            Library::Openssl,
+            "ssl_log_secret",
+            "apt-get install libssl-dev",
+        ),
+        (
+            "/usr/lib/x86_64-linux-gnu/libgnutls.a",
+            &["-no-pie"],
+            Library::Gnutls,
+            "_gnutls_call_keylog_func",
+            "apt-get install libgnutls28-dev",
+        ),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let main = folder.path().join("main.c");
+    fs::write(&main, "int main(void) { return 0; }").unwrap();
+    for (archive, arguments, library, symbol, why) in cases {
+        let Some(archive) = present(archive, why) else {
+            continue;
+        };
+        let linked = folder.path().join(symbol);
+        let stripped = folder.path().join(format!("{symbol}-stripped"));
+        let output = Command::new("cc")
+            .args(arguments)
+            .arg("-o")
+            .args([&linked, &main])
+            .arg("-Wl,--whole-archive")
+            .arg(&archive)
+            .args([
+                "-Wl,--no-whole-archive",
+                "-Wl,--unresolved-symbols=ignore-all",
+            ])
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        check(&linked, library, symbol);
+        let status = Command::new("strip")
+            .arg("-o")
+            .args([&stripped, &linked])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        check(&stripped, library, symbol);
+        assert_eq!(look(&stripped).points, look(&linked).points);
+    }
+}
