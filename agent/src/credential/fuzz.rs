@@ -99,7 +99,7 @@ fn exchange(data: &[u8]) -> Exchange {
             version,
             method,
             target,
-            headers: Headers(request),
+            headers: headers(&request),
         },
         request_body: BodyPrefix {
             bytes: Payload::copy_from(last),
@@ -110,7 +110,7 @@ fn exchange(data: &[u8]) -> Exchange {
             origin,
             version,
             status: 200,
-            headers: Headers(response),
+            headers: headers(&response),
         }),
         response_body: BodyPrefix::default(),
         outcome: Outcome::Answered,
@@ -122,5 +122,13 @@ fn form_type() -> (String, Payload) {
     (
         "content-type".to_owned(),
         Payload::copy_from(b"application/x-www-form-urlencoded"),
+    )
+}
+
+fn headers(fields: &[(String, Payload)]) -> Headers {
+    Headers::of(
+        fields
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), &**value)),
     )
 }

@@ -16,10 +16,9 @@ fn canary() -> Payload {
 }
 
 fn exchange(direction: Direction) -> Exchange {
-    let headers = Headers(vec![
-        ("authorization".into(), canary()),
-        ("host".into(), canary()),
-    ]);
+    let value = canary();
+    let fields: [(&[u8], &[u8]); 2] = [(b"authorization", &value), (b"host", &value)];
+    let headers = Headers::of(fields.into_iter());
     let body = BodyPrefix {
         bytes: canary(),
         whole: true,

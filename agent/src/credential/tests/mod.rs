@@ -118,7 +118,12 @@ fn headers(lines: &str) -> Headers {
         let value = Payload::copy_from(line[colon + 1..].trim().as_bytes());
         (line[..colon].to_ascii_lowercase(), value)
     };
-    Headers(lines.lines().map(line).collect())
+    let fields: Vec<_> = lines.lines().map(line).collect();
+    Headers::of(
+        fields
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), &**value)),
+    )
 }
 
 /// What is expected of one observation.
