@@ -89,16 +89,11 @@ fn listed<'h>(
     headers: &'h Headers,
     known: &'h Known<'_>,
 ) -> impl Iterator<Item = (&'static str, String)> {
-<<<<<<< HEAD
     headers.iter().filter_map(|(name, value)| {
-        let place = NAMES.binary_search(&name).ok()?;
-=======
-    headers.0.iter().filter_map(|(name, value)| {
         if !FILTER.may_hold(name.as_bytes()) {
             return None;
         }
-        let place = NAMES.binary_search(&name.as_str()).ok()?;
->>>>>>> w-credential
+        let place = NAMES.binary_search(&name).ok()?;
         let value = value.trim_ascii();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/=+-;,@|~".contains(&byte);
         let plain = (1..=LEN_MAX).contains(&value.len())
