@@ -135,6 +135,7 @@ impl Pipeline {
     pub fn tick(&mut self, now: Nanos) {
         self.now = now;
         self.clock.now();
+        self.pool.expire(now);
         let mut out = std::mem::take(&mut self.outputs);
         let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
         for key in keys {
@@ -232,7 +233,8 @@ impl Pipeline {
         self.proofs.hit(process, record.point);
         let mut kept = false;
         for record in labelled(record) {
-            kept |= matches!(self.pool.insert(record), tls::Inserted::Kept(_));
+            // A duplicate may be news: a resumed connection logs its secret again.
+            kept |= !matches!(self.pool.insert(record), tls::Inserted::Ignored);
         }
         if !kept {
             return;
