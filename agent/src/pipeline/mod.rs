@@ -37,6 +37,7 @@ use lru::LruCache;
 use proof::Proofs;
 pub use report::{Counters, Numbering};
 use std::{collections::HashMap, num::NonZeroUsize};
+use tracing::trace;
 
 /// Bounds, from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -222,6 +223,7 @@ impl Pipeline {
             self.connections.put(key, connection);
         }
         let process = chunk.caller.process;
+        trace!(?key, comm = chunk.caller.comm, offset = chunk.offset, len = chunk.bytes.len(), "chunk");
         let mut out = std::mem::take(&mut self.outputs);
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.push(chunk, &self.settings, &mut self.pool, &mut out);
@@ -240,6 +242,7 @@ impl Pipeline {
         self.now = self.now.max(record.time);
         let (process, time) = (record.caller.process, record.time);
         self.counters.secrets += 1;
+        trace!(pid = process.pid, label = record.label, "secret");
         self.proofs.hit(process, record.point);
         let mut kept = false;
         for record in labelled(record) {
@@ -448,6 +451,7 @@ impl Pipeline {
 
     fn http_unread(&mut self, key: ConnectionKey, reason: h1::Reason, around: &Around) {
         let tls = around.tls.as_deref();
+        let detail = report::http_detail(reason);
         let reason = match reason {
             h1::Reason::OpaqueProtocol => CoverageReason::NotHttp,
             h1::Reason::Http2 => CoverageReason::Http2,
@@ -466,7 +470,7 @@ impl Pipeline {
                 CoverageReason::BytesLost
             }
         };
-        self.unread(key, reason, tls, None);
+        self.unread(key, reason, tls, Some((detail.to_owned(), None)));
     }
 
     fn tls_unread(&mut self, key: ConnectionKey, reason: tls::Reason, facts: &tls::Facts) {
