@@ -95,6 +95,8 @@ fn no_secret_is_kept() {
         cells.check("output", canaries.search("standard output", stopped.lines.join("\n").as_bytes()));
         cells.check("log", log(&canaries, &stopped));
         cells.check("files", canaries.search_folder(&stopped.folder));
+        let cache = Path::new("/var/cache/tokentrail");
+        cells.check("cache", if cache.exists() { canaries.search_folder(cache) } else { Ok(()) });
     }
     cells.finish();
 }
