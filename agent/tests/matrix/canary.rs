@@ -25,7 +25,10 @@ fn no_secret_is_kept() {
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
     let python = servers::python(&lab, &lab.inside()).unwrap();
     // Everything that the agent can say, it shall say.
-    let options = Options { log: Some("trace"), ..Options::scope_of(&lab).unwrap() };
+    let options = Options {
+        log: Some("trace"),
+        ..Options::scope_of(&lab).unwrap()
+    };
     let mut agent = Agent::start_with(&lab, &options).unwrap();
 
     for (number, client) in CLIENTS.iter().enumerate() {
@@ -37,7 +40,10 @@ fn no_secret_is_kept() {
                 path: lab.cell_path(&cell),
                 credential: Shape::nth(number).generate(),
             };
-            canaries.add(&format!("credential of {cell}"), errand.credential.as_bytes());
+            canaries.add(
+                &format!("credential of {cell}"),
+                errand.credential.as_bytes(),
+            );
             let Ok(mut call) = client.call(&errand) else {
                 cells.skip(&cell, "not installed");
                 continue;
@@ -45,7 +51,10 @@ fn no_secret_is_kept() {
             call.spec = call.spec.env("SSLKEYLOGFILE", &key_log);
             match crate::support::clients::run(call, &errand, &lab.inside()) {
                 Ok(ran) => {
-                    let fact = web.facts(&ran.call.path, |fact| fact.status == 200).unwrap().remove(0);
+                    let fact = web
+                        .facts(&ran.call.path, |fact| fact.status == 200)
+                        .unwrap()
+                        .remove(0);
                     expected.add(Expected::both(&cell, &errand.credential, &fact, &web, &ran));
                 }
                 Err(error) => cells.check(&cell, Err(error)),
@@ -63,12 +72,21 @@ fn no_secret_is_kept() {
         for one in &asked {
             canaries.add(&one.cell, one.credential.as_bytes());
         }
-        let script = Script::new(&lab, "keep_alive").unwrap().with("keylog", key_log.to_string_lossy().as_ref());
+        let script = Script::new(&lab, "keep_alive")
+            .unwrap()
+            .with("keylog", key_log.to_string_lossy().as_ref());
         let executable = script.executable();
-        let done = script.target(&web.target(wire)).requests(&asked).run(&lab.inside()).unwrap();
+        let done = script
+            .target(&web.target(wire))
+            .requests(&asked)
+            .run(&lab.inside())
+            .unwrap();
         expected.add(both_sides(&done, &asked, &web, &executable).unwrap());
     }
-    let script = Script::new(&lab, "bodies").unwrap().target(&python.target(Wire::Clear)).requests([&form]);
+    let script = Script::new(&lab, "bodies")
+        .unwrap()
+        .target(&python.target(Wire::Clear))
+        .requests([&form]);
     let executable = script.executable();
     let done = script.run(&lab.inside()).unwrap();
     form.credential = secret;
@@ -82,7 +100,11 @@ fn no_secret_is_kept() {
 
     cells.check("control", control(&lab, &mut canaries));
     let secrets = canaries.add_key_log(&key_log).unwrap();
-    let enough = if secrets >= 20 { Ok(()) } else { Err(anyhow::anyhow!("only {secrets} TLS secrets are known")) };
+    let enough = if secrets >= 20 {
+        Ok(())
+    } else {
+        Err(anyhow::anyhow!("only {secrets} TLS secrets are known"))
+    };
     cells.check("key-log", enough);
     expected.check(&mut agent, &mut cells).unwrap();
     // Nothing that the servers hold open may keep a connection's state alive: they go first.
@@ -92,11 +114,21 @@ fn no_secret_is_kept() {
     cells.check("memory", memory(&canaries, &agent));
     cells.check("open-files", open_files(&canaries, agent.pid()));
     if let Some(stopped) = stop(agent, &mut cells) {
-        cells.check("output", canaries.search("standard output", stopped.lines.join("\n").as_bytes()));
+        cells.check(
+            "output",
+            canaries.search("standard output", stopped.lines.join("\n").as_bytes()),
+        );
         cells.check("log", log(&canaries, &stopped));
         cells.check("files", canaries.search_folder(&stopped.folder));
         let cache = Path::new("/var/cache/tokentrail");
-        cells.check("cache", if cache.exists() { canaries.search_folder(cache) } else { Ok(()) });
+        cells.check(
+            "cache",
+            if cache.exists() {
+                canaries.search_folder(cache)
+            } else {
+                Ok(())
+            },
+        );
     }
     cells.finish();
 }
@@ -105,16 +137,24 @@ fn no_secret_is_kept() {
 fn control(lab: &Lab, canaries: &mut Canaries) -> Result<()> {
     let asked = requests(lab, "control", 1);
     canaries.add("control", asked[0].credential.as_bytes());
-    let mut holder = Script::new(lab, "idle")?.requests(&asked).start(&lab.outside())?;
+    let mut holder = Script::new(lab, "idle")?
+        .requests(&asked)
+        .start(&lab.outside())?;
     holder.reach("idle")?;
     let found = canaries.search_process(holder.pid());
-    ensure!(found.is_err(), "a secret in a program's memory was not found");
+    ensure!(
+        found.is_err(),
+        "a secret in a program's memory was not found"
+    );
     Ok(())
 }
 
 fn memory(canaries: &Canaries, agent: &Agent) -> Result<()> {
     let searched = canaries.search_process(agent.pid())?;
-    ensure!(searched > 1 << 20, "only {searched} bytes of memory could be searched");
+    ensure!(
+        searched > 1 << 20,
+        "only {searched} bytes of memory could be searched"
+    );
     Ok(())
 }
 
@@ -129,10 +169,18 @@ fn open_files(canaries: &Canaries, pid: u32) -> Result<()> {
     let folder = format!("/proc/{pid}/fd");
     for entry in std::fs::read_dir(&folder).context(folder.clone())? {
         let path = entry?.path();
-        let Ok(target) = std::fs::read_link(&path) else { continue };
+        let Ok(target) = std::fs::read_link(&path) else {
+            continue;
+        };
         let regular = std::fs::metadata(&path).is_ok_and(|meta| meta.is_file());
-        if regular && !target.starts_with("/proc") && !target.starts_with("/sys") && !target.starts_with("/usr") {
-            canaries.search_file(Path::new(&path)).with_context(|| target.display().to_string())?;
+        if regular
+            && !target.starts_with("/proc")
+            && !target.starts_with("/sys")
+            && !target.starts_with("/usr")
+        {
+            canaries
+                .search_file(Path::new(&path))
+                .with_context(|| target.display().to_string())?;
         }
     }
     Ok(())

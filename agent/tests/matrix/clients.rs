@@ -54,7 +54,8 @@ impl<'a> Stage<'a> {
             Err(missing) => return self.cells.skip(&cell.name, &format!("{missing:#}")),
         };
         call.spec = call.spec.args(cell.args.iter().copied());
-        let made = run(call, &errand, &cell.place).and_then(|ran| expect(&cell, &errand, shape, &ran));
+        let made =
+            run(call, &errand, &cell.place).and_then(|ran| expect(&cell, &errand, shape, &ran));
         match made {
             Ok(expected) => self.expected.add(expected),
             Err(error) => self.cells.check(&cell.name, Err(error)),
@@ -69,12 +70,24 @@ const OWN_FILES: [&str; 3] = ["curl_cffi", "cryptography", "bun-fetch"];
 /// known, the second must be read. Gives what the first ones would have been.
 fn first_handshakes(stage: &mut Stage, web: &Server) -> Vec<Expected> {
     let mut first = Vec::new();
-    for client in CLIENTS.iter().filter(|client| OWN_FILES.contains(&client.name)) {
+    for client in CLIENTS
+        .iter()
+        .filter(|client| OWN_FILES.contains(&client.name))
+    {
         let name = format!("first-{}", client.name);
         let target = web.target(Wire::Tls13);
-        let cell = Cell { name, client, server: web, target, place: stage.lab.inside(), args: &[] };
+        let cell = Cell {
+            name,
+            client,
+            server: web,
+            target,
+            place: stage.lab.inside(),
+            args: &[],
+        };
         let (errand, shape) = stage.errand(&cell);
-        let made = client.run(&errand, &cell.place).and_then(|ran| expect(&cell, &errand, shape, &ran));
+        let made = client
+            .run(&errand, &cell.place)
+            .and_then(|ran| expect(&cell, &errand, shape, &ran));
         if let Ok(made) = made {
             stage.expected.whatever(&errand.credential);
             first.extend(made.into_iter().filter(|one| one.side == Side::Client));
@@ -86,7 +99,10 @@ fn first_handshakes(stage: &mut Stage, web: &Server) -> Vec<Expected> {
 
 /// Read, or listed as attached late.
 fn read_or_late(first: &Expected, fingerprint: &str, events: &[Event]) -> Result<()> {
-    if events.iter().any(|event| first.is_about(fingerprint, event)) {
+    if events
+        .iter()
+        .any(|event| first.is_about(fingerprint, event))
+    {
         return Ok(());
     }
     let (local, peer) = first.ends.context("its ends")?;
@@ -95,14 +111,27 @@ fn read_or_late(first: &Expected, fingerprint: &str, events: &[Event]) -> Result
 
 /// Both ends' events, and that curl and the server agree about the socket.
 fn expect(cell: &Cell, errand: &Errand, shape: Shape, ran: &Ran) -> Result<Vec<Expected>> {
-    ensure!(ran.status == 200, "the client got the status {}", ran.status);
-    let facts = cell.server.facts(&ran.call.path, |fact| fact.status == 200)?;
+    ensure!(
+        ran.status == 200,
+        "the client got the status {}",
+        ran.status
+    );
+    let facts = cell
+        .server
+        .facts(&ran.call.path, |fact| fact.status == 200)?;
     let fact = facts.first().context("a fact")?;
-    ensure!(fact.tls == cell.target.wire.version(), "{} was spoken", fact.tls);
+    ensure!(
+        fact.tls == cell.target.wire.version(),
+        "{} was spoken",
+        fact.tls
+    );
     if cell.client.name.starts_with("curl") {
         let ends = curl_ends(ran);
         if ends.is_some() {
-            ensure!(ends == fact.remote().zip(fact.local()), "curl says {ends:?}, the server {fact:?}");
+            ensure!(
+                ends == fact.remote().zip(fact.local()),
+                "curl says {ends:?}, the server {fact:?}"
+            );
         }
     }
     let mut both = Expected::both(&cell.name, &errand.credential, fact, cell.server, ran);
@@ -119,7 +148,10 @@ fn expect(cell: &Cell, errand: &Errand, shape: Shape, ran: &Ran) -> Result<Vec<E
 fn curl_ends(ran: &Ran) -> Option<(SocketAddr, SocketAddr)> {
     let words: Vec<_> = ran.stdout.last()?.split_whitespace().collect();
     let end = |ip: &str, port: &str| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?));
-    Some((end(words.get(1)?, words.get(2)?)?, end(words.get(3)?, words.get(4)?)?))
+    Some((
+        end(words.get(1)?, words.get(2)?)?,
+        end(words.get(3)?, words.get(4)?)?,
+    ))
 }
 
 const NOBODY: u32 = 65534;
@@ -134,31 +166,67 @@ fn clients() {
     let web = nginx::start(&lab, &lab.inside(), Some(upstream)).unwrap();
     let mut agent = Agent::start(&lab).unwrap();
     let aiohttp = servers::aiohttp(&lab, &lab.inside());
-    let mut stage = Stage { lab: &lab, cells: Cells::new("clients"), expected: Expectations::default(), number: 0 };
+    let mut stage = Stage {
+        lab: &lab,
+        cells: Cells::new("clients"),
+        expected: Expectations::default(),
+        number: 0,
+    };
 
     let first = first_handshakes(&mut stage, &web);
     for client in &CLIENTS {
         for wire in Wire::ALL.into_iter().filter(|wire| client.speaks(*wire)) {
             let name = format!("{}-{}", client.name, wire.name());
-            stage.cell(Cell { name, client, server: &web, target: web.target(wire), place: lab.inside(), args: &[] });
+            stage.cell(Cell {
+                name,
+                client,
+                server: &web,
+                target: web.target(wire),
+                place: lab.inside(),
+                args: &[],
+            });
         }
     }
     for wire in Wire::ALL {
         for server in [Ok(&python_before), aiohttp.as_ref()] {
             let Ok(server) = server else {
-                stage.cells.skip(&format!("curl-aiohttp-{}", wire.name()), "TOKENTRAIL_FIXTURES has no venv");
+                stage.cells.skip(
+                    &format!("curl-aiohttp-{}", wire.name()),
+                    "TOKENTRAIL_FIXTURES has no venv",
+                );
                 continue;
             };
             let name = format!("curl-to-{}-{}", server.name, wire.name());
             let target = server.target(wire);
-            stage.cell(Cell { name, client: &CURL, server, target, place: lab.inside(), args: &[] });
+            stage.cell(Cell {
+                name,
+                client: &CURL,
+                server,
+                target,
+                place: lab.inside(),
+                args: &[],
+            });
         }
         let name = format!("curl-v6-{}", wire.name());
         let target = web.target_v6(wire);
-        stage.cell(Cell { name, client: &CURL, server: &web, target, place: lab.inside(), args: &[] });
+        stage.cell(Cell {
+            name,
+            client: &CURL,
+            server: &web,
+            target,
+            place: lab.inside(),
+            args: &[],
+        });
         let name = format!("curl-as-nobody-{}", wire.name());
         let target = web.target(wire);
-        stage.cell(Cell { name, client: &CURL, server: &web, target, place: lab.inside_as(NOBODY), args: &[] });
+        stage.cell(Cell {
+            name,
+            client: &CURL,
+            server: &web,
+            target,
+            place: lab.inside_as(NOBODY),
+            args: &[],
+        });
     }
     suites(&mut stage, &web);
     let gateway = through_gateway(&mut stage, &web, &python_before);
@@ -166,12 +234,19 @@ fn clients() {
         stage.cells.check("gateway", Err(error));
     }
 
-    let Stage { mut cells, expected, .. } = stage;
+    let Stage {
+        mut cells,
+        expected,
+        ..
+    } = stage;
     expected.check(&mut agent, &mut cells).unwrap();
     cells.check("query-redacted", query_redacted(&agent.events));
     cells.check("arguments-redacted", arguments_redacted(&agent.events));
     expected.no_strangers(&agent, &mut cells).unwrap();
-    let fingerprints: Vec<_> = first.iter().map(|one| agent.fingerprint(&one.credential).unwrap()).collect();
+    let fingerprints: Vec<_> = first
+        .iter()
+        .map(|one| agent.fingerprint(&one.credential).unwrap())
+        .collect();
     if let Some(stopped) = stop(agent, &mut cells) {
         for (one, fingerprint) in first.iter().zip(fingerprints) {
             cells.check(&one.cell, read_or_late(one, &fingerprint, &stopped.events));
@@ -183,16 +258,48 @@ fn clients() {
 /// Every cipher suite that is read, a handshake that begins anew, and one suite that is not read is in `unread`.
 fn suites(stage: &mut Stage, web: &Server) {
     let table: [(&str, Wire, &str, &[&str]); 6] = [
-        ("suite-12-aes128", Wire::Tls12, "tls12", &["--ciphers", "ECDHE-ECDSA-AES128-GCM-SHA256"]),
-        ("suite-12-aes256", Wire::Tls12, "tls12", &["--ciphers", "ECDHE-ECDSA-AES256-GCM-SHA384"]),
-        ("suite-12-chacha", Wire::Tls12, "tls12", &["--ciphers", "ECDHE-ECDSA-CHACHA20-POLY1305"]),
-        ("suite-13-aes128", Wire::Tls13, "tls13", &["--tls13-ciphers", "TLS_AES_128_GCM_SHA256"]),
-        ("suite-13-chacha", Wire::Tls13, "tls13", &["--tls13-ciphers", "TLS_CHACHA20_POLY1305_SHA256"]),
+        (
+            "suite-12-aes128",
+            Wire::Tls12,
+            "tls12",
+            &["--ciphers", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+        ),
+        (
+            "suite-12-aes256",
+            Wire::Tls12,
+            "tls12",
+            &["--ciphers", "ECDHE-ECDSA-AES256-GCM-SHA384"],
+        ),
+        (
+            "suite-12-chacha",
+            Wire::Tls12,
+            "tls12",
+            &["--ciphers", "ECDHE-ECDSA-CHACHA20-POLY1305"],
+        ),
+        (
+            "suite-13-aes128",
+            Wire::Tls13,
+            "tls13",
+            &["--tls13-ciphers", "TLS_AES_128_GCM_SHA256"],
+        ),
+        (
+            "suite-13-chacha",
+            Wire::Tls13,
+            "tls13",
+            &["--tls13-ciphers", "TLS_CHACHA20_POLY1305_SHA256"],
+        ),
         ("hello-retry", Wire::Tls13, "hrr", &[]),
     ];
     for (name, wire, listener, args) in table {
         let (target, place) = (web.listener(listener, wire), stage.lab.inside());
-        stage.cell(Cell { name: name.into(), client: &CURL, server: web, target, place, args });
+        stage.cell(Cell {
+            name: name.into(),
+            client: &CURL,
+            server: web,
+            target,
+            place,
+            args,
+        });
     }
 }
 
@@ -207,20 +314,44 @@ fn through_gateway(stage: &mut Stage, web: &Server, behind: &Server) -> Result<(
     };
     let ran = CURL.run(&errand, &stage.lab.inside())?;
     let (front, back) = (web.fact(&ran.call.path)?, behind.fact(&path)?);
-    stage.expected.add(Expected::both("gateway", &errand.credential, &front, web, &ran));
-    let mut passing =
-        Expected::client("gateway-behind", &errand.credential, &back, Who::Is(front.pid), web.executable.clone());
+    stage.expected.add(Expected::both(
+        "gateway",
+        &errand.credential,
+        &front,
+        web,
+        &ran,
+    ));
+    let mut passing = Expected::client(
+        "gateway-behind",
+        &errand.credential,
+        &back,
+        Who::Is(front.pid),
+        web.executable.clone(),
+    );
     passing.user = web.user;
-    stage.expected.add([passing, Expected::server("gateway-behind", &errand.credential, &back, behind)]);
+    stage.expected.add([
+        passing,
+        Expected::server("gateway-behind", &errand.credential, &back, behind),
+    ]);
     Ok(())
 }
 
 /// The credential in a query is replaced, the rest of the query is not.
 fn query_redacted(events: &[Event]) -> Result<()> {
-    let queries: Vec<_> = events.iter().filter(|event| event.carrier() == Some("query:access_token")).collect();
-    ensure!(!queries.is_empty(), "no event has the carrier query:access_token");
+    let queries: Vec<_> = events
+        .iter()
+        .filter(|event| event.carrier() == Some("query:access_token"))
+        .collect();
+    ensure!(
+        !queries.is_empty(),
+        "no event has the carrier query:access_token"
+    );
     for event in queries {
-        ensure!(event.query() == Some("page=2&access_token={secret}"), "the query is {:?}", event.query());
+        ensure!(
+            event.query() == Some("page=2&access_token={secret}"),
+            "the query is {:?}",
+            event.query()
+        );
     }
     Ok(())
 }
@@ -229,6 +360,10 @@ fn query_redacted(events: &[Event]) -> Result<()> {
 fn arguments_redacted(events: &[Event]) -> Result<()> {
     let of_curl = |event: &&Event| event.is_usage() && event.executable() == Some("/usr/bin/curl");
     let event = events.iter().find(of_curl).context("no event of curl")?;
-    ensure!(event.command_args().contains(&"-sS"), "arguments are {:?}", event.command_args());
+    ensure!(
+        event.command_args().contains(&"-sS"),
+        "arguments are {:?}",
+        event.command_args()
+    );
     Ok(())
 }

@@ -16,9 +16,11 @@ fn every_client_gets_200_from_every_server() {
     };
     let mut cells = Cells::new("fixtures");
     let lab = Lab::without_cgroups("fixtures").unwrap();
-    for (name, made) in
-        [("java", fixtures::java_classes()), ("calls", fixtures::calls()), ("go", fixtures::go_client())]
-    {
+    for (name, made) in [
+        ("java", fixtures::java_classes()),
+        ("calls", fixtures::calls()),
+        ("go", fixtures::go_client()),
+    ] {
         cells.check(&format!("compiled-{name}"), made.map(drop));
     }
     let place = lab.inside();
@@ -48,12 +50,21 @@ fn every_client_gets_200_from_every_server() {
                 }
                 cells.check(
                     &cell,
-                    agree(client.run(&errand, &place).map(|ran| (ran.status, ran.call.path)), server, wire),
+                    agree(
+                        client
+                            .run(&errand, &place)
+                            .map(|ran| (ran.status, ran.call.path)),
+                        server,
+                        wire,
+                    ),
                 );
             }
         }
     }
-    for (name, missing) in [("aiohttp", aiohttp.as_ref().err()), ("go", go.as_ref().err())] {
+    for (name, missing) in [
+        ("aiohttp", aiohttp.as_ref().err()),
+        ("go", go.as_ref().err()),
+    ] {
         if let Some(missing) = missing {
             cells.skip(&format!("server-{name}"), &format!("{missing:#}"));
         }
@@ -65,7 +76,16 @@ fn agree(ran: Result<(u16, String)>, server: &Server, wire: Wire) -> Result<()> 
     let (status, path) = ran?;
     ensure!(status == 200, "status {status}");
     let fact = &server.facts(&path, |fact| fact.status == 200)?[0];
-    ensure!(fact.tls == wire.version(), "{} instead of {}", fact.tls, wire.version());
-    ensure!(fact.local() == Some(server.target(wire).address), "the server's end is {:?}", fact.local());
+    ensure!(
+        fact.tls == wire.version(),
+        "{} instead of {}",
+        fact.tls,
+        wire.version()
+    );
+    ensure!(
+        fact.local() == Some(server.target(wire).address),
+        "the server's end is {:?}",
+        fact.local()
+    );
     Ok(())
 }

@@ -15,8 +15,12 @@ use anyhow::{Result, ensure};
 fn still_seen(lab: &Lab, web: &Server, after: &str, expected: &mut Expectations) -> Result<()> {
     for wire in Wire::ALL {
         let cell = format!("after-{after}-{}", wire.name());
-        let errand =
-            Errand { lab, target: web.target(wire), path: lab.cell_path(&cell), credential: Shape::GitHub.generate() };
+        let errand = Errand {
+            lab,
+            target: web.target(wire),
+            path: lab.cell_path(&cell),
+            credential: Shape::GitHub.generate(),
+        };
         let ran = CURL.run(&errand, &lab.inside())?;
         let fact = web.fact(&errand.path)?;
         expected.add(Expected::both(&cell, &errand.credential, &fact, web, &ran));
@@ -47,21 +51,43 @@ fn hostile() {
     still_seen(&lab, &web, "garbage", &mut expected).unwrap();
 
     for wire in [Wire::Tls12, Wire::Tls13] {
-        let script = Script::new(&lab, "half_handshakes").unwrap().target(&web.target(wire));
-        cells.check(&format!("half-handshakes-sent-{}", wire.name()), script.run(&lab.inside()).map(drop));
+        let script = Script::new(&lab, "half_handshakes")
+            .unwrap()
+            .target(&web.target(wire));
+        cells.check(
+            &format!("half-handshakes-sent-{}", wire.name()),
+            script.run(&lab.inside()).map(drop),
+        );
     }
     still_seen(&lab, &web, "half-handshakes", &mut expected).unwrap();
 
     let script = Script::new(&lab, "truncated_library").unwrap();
-    let mut mapped = script.with("library", "/usr/lib/x86_64-linux-gnu/libssl.so.3").start(&lab.inside()).unwrap();
+    let mut mapped = script
+        .with("library", "/usr/lib/x86_64-linux-gnu/libssl.so.3")
+        .start(&lab.inside())
+        .unwrap();
     cells.check("damaged-libraries-mapped", mapped.reach("mapped"));
     still_seen(&lab, &web, "damaged-libraries", &mut expected).unwrap();
     drop(mapped);
 
-    cells.check("agent-runs", if agent.is_running() { Ok(()) } else { Err(anyhow::anyhow!(agent.stderr())) });
+    cells.check(
+        "agent-runs",
+        if agent.is_running() {
+            Ok(())
+        } else {
+            Err(anyhow::anyhow!(agent.stderr()))
+        },
+    );
     expected.check(&mut agent, &mut cells).unwrap();
     let quiet = !agent.stderr().contains("panicked");
-    cells.check("no-panic", if quiet { Ok(()) } else { Err(anyhow::anyhow!(agent.stderr())) });
+    cells.check(
+        "no-panic",
+        if quiet {
+            Ok(())
+        } else {
+            Err(anyhow::anyhow!(agent.stderr()))
+        },
+    );
     stop(agent, &mut cells);
     cells.finish();
 }
@@ -69,11 +95,16 @@ fn hostile() {
 /// Standard output is on a full disk: the agent goes on, counts, and says so.
 #[test]
 fn full_disk() {
-    let Some(_turn) = turn("full_disk") else { return };
+    let Some(_turn) = turn("full_disk") else {
+        return;
+    };
     let lab = Lab::new("full-disk").unwrap();
     let mut cells = Cells::new("full_disk");
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
-    let options = Options { stdout: Some("/dev/full".into()), ..Options::scope_of(&lab).unwrap() };
+    let options = Options {
+        stdout: Some("/dev/full".into()),
+        ..Options::scope_of(&lab).unwrap()
+    };
     let agent = Agent::start_with(&lab, &options).unwrap();
     let mut unseen = Expectations::default();
     still_seen(&lab, &web, "start", &mut unseen).unwrap();
@@ -85,8 +116,17 @@ fn counted(mut agent: Agent) -> Result<()> {
     ensure!(agent.is_running(), "it ended: {}", agent.stderr());
     let (status, stderr) = agent.end()?;
     ensure!(!stderr.contains("panicked"), "it panicked: {stderr}");
-    ensure!(stderr.contains("No space left on device"), "the cause is not named: {stderr}");
-    ensure!(stderr.contains(" lost "), "the loss is not counted: {stderr}");
-    ensure!(status.code() == Some(1), "events were lost, and it ended with {status}");
+    ensure!(
+        stderr.contains("No space left on device"),
+        "the cause is not named: {stderr}"
+    );
+    ensure!(
+        stderr.contains(" lost "),
+        "the loss is not counted: {stderr}"
+    );
+    ensure!(
+        status.code() == Some(1),
+        "events were lost, and it ended with {status}"
+    );
     Ok(())
 }

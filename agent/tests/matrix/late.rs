@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 #[test]
 fn late_attach() {
-    let Some(_turn) = turn("late_attach") else { return };
+    let Some(_turn) = turn("late_attach") else {
+        return;
+    };
     let lab = Lab::new("late-attach").unwrap();
     let mut cells = Cells::new("late_attach");
     let mut expected = Expectations::default();
@@ -21,7 +23,10 @@ fn late_attach() {
     let mut open = Vec::new();
     for wire in Wire::ALL {
         let asked = requests(&lab, &format!("late-{}", wire.name()), 4);
-        let script = Script::new(&lab, "late").unwrap().target(&web.target(wire)).requests(&asked);
+        let script = Script::new(&lab, "late")
+            .unwrap()
+            .target(&web.target(wire))
+            .requests(&asked);
         let executable = script.executable();
         let mut scenario = script.start(&lab.inside()).unwrap();
         scenario.reach("opened").unwrap();
@@ -64,7 +69,9 @@ struct Mapped {
 
 #[test]
 fn late_library() {
-    let Some(_turn) = turn("late_library") else { return };
+    let Some(_turn) = turn("late_library") else {
+        return;
+    };
     let lab = Lab::new("late-library").unwrap();
     let mut cells = Cells::new("late_library");
     let mut expected = Expectations::default();
@@ -73,9 +80,18 @@ fn late_library() {
     let mut agent = Agent::start(&lab).unwrap();
     let later = private_libraries(&lab, "later").unwrap();
     let table = [
-        Mapped { cell: "system", folder: None },
-        Mapped { cell: "private", folder: Some(private) },
-        Mapped { cell: "made-later", folder: Some(later) },
+        Mapped {
+            cell: "system",
+            folder: None,
+        },
+        Mapped {
+            cell: "private",
+            folder: Some(private),
+        },
+        Mapped {
+            cell: "made-later",
+            folder: Some(later),
+        },
     ];
     let mut first_handshakes = Vec::new();
     for wire in [Wire::Tls12, Wire::Tls13] {
@@ -99,20 +115,34 @@ fn late_library() {
     }
     expected.check(&mut agent, &mut cells).unwrap();
     expected.no_strangers(&agent, &mut cells).unwrap();
-    let fingerprints: Vec<_> =
-        first_handshakes.iter().map(|first| agent.fingerprint(&first.credential).unwrap()).collect();
+    let fingerprints: Vec<_> = first_handshakes
+        .iter()
+        .map(|first| agent.fingerprint(&first.credential).unwrap())
+        .collect();
     for mapped in &table {
-        let read = agent.events.iter().filter(|event| event.direction() == "client");
-        let files: Vec<_> = read.filter(|event| event.path().is_some_and(|path| path.contains(mapped.cell))).collect();
-        cells.check(&format!("{}-named", mapped.cell), names_its_file(mapped, &files));
+        let read = agent
+            .events
+            .iter()
+            .filter(|event| event.direction() == "client");
+        let files: Vec<_> = read
+            .filter(|event| event.path().is_some_and(|path| path.contains(mapped.cell)))
+            .collect();
+        cells.check(
+            &format!("{}-named", mapped.cell),
+            names_its_file(mapped, &files),
+        );
     }
     if let Some(stopped) = stop(agent, &mut cells) {
         for (first, fingerprint) in first_handshakes.iter().zip(fingerprints) {
-            let read = stopped
-                .events
-                .iter()
-                .any(|event| event.fingerprints().contains(&fingerprint.as_str()) && event.direction() == "client");
-            let result = if read { Ok(()) } else { attached_late(first, &stopped.events) };
+            let read = stopped.events.iter().any(|event| {
+                event.fingerprints().contains(&fingerprint.as_str())
+                    && event.direction() == "client"
+            });
+            let result = if read {
+                Ok(())
+            } else {
+                attached_late(first, &stopped.events)
+            };
             cells.check(&format!("{}-first", first.cell), result);
         }
     }
@@ -121,7 +151,9 @@ fn late_library() {
 
 fn attached_late(first: &Expected, events: &[Event]) -> Result<()> {
     let (local, peer) = first.ends.context("its ends")?;
-    unread_in(events, local, peer, &["attached_late"]).map(drop).context("neither event nor listed")
+    unread_in(events, local, peer, &["attached_late"])
+        .map(drop)
+        .context("neither event nor listed")
 }
 
 /// The events say which file's key-log point gave the secret.
@@ -133,7 +165,12 @@ fn names_its_file(mapped: &Mapped, events: &[&Event]) -> Result<()> {
             Some(folder) => file.starts_with(folder),
             None => file.ends_with("libssl.so.3") && file.starts_with("/usr/lib"),
         };
-        ensure!(right, "the secret of {} came from {}", mapped.cell, file.display());
+        ensure!(
+            right,
+            "the secret of {} came from {}",
+            mapped.cell,
+            file.display()
+        );
     }
     Ok(())
 }
@@ -146,7 +183,9 @@ fn late_run(
     mapped: &Mapped,
     asked: &[Request],
 ) -> Result<(Vec<Exchange>, PathBuf)> {
-    let mut script = Script::new(lab, "late_library")?.target(&web.target(wire)).requests(asked);
+    let mut script = Script::new(lab, "late_library")?
+        .target(&web.target(wire))
+        .requests(asked);
     if let Some(folder) = &mapped.folder {
         script = script.env("LD_LIBRARY_PATH", folder);
     }
@@ -168,10 +207,20 @@ fn late_run(
 
 /// The program really runs on the copy that the cell is about.
 fn check_mapped(scenario: &Scenario, mapped: &Mapped) -> Result<()> {
-    let fact = scenario.facts.iter().find_map(|fact| fact["mapped"].as_array()).context("what was mapped")?;
-    let path = fact.iter().find_map(|path| path.as_str()).context("a path")?;
+    let fact = scenario
+        .facts
+        .iter()
+        .find_map(|fact| fact["mapped"].as_array())
+        .context("what was mapped")?;
+    let path = fact
+        .iter()
+        .find_map(|path| path.as_str())
+        .context("a path")?;
     if let Some(folder) = &mapped.folder {
-        ensure!(Path::new(path).starts_with(folder), "{path} is mapped, not the copy");
+        ensure!(
+            Path::new(path).starts_with(folder),
+            "{path} is mapped, not the copy"
+        );
     }
     Ok(())
 }
@@ -182,7 +231,8 @@ fn private_libraries(lab: &Lab, name: &str) -> Result<PathBuf> {
     std::fs::create_dir(&folder)?;
     for file in ["libssl.so.3", "libcrypto.so.3"] {
         let from = Path::new("/usr/lib/x86_64-linux-gnu").join(file);
-        std::fs::copy(&from, folder.join(file)).with_context(|| format!("copy {}", from.display()))?;
+        std::fs::copy(&from, folder.join(file))
+            .with_context(|| format!("copy {}", from.display()))?;
     }
     Ok(folder)
 }

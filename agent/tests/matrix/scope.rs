@@ -16,15 +16,27 @@ use anyhow::{Result, ensure};
 /// A whole-machine scope has no outside.
 fn has_outside(test: &str) -> bool {
     if host_scope() {
-        say(&format!("skipped {test}: with scope host nothing is outside"));
+        say(&format!(
+            "skipped {test}: with scope host nothing is outside"
+        ));
     }
     !host_scope()
 }
 
 /// curl once; both events, of which the caller keeps those of ends in scope.
-fn curl(lab: &Lab, web: &Server, wire: Wire, cell: &str, place: &Place) -> Result<(String, Vec<Expected>)> {
-    let errand =
-        Errand { lab, target: web.target(wire), path: lab.cell_path(cell), credential: Shape::Anthropic.generate() };
+fn curl(
+    lab: &Lab,
+    web: &Server,
+    wire: Wire,
+    cell: &str,
+    place: &Place,
+) -> Result<(String, Vec<Expected>)> {
+    let errand = Errand {
+        lab,
+        target: web.target(wire),
+        path: lab.cell_path(cell),
+        credential: Shape::Anthropic.generate(),
+    };
     let ran = CURL.run(&errand, place)?;
     let fact = web.fact(&errand.path)?;
     let both = Expected::both(cell, &errand.credential, &fact, web, &ran);
@@ -37,7 +49,9 @@ fn only(side: Side, both: Vec<Expected>) -> impl Iterator<Item = Expected> {
 
 #[test]
 fn cgroup_scope() {
-    let Some(_turn) = turn("cgroup_scope") else { return };
+    let Some(_turn) = turn("cgroup_scope") else {
+        return;
+    };
     if !has_outside("cgroup_scope") {
         return;
     }
@@ -65,7 +79,14 @@ fn cgroup_scope() {
         expected.never(&cell, &credential);
     }
     let child = lab.scope().unwrap().child("made-later").unwrap();
-    let (_, both) = curl(&outer_lab, &outer, Wire::Tls13, "made-later", &child.place()).unwrap();
+    let (_, both) = curl(
+        &outer_lab,
+        &outer,
+        Wire::Tls13,
+        "made-later",
+        &child.place(),
+    )
+    .unwrap();
     expected.add(only(Side::Client, both));
 
     // One process: outside, inside, outside again; on new connections, and on one that stays open.
@@ -75,17 +96,27 @@ fn cgroup_scope() {
         ("moves-connected", "stepped", Wire::Clear),
     ] {
         let asked = requests(&outer_lab, name, 3);
-        let script = Script::new(&outer_lab, scenario).unwrap().target(&outer.target(wire)).requests(&asked);
+        let script = Script::new(&outer_lab, scenario)
+            .unwrap()
+            .target(&outer.target(wire))
+            .requests(&asked);
         let executable = script.executable();
         let mut running = script.start(&lab.outside()).unwrap();
-        let groups = [lab.out_of_scope().unwrap(), lab.scope().unwrap(), lab.out_of_scope().unwrap()];
+        let groups = [
+            lab.out_of_scope().unwrap(),
+            lab.scope().unwrap(),
+            lab.out_of_scope().unwrap(),
+        ];
         for (request, group) in asked.iter().zip(groups) {
             running.reach(&request.cell).unwrap();
             group.move_here(running.pid()).unwrap();
             running.go().unwrap();
         }
         let both = both_sides(&running.finish().unwrap(), &asked, &outer, &executable).unwrap();
-        expected.add(both.into_iter().filter(|one| one.side == Side::Client && one.cell == asked[1].cell));
+        expected.add(
+            both.into_iter()
+                .filter(|one| one.side == Side::Client && one.cell == asked[1].cell),
+        );
         expected.never(&asked[0].cell, &asked[0].credential);
         expected.never(&asked[2].cell, &asked[2].credential);
     }
@@ -98,7 +129,9 @@ fn cgroup_scope() {
 /// By a unit's name, which is a cgroup's: a restart gives it another cgroup of the same name.
 #[test]
 fn unit_scope() {
-    let Some(_turn) = turn("unit_scope") else { return };
+    let Some(_turn) = turn("unit_scope") else {
+        return;
+    };
     if !has_outside("unit_scope") {
         return;
     }
@@ -107,7 +140,8 @@ fn unit_scope() {
     let mut expected = Expectations::default();
     let web = nginx::start(&lab, &lab.outside(), None).unwrap();
     let unit = Cgroup::make_with_suffix(".service").unwrap();
-    let mut agent = Agent::start_with(&lab, &Options::with_scope(format!("unit:{}", unit.name()))).unwrap();
+    let mut agent =
+        Agent::start_with(&lab, &Options::with_scope(format!("unit:{}", unit.name()))).unwrap();
     for (cell, renewed) in [("unit", false), ("unit-restarted", true)] {
         if renewed {
             unit.renew().unwrap();
@@ -128,7 +162,9 @@ fn unit_scope() {
 
 #[test]
 fn pid_scope() {
-    let Some(_turn) = turn("pid_scope") else { return };
+    let Some(_turn) = turn("pid_scope") else {
+        return;
+    };
     if !has_outside("pid_scope") {
         return;
     }
@@ -138,13 +174,23 @@ fn pid_scope() {
     let web = nginx::start(&lab, &Place::default(), None).unwrap();
     for wire in Wire::ALL {
         let asked = requests(&lab, &format!("watched-{}", wire.name()), 3);
-        let script = Script::new(&lab, "anew").unwrap().target(&web.target(wire)).requests(&asked);
+        let script = Script::new(&lab, "anew")
+            .unwrap()
+            .target(&web.target(wire))
+            .requests(&asked);
         let executable = script.executable();
         let mut watched = script.start(&Place::default()).unwrap();
         watched.reach(&asked[0].cell).unwrap();
         let scope = format!("pid:{}", watched.pid());
         let mut agent = Agent::start_with(&lab, &Options::with_scope(scope)).unwrap();
-        let (credential, _) = curl(&lab, &web, wire, &format!("another-{}", wire.name()), &Place::default()).unwrap();
+        let (credential, _) = curl(
+            &lab,
+            &web,
+            wire,
+            &format!("another-{}", wire.name()),
+            &Place::default(),
+        )
+        .unwrap();
         watched.go().unwrap();
         for request in &asked[1..] {
             watched.reach(&request.cell).unwrap();
@@ -164,7 +210,9 @@ fn pid_scope() {
 /// Scopes that name nothing are refused in words, not watched in silence.
 #[test]
 fn refused_scopes() {
-    let Some(_turn) = turn("refused_scopes") else { return };
+    let Some(_turn) = turn("refused_scopes") else {
+        return;
+    };
     let lab = Lab::new("refused-scopes").unwrap();
     let mut cells = Cells::new("refused_scopes");
     for (cell, scope, word) in [
@@ -182,8 +230,13 @@ fn refused_scopes() {
 }
 
 fn refused(started: Result<()>, word: &str) -> Result<()> {
-    let Err(error) = started else { anyhow::bail!("it started") };
+    let Err(error) = started else {
+        anyhow::bail!("it started")
+    };
     let text = format!("{error:#}");
-    ensure!(text.contains(word) && !text.contains("panicked"), "the message is {text:?}");
+    ensure!(
+        text.contains(word) && !text.contains("panicked"),
+        "the message is {text:?}"
+    );
     Ok(())
 }

@@ -43,7 +43,10 @@ fn unread() {
     let go = servers::go(&lab, &lab.inside());
 
     for wire in [Wire::Tls12, Wire::Tls13] {
-        for (library, client) in [("go", go_client as fn(&Errand) -> Result<Spec>), ("jsse", java_client)] {
+        for (library, client) in [
+            ("go", go_client as fn(&Errand) -> Result<Spec>),
+            ("jsse", java_client),
+        ] {
             let cell = format!("{library}-client-{}", wire.name());
             match foreign_client(&lab, &web, wire, &cell, client) {
                 Ok(None) => cells.skip(&cell, "not installed"),
@@ -81,7 +84,10 @@ fn unread() {
         }
     }
     // Java and Go in cleartext are read like everything else.
-    for (name, client) in [("go", go_client as fn(&Errand) -> Result<Spec>), ("java", java_client)] {
+    for (name, client) in [
+        ("go", go_client as fn(&Errand) -> Result<Spec>),
+        ("java", java_client),
+    ] {
         let cell = format!("{name}-cleartext");
         match clear_client(&lab, &web, &cell, client) {
             Ok(Some(both)) => expected.add(both),
@@ -90,8 +96,26 @@ fn unread() {
         }
     }
     for made in [
-        not_http1(&lab, &web, "h2-tls", "h2", Wire::Tls13, "--http2", &["http2"], None),
-        not_http1(&lab, &web, "h2-clear", "h2_clear", Wire::Clear, "--http2-prior-knowledge", &["http2"], None),
+        not_http1(
+            &lab,
+            &web,
+            "h2-tls",
+            "h2",
+            Wire::Tls13,
+            "--http2",
+            &["http2"],
+            None,
+        ),
+        not_http1(
+            &lab,
+            &web,
+            "h2-clear",
+            "h2_clear",
+            Wire::Clear,
+            "--http2-prior-knowledge",
+            &["http2"],
+            None,
+        ),
         cbc(&lab, &web),
     ] {
         match made {
@@ -115,19 +139,35 @@ fn unread() {
 fn check(one: &Listed, events: &[Event]) -> Result<()> {
     let event = unread_in(events, one.local, one.peer, one.reasons)?;
     let path = one.executable.display().to_string();
-    ensure!(event.executable() == Some(path.as_str()), "listed for {:?}, not {path}", event.executable());
+    ensure!(
+        event.executable() == Some(path.as_str()),
+        "listed for {:?}, not {path}",
+        event.executable()
+    );
     if let Some(library) = one.library {
-        ensure!(event.coverage_library() == Some(library), "listed with the library {:?}", event.coverage_library());
+        ensure!(
+            event.coverage_library() == Some(library),
+            "listed with the library {:?}",
+            event.coverage_library()
+        );
     }
     if let Some(detail) = one.detail {
         let said = event.coverage_detail().unwrap_or_default();
-        ensure!(said.contains(detail), "the detail is {said:?}, without {detail}");
+        ensure!(
+            said.contains(detail),
+            "the detail is {said:?}, without {detail}"
+        );
     }
     Ok(())
 }
 
 fn errand<'a>(lab: &'a Lab, target: Target, cell: &str) -> Errand<'a> {
-    Errand { lab, target, path: lab.cell_path(cell), credential: token::opaque() }
+    Errand {
+        lab,
+        target,
+        path: lab.cell_path(cell),
+        credential: token::opaque(),
+    }
 }
 
 fn go_client(errand: &Errand) -> Result<Spec> {
@@ -149,7 +189,9 @@ fn java_client(errand: &Errand) -> Result<Spec> {
 
 /// Runs a client of ours; `None` where it cannot be had.
 fn status_of(errand: &Errand, client: fn(&Errand) -> Result<Spec>) -> Result<Option<(u32, Spec)>> {
-    let Ok(spec) = client(errand) else { return Ok(None) };
+    let Ok(spec) = client(errand) else {
+        return Ok(None);
+    };
     let program = Program::start(&spec, &errand.lab.inside())?;
     let pid = program.pid();
     let finished = program.finish()?;
@@ -171,7 +213,9 @@ fn foreign_client(
     client: fn(&Errand) -> Result<Spec>,
 ) -> Result<Option<(Fact, PathBuf, Expected)>> {
     let errand = errand(lab, web.target(wire), cell);
-    let Some((_, spec)) = status_of(&errand, client)? else { return Ok(None) };
+    let Some((_, spec)) = status_of(&errand, client)? else {
+        return Ok(None);
+    };
     let fact = web.fact(&errand.path)?;
     let event = Expected::server(&format!("{cell}-at-nginx"), &errand.credential, &fact, web);
     Ok(Some((fact, spec.executable(), event)))
@@ -184,7 +228,9 @@ fn clear_client(
     client: fn(&Errand) -> Result<Spec>,
 ) -> Result<Option<Vec<Expected>>> {
     let errand = errand(lab, web.target(Wire::Clear), cell);
-    let Some((pid, spec)) = status_of(&errand, client)? else { return Ok(None) };
+    let Some((pid, spec)) = status_of(&errand, client)? else {
+        return Ok(None);
+    };
     let fact = web.fact(&errand.path)?;
     let who = crate::support::expect::Who::Is(pid);
     Ok(Some(vec![
@@ -198,8 +244,17 @@ fn go_server(lab: &Lab, go: &Server, wire: Wire, cell: &str) -> Result<(Fact, Ex
     let errand = errand(lab, go.target(wire), cell);
     let ran = CURL.run(&errand, &lab.inside())?;
     let fact = go.fact(&errand.path)?;
-    let both = Expected::both(&format!("{cell}-at-curl"), &errand.credential, &fact, go, &ran);
-    let client = both.into_iter().find(|one| one.side == Side::Client).context("the client's")?;
+    let both = Expected::both(
+        &format!("{cell}-at-curl"),
+        &errand.credential,
+        &fact,
+        go,
+        &ran,
+    );
+    let client = both
+        .into_iter()
+        .find(|one| one.side == Side::Client)
+        .context("the client's")?;
     Ok((fact, client, go.executable.clone()))
 }
 
@@ -231,15 +286,26 @@ fn not_http1(
         library: None,
         detail,
     };
-    let both =
-        vec![listed("client", client, server, &ran.call.executable), listed("server", server, client, &web.executable)];
+    let both = vec![
+        listed("client", client, server, &ran.call.executable),
+        listed("server", server, client, &web.executable),
+    ];
     Ok((both, errand.credential))
 }
 
 /// A TLS 1.2 suite with CBC: not read, and named.
 fn cbc(lab: &Lab, web: &Server) -> Result<(Vec<Listed>, String)> {
     let option = "--ciphers ECDHE-ECDSA-AES256-SHA384";
-    not_http1(lab, web, "cbc", "tls12", Wire::Tls12, option, &["cipher_unsupported"], Some("CBC"))
+    not_http1(
+        lab,
+        web,
+        "cbc",
+        "tls12",
+        Wire::Tls12,
+        option,
+        &["cipher_unsupported"],
+        Some("CBC"),
+    )
 }
 
 /// Neither HTTP nor TLS: no event, and listed as what it is.
@@ -256,7 +322,11 @@ fn no_http() {
         credential: token::opaque(),
         more: serde_json::json!({}),
     };
-    let done = Script::new(&lab, "chatter").unwrap().requests([&asked]).run(&lab.inside()).unwrap();
+    let done = Script::new(&lab, "chatter")
+        .unwrap()
+        .requests([&asked])
+        .run(&lab.inside())
+        .unwrap();
     expected.never("chatter", &asked.credential);
     let mut agent = agent;
     expected.check(&mut agent, &mut cells).unwrap();
@@ -264,7 +334,10 @@ fn no_http() {
     let exchange = done.first().context("what it did").unwrap();
     let (local, peer) = (exchange.local().unwrap(), exchange.peer().unwrap());
     if let Some(stopped) = stop(agent, &mut cells) {
-        cells.check("chatter-listed", unread_in(&stopped.events, local, peer, &["not_http"]).map(drop));
+        cells.check(
+            "chatter-listed",
+            unread_in(&stopped.events, local, peer, &["not_http"]).map(drop),
+        );
     }
     cells.finish();
 }

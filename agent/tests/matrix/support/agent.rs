@@ -18,7 +18,10 @@ use std::time::Duration;
 
 /// The agent's program.
 pub fn program() -> PathBuf {
-    std::env::var_os("TOKENTRAIL_AGENT").map_or_else(|| env!("CARGO_BIN_EXE_tokentrail-agent").into(), PathBuf::from)
+    std::env::var_os("TOKENTRAIL_AGENT").map_or_else(
+        || env!("CARGO_BIN_EXE_tokentrail-agent").into(),
+        PathBuf::from,
+    )
 }
 
 /// How to start an agent.
@@ -65,7 +68,12 @@ impl Options {
         if let Ok(rung) = std::env::var("TOKENTRAIL_RUNG") {
             args.extend(["--rung".to_owned(), rung]);
         }
-        Self { scope, args, log: None, stdout: None }
+        Self {
+            scope,
+            args,
+            log: None,
+            stdout: None,
+        }
     }
 }
 
@@ -78,7 +86,11 @@ impl Agent {
     pub fn start_with(lab: &Lab, options: &Options) -> Result<Self> {
         let key = lab.path("fingerprint.key");
         if !key.exists() {
-            run(&Spec::new(program()).arg("keygen").arg(&key), &Place::default()).context("keygen")?;
+            run(
+                &Spec::new(program()).arg("keygen").arg(&key),
+                &Place::default(),
+            )
+            .context("keygen")?;
         }
         let folder = lab.path("agent");
         std::fs::create_dir_all(&folder)?;
@@ -86,11 +98,21 @@ impl Agent {
         // Only this end is handed down; it closes here as soon as the agent has it.
         rustix::io::fcntl_setfd(&signal, rustix::io::FdFlags::empty())?;
         let mut spec = match &options.stdout {
-            Some(path) => Spec::new("/bin/sh").args(["-c", r#"exec "$@" >"$0""#]).arg(path).arg(program()),
+            Some(path) => Spec::new("/bin/sh")
+                .args(["-c", r#"exec "$@" >"$0""#])
+                .arg(path)
+                .arg(program()),
             None => Spec::new(program()),
         };
         spec = spec
-            .args(["run", "--scope", &options.scope, "--output", "ndjson", "--ready-fd"])
+            .args([
+                "run",
+                "--scope",
+                &options.scope,
+                "--output",
+                "ndjson",
+                "--ready-fd",
+            ])
             .arg(signal.as_raw_fd().to_string())
             .arg("--fingerprint-key")
             .arg(&key)
@@ -113,7 +135,14 @@ impl Agent {
         if started != Some(true) {
             bail!("the agent is not ready: {}", program.stderr());
         }
-        Ok(Self { program, key, folder, lines: Vec::new(), events: Vec::new(), known: RefCell::default() })
+        Ok(Self {
+            program,
+            key,
+            folder,
+            lines: Vec::new(),
+            events: Vec::new(),
+            known: RefCell::default(),
+        })
     }
 
     pub fn pid(&self) -> u32 {
@@ -128,7 +157,9 @@ impl Agent {
     pub fn hook(&mut self) -> Result<String> {
         self.wait_until(seconds(20), |events| !events.is_empty())?;
         let hook = self.events.iter().find_map(|event| event.started_with());
-        Ok(hook.context("no audit event `agent_started` with its hook")?.to_owned())
+        Ok(hook
+            .context("no audit event `agent_started` with its hook")?
+            .to_owned())
     }
 
     pub fn stderr(&self) -> String {
@@ -140,11 +171,20 @@ impl Agent {
         if let Some(known) = self.known.borrow().get(credential) {
             return Ok(known.clone());
         }
-        let spec = Spec::new(program()).args(["fingerprint", "--fingerprint-key"]).arg(&self.key);
+        let spec = Spec::new(program())
+            .args(["fingerprint", "--fingerprint-key"])
+            .arg(&self.key);
         let (_, lines) = run(&spec.stdin(credential), &Place::default()).context("fingerprint")?;
-        let word = lines.iter().flat_map(|line| line.split_whitespace()).find(|word| word.starts_with("tkf1:"));
-        let found = word.with_context(|| format!("no fingerprint in {lines:?}"))?.to_owned();
-        self.known.borrow_mut().insert(credential.to_owned(), found.clone());
+        let word = lines
+            .iter()
+            .flat_map(|line| line.split_whitespace())
+            .find(|word| word.starts_with("tkf1:"));
+        let found = word
+            .with_context(|| format!("no fingerprint in {lines:?}"))?
+            .to_owned();
+        self.known
+            .borrow_mut()
+            .insert(credential.to_owned(), found.clone());
         Ok(found)
     }
 
@@ -158,7 +198,11 @@ impl Agent {
     }
 
     /// Waits for events until `done` is content, or the time is over; says whether it was.
-    pub fn wait_until(&mut self, limit: Duration, mut done: impl FnMut(&[Event]) -> bool) -> Result<bool> {
+    pub fn wait_until(
+        &mut self,
+        limit: Duration,
+        mut done: impl FnMut(&[Event]) -> bool,
+    ) -> Result<bool> {
         let mut failure = None;
         let found = wait_for(limit, || match self.look() {
             Ok(events) => done(events).then_some(true),
@@ -188,7 +232,12 @@ impl Agent {
         ensure!(status.success(), "the agent ended with {status}: {stderr}");
         contiguous(&self.events)?;
         Counters::of(&self.events)?.check(&self.events, &stderr)?;
-        Ok(Stopped { events: self.events, lines: self.lines, stderr, folder: self.folder })
+        Ok(Stopped {
+            events: self.events,
+            lines: self.lines,
+            stderr,
+            folder: self.folder,
+        })
     }
 
     /// SIGTERM and the end, whatever it is; gives the exit status and standard error.
@@ -197,8 +246,15 @@ impl Agent {
         Ok((status, stderr))
     }
 
-    fn end_by(&mut self, signal: rustix::process::Signal) -> Result<(ExitStatus, Vec<String>, String)> {
-        ensure!(self.program.is_running(), "the agent ended by itself: {}", self.program.stderr());
+    fn end_by(
+        &mut self,
+        signal: rustix::process::Signal,
+    ) -> Result<(ExitStatus, Vec<String>, String)> {
+        ensure!(
+            self.program.is_running(),
+            "the agent ended by itself: {}",
+            self.program.stderr()
+        );
         self.program.signal(signal)?;
         let status = self.program.wait(seconds(60))?;
         self.look()?;
@@ -210,8 +266,13 @@ impl Agent {
 /// For people who look into a failure: what the agent said, in the folder that TOKENTRAIL_KEEP names.
 fn keep(lines: &[String], stderr: &str) -> Result<()> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let Some(folder) = std::env::var_os("TOKENTRAIL_KEEP").map(PathBuf::from) else { return Ok(()) };
-    let test = std::thread::current().name().unwrap_or("test").replace("::", "-");
+    let Some(folder) = std::env::var_os("TOKENTRAIL_KEEP").map(PathBuf::from) else {
+        return Ok(());
+    };
+    let test = std::thread::current()
+        .name()
+        .unwrap_or("test")
+        .replace("::", "-");
     let name = format!("{test}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join(format!("{name}.ndjson")), lines.join("\n"))?;
@@ -223,7 +284,11 @@ fn keep(lines: &[String], stderr: &str) -> Result<()> {
 fn contiguous(events: &[Event]) -> Result<()> {
     for (place, event) in events.iter().enumerate() {
         let wanted = u64::try_from(place)? + 1;
-        ensure!(event.sequence() == Some(wanted), "event {wanted} has the sequence {:?}", event.sequence());
+        ensure!(
+            event.sequence() == Some(wanted),
+            "event {wanted} has the sequence {:?}",
+            event.sequence()
+        );
         ensure!(event.epoch() == events[0].epoch(), "two epochs in one run");
     }
     Ok(())

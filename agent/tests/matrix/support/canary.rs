@@ -34,7 +34,10 @@ impl Canaries {
             // Whole groups of three input bytes that hold nothing but the secret.
             let whole = shifted.len() / 3 * 3;
             let skip = if shift == 0 { 0 } else { 4 };
-            for encoded in [STANDARD_NO_PAD.encode(&shifted[..whole]), URL_SAFE_NO_PAD.encode(&shifted[..whole])] {
+            for encoded in [
+                STANDARD_NO_PAD.encode(&shifted[..whole]),
+                URL_SAFE_NO_PAD.encode(&shifted[..whole]),
+            ] {
                 self.form(encoded.into_bytes()[skip..].to_vec(), name, "base64");
             }
         }
@@ -42,11 +45,14 @@ impl Canaries {
 
     /// The secrets of a key log (`LABEL random secret`, as SSLKEYLOGFILE has it).
     pub fn add_key_log(&mut self, path: &Path) -> Result<usize> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
         let mut count = 0;
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let words: Vec<_> = line.split(' ').collect();
-            let [label, _, secret] = words.as_slice() else { bail!("a key log's line has {} words", words.len()) };
+            let [label, _, secret] = words.as_slice() else {
+                bail!("a key log's line has {} words", words.len())
+            };
             self.add(label, &unhex(secret)?);
             count += 1;
         }
@@ -54,7 +60,9 @@ impl Canaries {
     }
 
     fn form(&mut self, form: Vec<u8>, name: &str, how: &str) {
-        let Some(begin) = form.first_chunk::<8>() else { return };
+        let Some(begin) = form.first_chunk::<8>() else {
+            return;
+        };
         let named = format!("{name} ({how})");
         let same_begin = self.forms.entry(u64::from_le_bytes(*begin)).or_default();
         if !same_begin.iter().any(|(known, _)| *known == form) {
@@ -73,7 +81,9 @@ impl Canaries {
             if !first_two[usize::from(u16::from_le_bytes([window[0], window[1]]))] {
                 continue;
             }
-            let Some(forms) = window.first_chunk::<8>().and_then(|begin| self.forms.get(&u64::from_le_bytes(*begin)))
+            let Some(forms) = window
+                .first_chunk::<8>()
+                .and_then(|begin| self.forms.get(&u64::from_le_bytes(*begin)))
             else {
                 continue;
             };
@@ -90,7 +100,9 @@ impl Canaries {
     pub fn search_folder(&self, folder: &Path) -> Result<()> {
         let mut folders = vec![folder.to_owned()];
         while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
+            for entry in
+                std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?
+            {
                 let entry = entry?;
                 if entry.file_type()?.is_dir() {
                     folders.push(entry.path());
@@ -112,7 +124,11 @@ impl Canaries {
 
     pub fn search(&self, place: &str, bytes: &[u8]) -> Result<()> {
         let found = self.found_in(bytes);
-        if found.is_empty() { Ok(()) } else { bail!("{place} holds {}", found.join(", ")) }
+        if found.is_empty() {
+            Ok(())
+        } else {
+            bail!("{place} holds {}", found.join(", "))
+        }
     }
 
     /// The memory of a process that the test started: all that a core dump of it would hold. Gives the bytes searched.
@@ -135,12 +151,20 @@ impl Canaries {
                     break;
                 }
                 searched += piece.len() as u64;
-                wrong.extend(self.found_in(&piece).into_iter().map(|name| format!("{name} in {range}")));
+                wrong.extend(
+                    self.found_in(&piece)
+                        .into_iter()
+                        .map(|name| format!("{name} in {range}")),
+                );
                 at += PIECE;
             }
         }
         wrong.dedup();
-        if wrong.is_empty() { Ok(searched) } else { bail!("{}", wrong.join(", ")) }
+        if wrong.is_empty() {
+            Ok(searched)
+        } else {
+            bail!("{}", wrong.join(", "))
+        }
     }
 }
 
@@ -157,9 +181,17 @@ fn dumped(smaps: &str) -> Vec<(&str, u64, u64)> {
         } else if let Some(flags) = line.strip_prefix("VmFlags:")
             && let Some((text, begin, end)) = current.take()
         {
-            let left_out = flags.split_whitespace().any(|flag| flag == "dd" || flag == "io");
-            let readable = text.split(' ').nth(1).is_some_and(|rights| rights.starts_with('r'));
-            let shared = text.split(' ').nth(1).is_some_and(|rights| rights.ends_with('s'));
+            let left_out = flags
+                .split_whitespace()
+                .any(|flag| flag == "dd" || flag == "io");
+            let readable = text
+                .split(' ')
+                .nth(1)
+                .is_some_and(|rights| rights.starts_with('r'));
+            let shared = text
+                .split(' ')
+                .nth(1)
+                .is_some_and(|rights| rights.ends_with('s'));
             if readable && !left_out && (anonymous > 0 || shared) {
                 mappings.push((text, begin, end));
             }
@@ -170,7 +202,10 @@ fn dumped(smaps: &str) -> Vec<(&str, u64, u64)> {
 
 fn header(line: &str) -> Option<(u64, u64)> {
     let (begin, end) = line.split_once(' ')?.0.split_once('-')?;
-    Some((u64::from_str_radix(begin, 16).ok()?, u64::from_str_radix(end, 16).ok()?))
+    Some((
+        u64::from_str_radix(begin, 16).ok()?,
+        u64::from_str_radix(end, 16).ok()?,
+    ))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -190,7 +225,10 @@ fn percent(bytes: &[u8]) -> String {
 fn unhex(text: &str) -> Result<Vec<u8>> {
     (0..text.len())
         .step_by(2)
-        .map(|at| u8::from_str_radix(text.get(at..at + 2).unwrap_or_default(), 16).context("not hexadecimal"))
+        .map(|at| {
+            u8::from_str_radix(text.get(at..at + 2).unwrap_or_default(), 16)
+                .context("not hexadecimal")
+        })
         .collect()
 }
 
@@ -199,7 +237,11 @@ fn finds_every_form_at_every_place() {
     let secret = b"Zr8-fQ_k2Lw+secret/value=17!";
     let mut canaries = Canaries::default();
     canaries.add("it", secret);
-    assert!(canaries.found_in(b"nothing of it is here, not even Zr8-fQ_k2Lw+secre").is_empty());
+    assert!(
+        canaries
+            .found_in(b"nothing of it is here, not even Zr8-fQ_k2Lw+secre")
+            .is_empty()
+    );
     for before in 0..9 {
         let mut plain = vec![b' '; before];
         plain.extend_from_slice(secret);
@@ -212,7 +254,12 @@ fn finds_every_form_at_every_place() {
             STANDARD_NO_PAD.encode(&plain).into_bytes(),
             URL_SAFE_NO_PAD.encode(&plain).into_bytes(),
         ] {
-            assert_eq!(canaries.found_in(&text).len(), 1, "after {before} bytes: {}", String::from_utf8_lossy(&text));
+            assert_eq!(
+                canaries.found_in(&text).len(),
+                1,
+                "after {before} bytes: {}",
+                String::from_utf8_lossy(&text)
+            );
         }
     }
 }

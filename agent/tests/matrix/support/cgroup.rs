@@ -26,7 +26,8 @@ impl Cgroup {
     }
 
     fn make_at(path: PathBuf) -> Result<Self> {
-        std::fs::create_dir(&path).with_context(|| format!("make the cgroup {}", path.display()))?;
+        std::fs::create_dir(&path)
+            .with_context(|| format!("make the cgroup {}", path.display()))?;
         Ok(Self { path })
     }
 
@@ -37,7 +38,11 @@ impl Cgroup {
 
     /// The folder's own name.
     pub fn name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        self.path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
     }
 
     /// As processes see it in `/proc/PID/cgroup`.
@@ -48,21 +53,27 @@ impl Cgroup {
     /// Ends what is in it, removes it, and makes it again: what a unit's restart does.
     pub fn renew(&self) -> Result<()> {
         self.remove()?;
-        std::fs::create_dir(&self.path).with_context(|| format!("make {} again", self.path.display()))
+        std::fs::create_dir(&self.path)
+            .with_context(|| format!("make {} again", self.path.display()))
     }
 
     fn remove(&self) -> Result<()> {
         // cgroup.kill is there from Linux 5.14 on, and reaches only what the test put here.
         let _ = std::fs::write(self.path.join("cgroup.kill"), "1");
         let gone = wait_for(seconds(10), || {
-            let empty = std::fs::read_to_string(self.procs()).is_ok_and(|pids| pids.trim().is_empty());
-            (!self.path.exists() || (empty && std::fs::remove_dir(&self.path).is_ok())).then_some(())
+            let empty =
+                std::fs::read_to_string(self.procs()).is_ok_and(|pids| pids.trim().is_empty());
+            (!self.path.exists() || (empty && std::fs::remove_dir(&self.path).is_ok()))
+                .then_some(())
         });
         gone.with_context(|| format!("remove the cgroup {}", self.path.display()))
     }
 
     pub fn place(&self) -> Place {
-        Place { procs: Some(self.procs()), user: None }
+        Place {
+            procs: Some(self.procs()),
+            user: None,
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -75,7 +86,8 @@ impl Cgroup {
     }
 
     pub fn move_here(&self, pid: u32) -> Result<()> {
-        std::fs::write(self.procs(), pid.to_string()).with_context(|| format!("move {pid} to {}", self.path.display()))
+        std::fs::write(self.procs(), pid.to_string())
+            .with_context(|| format!("move {pid} to {}", self.path.display()))
     }
 }
 
@@ -94,7 +106,8 @@ pub fn is_mounted() -> bool {
 
 /// The mount point of cgroup v2.
 fn mount() -> Result<PathBuf> {
-    let text = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    let text =
+        std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
     match mount_point(&text) {
         Some(path) => Ok(path),
         None => bail!("no cgroup v2 mount in /proc/self/mountinfo"),

@@ -48,26 +48,90 @@ pub struct Ran {
 
 const TLS_ONLY: &[Wire] = &[Wire::Tls12, Wire::Tls13];
 
-pub const CURL: Client = Client { name: "curl", call: curl, wires: &Wire::ALL };
+pub const CURL: Client = Client {
+    name: "curl",
+    call: curl,
+    wires: &Wire::ALL,
+};
 
 /// Every client whose traffic the agent reads.
 pub const CLIENTS: [Client; 16] = [
     CURL,
-    Client { name: "curl-key-header", call: curl_key_header, wires: &Wire::ALL },
-    Client { name: "curl-query", call: curl_query, wires: &Wire::ALL },
-    Client { name: "curl-basic", call: curl_basic, wires: &Wire::ALL },
-    Client { name: "wget", call: wget, wires: &Wire::ALL },
-    Client { name: "git", call: git, wires: &Wire::ALL },
-    Client { name: "requests", call: requests, wires: &Wire::ALL },
-    Client { name: "httpx", call: httpx, wires: &Wire::ALL },
-    Client { name: "aiohttp", call: aiohttp, wires: &Wire::ALL },
-    Client { name: "curl_cffi", call: curl_cffi, wires: &Wire::ALL },
-    Client { name: "cryptography", call: cryptography, wires: TLS_ONLY },
-    Client { name: "node-fetch", call: node_fetch, wires: &Wire::ALL },
-    Client { name: "node-https", call: node_https, wires: &Wire::ALL },
-    Client { name: "bun-fetch", call: bun_fetch, wires: &Wire::ALL },
-    Client { name: "s_client", call: s_client, wires: TLS_ONLY },
-    Client { name: "gnutls-cli", call: gnutls_cli, wires: TLS_ONLY },
+    Client {
+        name: "curl-key-header",
+        call: curl_key_header,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "curl-query",
+        call: curl_query,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "curl-basic",
+        call: curl_basic,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "wget",
+        call: wget,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "git",
+        call: git,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "requests",
+        call: requests,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "httpx",
+        call: httpx,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "aiohttp",
+        call: aiohttp,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "curl_cffi",
+        call: curl_cffi,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "cryptography",
+        call: cryptography,
+        wires: TLS_ONLY,
+    },
+    Client {
+        name: "node-fetch",
+        call: node_fetch,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "node-https",
+        call: node_https,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "bun-fetch",
+        call: bun_fetch,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "s_client",
+        call: s_client,
+        wires: TLS_ONLY,
+    },
+    Client {
+        name: "gnutls-cli",
+        call: gnutls_cli,
+        wires: TLS_ONLY,
+    },
 ];
 
 impl Client {
@@ -96,16 +160,34 @@ pub fn run(call: Call, errand: &Errand, place: &Place) -> Result<Ran> {
     }
     let finished = program.finish()?;
     let name = spec.program.display();
-    ensure!(finished.status.success(), "{name}: {}: {}", finished.status, finished.stderr.trim());
-    let said = finished.stdout.iter().rev().find_map(|line| status_in(line));
+    ensure!(
+        finished.status.success(),
+        "{name}: {}: {}",
+        finished.status,
+        finished.stderr.trim()
+    );
+    let said = finished
+        .stdout
+        .iter()
+        .rev()
+        .find_map(|line| status_in(line));
     let status = said.with_context(|| format!("{name} said no status: {:?}", finished.stdout))?;
-    Ok(Ran { pid, call, status, stdout: finished.stdout })
+    Ok(Ran {
+        pid,
+        call,
+        status,
+        stdout: finished.stdout,
+    })
 }
 
 /// A line that is, or begins with, a status (`200 ...`), or a status line (`HTTP/1.1 200 OK`).
 fn status_in(line: &str) -> Option<u16> {
     let line = line.strip_prefix("HTTP/1.1 ").unwrap_or(line);
-    line.split_whitespace().next()?.parse().ok().filter(|status| (100..600).contains(status))
+    line.split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+        .filter(|status| (100..600).contains(status))
 }
 
 fn bearer(spec: Spec, errand: &Errand) -> Call {
@@ -125,29 +207,59 @@ const CURL_FACTS: &str = "%{http_code} %{local_ip} %{local_port} %{remote_ip} %{
 
 fn bare_curl(errand: &Errand, path: &str) -> Result<Spec> {
     Ok(Spec::new(fixtures::system("/usr/bin/curl")?)
-        .args(["-q", "-sS", "-o", "/dev/null", "-w", CURL_FACTS, "--noproxy", "*", "--cacert"])
+        .args([
+            "-q",
+            "-sS",
+            "-o",
+            "/dev/null",
+            "-w",
+            CURL_FACTS,
+            "--noproxy",
+            "*",
+            "--cacert",
+        ])
         .arg(errand.lab.certificate())
         .arg(errand.target.url(path)))
 }
 
 fn curl(errand: &Errand) -> Result<Call> {
     let header = format!("Authorization: Bearer {}", errand.credential);
-    Ok(bearer(bare_curl(errand, &errand.path)?.arg("-H").arg(header), errand))
+    Ok(bearer(
+        bare_curl(errand, &errand.path)?.arg("-H").arg(header),
+        errand,
+    ))
 }
 
 fn curl_key_header(errand: &Errand) -> Result<Call> {
-    let spec = bare_curl(errand, &errand.path)?.arg("-H").arg(format!("X-Api-Key: {}", errand.credential));
-    Ok(Call { carrier: "header:x-api-key", scheme: "api-key", ..bearer(spec, errand) })
+    let spec = bare_curl(errand, &errand.path)?
+        .arg("-H")
+        .arg(format!("X-Api-Key: {}", errand.credential));
+    Ok(Call {
+        carrier: "header:x-api-key",
+        scheme: "api-key",
+        ..bearer(spec, errand)
+    })
 }
 
 fn curl_query(errand: &Errand) -> Result<Call> {
-    let spec = bare_curl(errand, &format!("{}?page=2&access_token={}", errand.path, errand.credential))?;
-    Ok(Call { carrier: "query:access_token", ..bearer(spec, errand) })
+    let spec = bare_curl(
+        errand,
+        &format!("{}?page=2&access_token={}", errand.path, errand.credential),
+    )?;
+    Ok(Call {
+        carrier: "query:access_token",
+        ..bearer(spec, errand)
+    })
 }
 
 fn curl_basic(errand: &Errand) -> Result<Call> {
-    let spec = bare_curl(errand, &errand.path)?.arg("-u").arg(format!("x-access-token:{}", errand.credential));
-    Ok(Call { scheme: "Basic", ..bearer(spec, errand) })
+    let spec = bare_curl(errand, &errand.path)?
+        .arg("-u")
+        .arg(format!("x-access-token:{}", errand.credential));
+    Ok(Call {
+        scheme: "Basic",
+        ..bearer(spec, errand)
+    })
 }
 
 /// Debian's wget is built with GnuTLS. Its exit status says whether the answer was 200.
@@ -155,17 +267,38 @@ fn wget(errand: &Errand) -> Result<Call> {
     let spec = Spec::new("/bin/sh")
         .args(["-c", r#""$@" && echo 200"#, "sh"])
         .arg(fixtures::system("/usr/bin/wget")?)
-        .args(["--no-config", "--no-hsts", "--no-proxy", "-q", "-O", "/dev/null"])
-        .arg(format!("--ca-certificate={}", errand.lab.certificate().display()))
-        .arg(format!("--header=Authorization: Bearer {}", errand.credential))
+        .args([
+            "--no-config",
+            "--no-hsts",
+            "--no-proxy",
+            "-q",
+            "-O",
+            "/dev/null",
+        ])
+        .arg(format!(
+            "--ca-certificate={}",
+            errand.lab.certificate().display()
+        ))
+        .arg(format!(
+            "--header=Authorization: Bearer {}",
+            errand.credential
+        ))
         .arg(errand.target.url(&errand.path));
-    Ok(Call { executable: "/usr/bin/wget".into(), descendant: true, ..bearer(spec, errand) })
+    Ok(Call {
+        executable: "/usr/bin/wget".into(),
+        descendant: true,
+        ..bearer(spec, errand)
+    })
 }
 
 /// git asks without a credential first, is refused, and asks again with Basic (libcurl over GnuTLS).
 fn git(errand: &Errand) -> Result<Call> {
     let repository = format!("{}/repository.git", errand.path);
-    let url = errand.target.url(&repository).replacen("://", &format!("://x-access-token:{}@", errand.credential), 1);
+    let url = errand.target.url(&repository).replacen(
+        "://",
+        &format!("://x-access-token:{}@", errand.credential),
+        1,
+    );
     let spec = Spec::new("/bin/sh")
         .args(["-c", r#""$@" >/dev/null && echo 200"#, "sh"])
         .arg(fixtures::system("/usr/bin/git")?)
@@ -174,7 +307,8 @@ fn git(errand: &Errand) -> Result<Call> {
         .env("GIT_SSL_CAINFO", errand.lab.certificate())
         .env("GIT_CONFIG_NOSYSTEM", "1")
         .env("GIT_TERMINAL_PROMPT", "0");
-    let executable = std::fs::canonicalize("/usr/lib/git-core/git-remote-http").context("git-remote-http")?;
+    let executable =
+        std::fs::canonicalize("/usr/lib/git-core/git-remote-http").context("git-remote-http")?;
     Ok(Call {
         path: format!("{repository}/info/refs"),
         scheme: "Basic",
@@ -194,7 +328,10 @@ fn script(errand: &Errand, spec: Spec) -> Call {
 }
 
 fn venv(errand: &Errand, name: &str) -> Result<Call> {
-    Ok(script(errand, Spec::new(fixtures::venv_python()?).arg(errand.lab.path(name))))
+    Ok(script(
+        errand,
+        Spec::new(fixtures::venv_python()?).arg(errand.lab.path(name)),
+    ))
 }
 
 fn requests(errand: &Errand) -> Result<Call> {
@@ -219,7 +356,10 @@ fn cryptography(errand: &Errand) -> Result<Call> {
 
 fn node(errand: &Errand, name: &str) -> Result<Call> {
     let spec = Spec::new(fixtures::system("/usr/bin/node")?).arg(errand.lab.path(name));
-    Ok(script(errand, spec.env("NODE_EXTRA_CA_CERTS", errand.lab.certificate())))
+    Ok(script(
+        errand,
+        spec.env("NODE_EXTRA_CA_CERTS", errand.lab.certificate()),
+    ))
 }
 
 fn node_fetch(errand: &Errand) -> Result<Call> {
@@ -232,7 +372,11 @@ fn node_https(errand: &Errand) -> Result<Call> {
 
 fn bun_fetch(errand: &Errand) -> Result<Call> {
     let spec = Spec::new(fixtures::bun()?).arg(errand.lab.path("client_fetch.mjs"));
-    Ok(script(errand, spec.env("BUN_RUNTIME_TRANSPILER_CACHE_PATH", "0").env("DO_NOT_TRACK", "1")))
+    Ok(script(
+        errand,
+        spec.env("BUN_RUNTIME_TRANSPILER_CACHE_PATH", "0")
+            .env("DO_NOT_TRACK", "1"),
+    ))
 }
 
 fn raw_request(errand: &Errand) -> String {
@@ -244,7 +388,13 @@ fn raw_request(errand: &Errand) -> String {
 
 fn s_client(errand: &Errand) -> Result<Call> {
     let spec = Spec::new(fixtures::system("/usr/bin/openssl")?)
-        .args(["s_client", "-quiet", "-connect", &errand.target.address.to_string(), "-CAfile"])
+        .args([
+            "s_client",
+            "-quiet",
+            "-connect",
+            &errand.target.address.to_string(),
+            "-CAfile",
+        ])
         .arg(errand.lab.certificate());
     Ok(bearer(spec.stdin(raw_request(errand)), errand))
 }
@@ -252,7 +402,13 @@ fn s_client(errand: &Errand) -> Result<Call> {
 fn gnutls_cli(errand: &Errand) -> Result<Call> {
     let spec = Spec::new(fixtures::system("/usr/bin/gnutls-cli")?)
         .args(["--port", &errand.target.address.port().to_string()])
-        .arg(format!("--x509cafile={}", errand.lab.certificate().display()))
+        .arg(format!(
+            "--x509cafile={}",
+            errand.lab.certificate().display()
+        ))
         .arg(errand.target.address.ip().to_string());
-    Ok(Call { holds_stdin: true, ..bearer(spec.stdin(raw_request(errand)), errand) })
+    Ok(Call {
+        holds_stdin: true,
+        ..bearer(spec.stdin(raw_request(errand)), errand)
+    })
 }

@@ -12,12 +12,16 @@ pub struct Event(Value);
 
 impl Event {
     pub fn parse(line: &str) -> Result<Self> {
-        Ok(Self(serde_json::from_str(line).with_context(|| format!("not an event: {line}"))?))
+        Ok(Self(
+            serde_json::from_str(line).with_context(|| format!("not an event: {line}"))?,
+        ))
     }
 
     /// The value at a path of names joined by dots.
     fn at(&self, path: &str) -> Option<&Value> {
-        let found = path.split('.').try_fold(&self.0, |value, name| value.get(name))?;
+        let found = path
+            .split('.')
+            .try_fold(&self.0, |value, name| value.get(name))?;
         (!found.is_null()).then_some(found)
     }
 
@@ -56,7 +60,9 @@ impl Event {
 
     pub fn fingerprints(&self) -> Vec<&str> {
         let list = self.at("token.fingerprints").and_then(Value::as_array);
-        list.map_or(Vec::new(), |list| list.iter().filter_map(Value::as_str).collect())
+        list.map_or(Vec::new(), |list| {
+            list.iter().filter_map(Value::as_str).collect()
+        })
     }
 
     pub fn provider(&self) -> Option<&str> {
@@ -95,7 +101,11 @@ impl Event {
 
     pub fn ancestor_pids(&self) -> Vec<u64> {
         let list = self.at("process.ancestors").and_then(Value::as_array);
-        list.map_or(Vec::new(), |list| list.iter().filter_map(|one| one.get("pid")?.as_u64()).collect())
+        list.map_or(Vec::new(), |list| {
+            list.iter()
+                .filter_map(|one| one.get("pid")?.as_u64())
+                .collect()
+        })
     }
 
     pub fn executable(&self) -> Option<&str> {
@@ -108,7 +118,9 @@ impl Event {
 
     pub fn command_args(&self) -> Vec<&str> {
         let list = self.at("process.command_args").and_then(Value::as_array);
-        list.map_or(Vec::new(), |list| list.iter().filter_map(Value::as_str).collect())
+        list.map_or(Vec::new(), |list| {
+            list.iter().filter_map(Value::as_str).collect()
+        })
     }
 
     pub fn user(&self) -> Option<u64> {
@@ -142,7 +154,10 @@ impl Event {
 
     fn end(&self, path: &str) -> Option<SocketAddr> {
         let ip: IpAddr = self.text(&format!("{path}.address"))?.parse().ok()?;
-        Some(SocketAddr::new(ip, self.number(&format!("{path}.port"))?.try_into().ok()?))
+        Some(SocketAddr::new(
+            ip,
+            self.number(&format!("{path}.port"))?.try_into().ok()?,
+        ))
     }
 
     /// Path of a Unix socket, whichever end has one.
@@ -221,25 +236,39 @@ impl Event {
 
     /// The hook in use, in the audit event of the start.
     pub fn started_with(&self) -> Option<&str> {
-        self.text("audit.hook").filter(|_| self.action() == Some("agent_started"))
+        self.text("audit.hook")
+            .filter(|_| self.action() == Some("agent_started"))
     }
 
     /// Counters by name, in audit events.
     pub fn counters(&self) -> BTreeMap<String, u64> {
         let map = self.at("audit.counters").and_then(Value::as_object);
         map.map_or(BTreeMap::new(), |map| {
-            map.iter().filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect()
+            map.iter()
+                .filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)))
+                .collect()
         })
     }
 
     /// For messages: who, which way, what.
     pub fn brief(&self) -> String {
         let mut text = format!("{} {}", self.kind(), self.direction());
-        let parts = [self.executable(), self.method(), self.path(), self.coverage_reason(), self.coverage_detail()];
+        let parts = [
+            self.executable(),
+            self.method(),
+            self.path(),
+            self.coverage_reason(),
+            self.coverage_detail(),
+        ];
         for part in parts.into_iter().flatten() {
             text.push(' ');
             text.push_str(part);
         }
-        format!("{text} pid {:?} {:?} -> {:?}", self.pid(), self.local(), self.peer())
+        format!(
+            "{text} pid {:?} {:?} -> {:?}",
+            self.pid(),
+            self.local(),
+            self.peer()
+        )
     }
 }

@@ -41,7 +41,11 @@ impl Expectations {
             about.push((expected, agent.fingerprint(&expected.credential)?));
         }
         let present = |events: &[Event]| {
-            about.iter().all(|(expected, fingerprint)| events.iter().any(|event| expected.is_about(fingerprint, event)))
+            about.iter().all(|(expected, fingerprint)| {
+                events
+                    .iter()
+                    .any(|event| expected.is_about(fingerprint, event))
+            })
         };
         agent.wait_until(seconds(20), present)?;
         let mut by_cell: BTreeMap<&str, Vec<&(&Expected, String)>> = BTreeMap::new();
@@ -53,9 +57,16 @@ impl Expectations {
         }
         for (cell, credential) in &self.never {
             let fingerprint = agent.fingerprint(credential)?;
-            let seen = agent.events.iter().find(|event| event.fingerprints().contains(&fingerprint.as_str()));
-            cells
-                .check(cell, seen.map_or(Ok(()), |event| Err(anyhow::anyhow!("seen all the same: {}", event.brief()))));
+            let seen = agent
+                .events
+                .iter()
+                .find(|event| event.fingerprints().contains(&fingerprint.as_str()));
+            cells.check(
+                cell,
+                seen.map_or(Ok(()), |event| {
+                    Err(anyhow::anyhow!("seen all the same: {}", event.brief()))
+                }),
+            );
         }
         Ok(())
     }
@@ -68,12 +79,19 @@ impl Expectations {
             known.insert(agent.fingerprint(credential)?);
         }
         let stranger = agent.events.iter().find(|event| {
-            event.is_usage() && !event.fingerprints().iter().any(|fingerprint| known.contains(*fingerprint))
+            event.is_usage()
+                && !event
+                    .fingerprints()
+                    .iter()
+                    .any(|fingerprint| known.contains(*fingerprint))
         });
         cells.check(
             "no-strangers",
             match stranger {
-                Some(event) => Err(anyhow::anyhow!("an event that nobody made: {}", event.brief())),
+                Some(event) => Err(anyhow::anyhow!(
+                    "an event that nobody made: {}",
+                    event.brief()
+                )),
                 None => Ok(()),
             },
         );
@@ -90,26 +108,47 @@ fn check_cell(expected: &[&(&Expected, String)], all: &[Expected], events: &[Eve
         let found: Vec<_> = events.iter().filter(about).collect();
         let wanted = all.iter().filter(|other| expected.is_like(other)).count();
         let label = expected.label();
-        let nearest = found.iter().min_by_key(|event| expected.differences(event).len());
+        let nearest = found
+            .iter()
+            .min_by_key(|event| expected.differences(event).len());
         let Some(event) = nearest else {
-            wrong.push(format!("{label}: no event{}", instead(expected, fingerprint, events)));
+            wrong.push(format!(
+                "{label}: no event{}",
+                instead(expected, fingerprint, events)
+            ));
             continue;
         };
         if found.len() != wanted {
-            wrong.push(format!("{label}: {} events instead of {wanted}", found.len()));
+            wrong.push(format!(
+                "{label}: {} events instead of {wanted}",
+                found.len()
+            ));
         }
         let differences = expected.differences(event);
-        wrong.extend(differences.into_iter().map(|difference| format!("{label}: {difference}")));
-        exchanges.entry(&expected.path).or_default().insert(expected.side, event.exchange());
+        wrong.extend(
+            differences
+                .into_iter()
+                .map(|difference| format!("{label}: {difference}")),
+        );
+        exchanges
+            .entry(&expected.path)
+            .or_default()
+            .insert(expected.side, event.exchange());
     }
     for (path, sides) in exchanges {
         if let (Some(client), Some(server)) = (sides.get(&Side::Client), sides.get(&Side::Server))
             && (client != server || client.is_none())
         {
-            wrong.push(format!("{path}: exchange {client:?} at the client, {server:?} at the server"));
+            wrong.push(format!(
+                "{path}: exchange {client:?} at the client, {server:?} at the server"
+            ));
         }
     }
-    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("; ")) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", wrong.join("; "))
+    }
 }
 
 /// What may explain a missing event: others of the same credential, coverage of the same socket.
@@ -117,20 +156,31 @@ fn instead(expected: &Expected, fingerprint: &str, events: &[Event]) -> String {
     let near = events.iter().filter(|event| {
         event.fingerprints().contains(&fingerprint)
             || (event.is_connection_coverage()
-                && expected
-                    .ends
-                    .is_some_and(|(local, peer)| event.local() == Some(local) && event.peer() == Some(peer)))
+                && expected.ends.is_some_and(|(local, peer)| {
+                    event.local() == Some(local) && event.peer() == Some(peer)
+                }))
     });
     let near: Vec<_> = near.map(Event::brief).take(3).collect();
-    if near.is_empty() { String::new() } else { format!(", but {}", near.join(", and ")) }
+    if near.is_empty() {
+        String::new()
+    } else {
+        format!(", but {}", near.join(", and "))
+    }
 }
 
 /// The coverage event of one connection, with one of these reasons.
-pub fn unread_in(events: &[Event], local: SocketAddr, peer: SocketAddr, reasons: &[&str]) -> Result<Event> {
-    let found = events
-        .iter()
-        .find(|event| event.is_connection_coverage() && event.local() == Some(local) && event.peer() == Some(peer));
-    let Some(found) = found else { bail!("{local} -> {peer} is not listed as unread") };
+pub fn unread_in(
+    events: &[Event],
+    local: SocketAddr,
+    peer: SocketAddr,
+    reasons: &[&str],
+) -> Result<Event> {
+    let found = events.iter().find(|event| {
+        event.is_connection_coverage() && event.local() == Some(local) && event.peer() == Some(peer)
+    });
+    let Some(found) = found else {
+        bail!("{local} -> {peer} is not listed as unread")
+    };
     let reason = found.coverage_reason().unwrap_or_default();
     if !reasons.contains(&reason) {
         bail!("{local} -> {peer} is unread because of {reason}, not {reasons:?}");

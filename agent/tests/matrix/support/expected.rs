@@ -67,12 +67,24 @@ impl Expected {
             side: Side::Server,
             user: server.user,
             ends: fact.local().zip(fact.remote()),
-            ..Self::client(cell, credential, fact, Who::Is(fact.pid), server.executable.clone())
+            ..Self::client(
+                cell,
+                credential,
+                fact,
+                Who::Is(fact.pid),
+                server.executable.clone(),
+            )
         }
     }
 
     /// The client's event, where nothing stands between it and the server.
-    pub fn client(cell: &str, credential: &str, fact: &Fact, who: Who, executable: PathBuf) -> Self {
+    pub fn client(
+        cell: &str,
+        credential: &str,
+        fact: &Fact,
+        who: Who,
+        executable: PathBuf,
+    ) -> Self {
         Self {
             cell: cell.to_owned(),
             side: Side::Client,
@@ -93,8 +105,18 @@ impl Expected {
     }
 
     /// Both events of a client's run.
-    pub fn both(cell: &str, credential: &str, fact: &Fact, server: &Server, ran: &Ran) -> Vec<Self> {
-        let who = if ran.call.descendant { Who::DescendantOf(ran.pid) } else { Who::Is(ran.pid) };
+    pub fn both(
+        cell: &str,
+        credential: &str,
+        fact: &Fact,
+        server: &Server,
+        ran: &Ran,
+    ) -> Vec<Self> {
+        let who = if ran.call.descendant {
+            Who::DescendantOf(ran.pid)
+        } else {
+            Who::Is(ran.pid)
+        };
         let mut both = vec![
             Self::client(cell, credential, fact, who, ran.call.executable.clone()),
             Self::server(cell, credential, fact, server),
@@ -115,11 +137,23 @@ impl Expected {
         exchange: &Exchange,
         executable: PathBuf,
     ) -> Result<Vec<Self>> {
-        if exchange.local().is_some() && (exchange.local() != fact.remote() || exchange.peer() != fact.local()) {
-            bail!("client {:?} and server {:?} disagree", exchange.local(), fact.remote());
+        if exchange.local().is_some()
+            && (exchange.local() != fact.remote() || exchange.peer() != fact.local())
+        {
+            bail!(
+                "client {:?} and server {:?} disagree",
+                exchange.local(),
+                fact.remote()
+            );
         }
         let mut both = vec![
-            Self::client(&exchange.cell, credential, fact, Who::Is(exchange.pid), executable),
+            Self::client(
+                &exchange.cell,
+                credential,
+                fact,
+                Who::Is(exchange.pid),
+                executable,
+            ),
             Self::server(&exchange.cell, credential, fact, server),
         ];
         for one in &mut both {
@@ -156,7 +190,13 @@ impl Expected {
             }
             None => {
                 wrong.unless("transport", Some("unix"), event.transport());
-                wrong.unless("a path", true, event.unix_path().is_some_and(|path| path.ends_with("/nginx.sock")));
+                wrong.unless(
+                    "a path",
+                    true,
+                    event
+                        .unix_path()
+                        .is_some_and(|path| path.ends_with("/nginx.sock")),
+                );
             }
         }
         match self.who {
@@ -164,7 +204,11 @@ impl Expected {
             Who::ChildOf(pid) => wrong.unless("parent", Some(u64::from(pid)), event.parent_pid()),
             Who::DescendantOf(pid) => {
                 let up = event.ancestor_pids();
-                wrong.unless(&format!("descent from {pid} in {up:?}"), true, up.contains(&u64::from(pid)));
+                wrong.unless(
+                    &format!("descent from {pid} in {up:?}"),
+                    true,
+                    up.contains(&u64::from(pid)),
+                );
             }
         }
         wrong.unless("executable", self.executable.to_str(), event.executable());
@@ -176,7 +220,11 @@ impl Expected {
             wrong.unless("host", Some(host.as_str()), got);
         }
         let version = self.tls.strip_prefix("TLSv");
-        let (evidence, url_scheme) = if version.is_some() { ("record", "https") } else { ("socket", "http") };
+        let (evidence, url_scheme) = if version.is_some() {
+            ("record", "https")
+        } else {
+            ("socket", "http")
+        };
         wrong.unless("evidence", Some(evidence), event.evidence());
         wrong.unless("TLS version", version, event.tls_version());
         if self.method != "CONNECT" {
@@ -190,7 +238,11 @@ impl Expected {
             wrong.unless("provider", self.provider, event.provider());
         }
         if let Ok(rung) = std::env::var("TOKENTRAIL_RUNG") {
-            let hook = if rung == "tracepoints" { "raw_tracepoint" } else { "fentry" };
+            let hook = if rung == "tracepoints" {
+                "raw_tracepoint"
+            } else {
+                "fentry"
+            };
             wrong.unless("hook", Some(hook), event.hook());
         }
         wrong.0

@@ -56,8 +56,15 @@ pub fn venv_python() -> Result<PathBuf> {
 
 pub fn bun() -> Result<PathBuf> {
     let modules = folder()?.join("node/node_modules");
-    let places = ["@oven/bun-linux-x64-baseline/bin/bun", "@oven/bun-linux-x64/bin/bun", "bun/bin/bun.exe"];
-    let found = places.iter().map(|place| modules.join(place)).find(|path| path.is_file());
+    let places = [
+        "@oven/bun-linux-x64-baseline/bin/bun",
+        "@oven/bun-linux-x64/bin/bun",
+        "bun/bin/bun.exe",
+    ];
+    let found = places
+        .iter()
+        .map(|place| modules.join(place))
+        .find(|path| path.is_file());
     found.with_context(|| format!("no bun in {}", modules.display()))
 }
 
@@ -67,7 +74,11 @@ fn folder() -> Result<PathBuf> {
 }
 
 fn existing(path: PathBuf) -> Result<PathBuf> {
-    if path.exists() { Ok(path) } else { bail!("{} is not there", path.display()) }
+    if path.exists() {
+        Ok(path)
+    } else {
+        bail!("{} is not there", path.display())
+    }
 }
 
 pub fn go_client() -> Result<PathBuf> {
@@ -84,8 +95,16 @@ fn go(name: &str, source: &str) -> Result<PathBuf> {
         std::fs::write(&file, source)?;
         let go = system("/usr/local/go/bin/go").or_else(|_| system("/usr/bin/go"))?;
         let home = std::env::var_os("HOME").unwrap_or_else(|| folder.into());
-        let spec = Spec::new(go).args(["build", "-o"]).arg(target).arg(&file).env("HOME", home);
-        run(&spec.env("GOFLAGS", "-trimpath").env("GOTOOLCHAIN", "local"), &Place::default()).map(drop)
+        let spec = Spec::new(go)
+            .args(["build", "-o"])
+            .arg(target)
+            .arg(&file)
+            .env("HOME", home);
+        run(
+            &spec.env("GOFLAGS", "-trimpath").env("GOTOOLCHAIN", "local"),
+            &Place::default(),
+        )
+        .map(drop)
     })
 }
 
@@ -94,7 +113,10 @@ pub fn calls() -> Result<PathBuf> {
     built("calls", CALLS_C, |folder, target| {
         let file = folder.join("calls.c");
         std::fs::write(&file, CALLS_C)?;
-        let spec = Spec::new(system("/usr/bin/gcc")?).args(["-Wall", "-O1", "-o"]).arg(target).arg(&file);
+        let spec = Spec::new(system("/usr/bin/gcc")?)
+            .args(["-Wall", "-O1", "-o"])
+            .arg(target)
+            .arg(&file);
         run(&spec, &Place::default()).map(drop)
     })
 }
@@ -105,7 +127,10 @@ pub fn java_classes() -> Result<PathBuf> {
         let file = folder.join("Client.java");
         std::fs::write(&file, CLIENT_JAVA)?;
         std::fs::create_dir_all(target)?;
-        let spec = Spec::new(system("/usr/bin/javac")?).arg("-d").arg(target).arg(&file);
+        let spec = Spec::new(system("/usr/bin/javac")?)
+            .arg("-d")
+            .arg(target)
+            .arg(&file);
         run(&spec, &Place::default()).map(drop)
     })
 }
@@ -123,7 +148,10 @@ fn built(name: &str, source: &str, build: impl Fn(&Path, &Path) -> Result<()>) -
         return Ok(target);
     }
     if flag("TOKENTRAIL_IN_VM") {
-        bail!("{} was not compiled on the host (run the test `fixtures` there first)", target.display());
+        bail!(
+            "{} was not compiled on the host (run the test `fixtures` there first)",
+            target.display()
+        );
     }
     std::fs::create_dir_all(&kept).with_context(|| format!("make {}", kept.display()))?;
     let folder = tempfile::tempdir_in(&kept)?;
@@ -135,8 +163,12 @@ fn built(name: &str, source: &str, build: impl Fn(&Path, &Path) -> Result<()>) -
 
 /// In a bare virtual machine: the loopback interface up, cgroup v2 mounted.
 pub fn prepare_machine() {
-    let _ = Command::new("/usr/sbin/ip").args(["link", "set", "lo", "up"]).status();
+    let _ = Command::new("/usr/sbin/ip")
+        .args(["link", "set", "lo", "up"])
+        .status();
     if !cgroup::is_mounted() {
-        let _ = Command::new("/usr/bin/mount").args(["-t", "cgroup2", "none", "/sys/fs/cgroup"]).status();
+        let _ = Command::new("/usr/bin/mount")
+            .args(["-t", "cgroup2", "none", "/sys/fs/cgroup"])
+            .status();
     }
 }

@@ -30,7 +30,12 @@ impl Lab {
         let folder = tempfile::Builder::new().prefix("tokentrail-").tempdir()?;
         // nginx's workers and other users' clients read from it.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
-        let lab = Self { test, inside: None, outside: None, folder };
+        let lab = Self {
+            test,
+            inside: None,
+            outside: None,
+            folder,
+        };
         for (name, source) in SCRIPTS {
             std::fs::write(lab.path(name), source)?;
         }
@@ -47,16 +52,25 @@ impl Lab {
     }
 
     pub fn inside(&self) -> Place {
-        Place { procs: self.inside.as_ref().map(Cgroup::procs), user: None }
+        Place {
+            procs: self.inside.as_ref().map(Cgroup::procs),
+            user: None,
+        }
     }
 
     /// In scope, as another user.
     pub fn inside_as(&self, user: u32) -> Place {
-        Place { user: Some(user), ..self.inside() }
+        Place {
+            user: Some(user),
+            ..self.inside()
+        }
     }
 
     pub fn outside(&self) -> Place {
-        Place { procs: self.outside.as_ref().map(Cgroup::procs), user: None }
+        Place {
+            procs: self.outside.as_ref().map(Cgroup::procs),
+            user: None,
+        }
     }
 
     pub fn scope(&self) -> Result<&Cgroup> {
@@ -83,12 +97,26 @@ impl Lab {
 
     fn make_certificate(&self) -> Result<()> {
         let spec = Spec::new(system("/usr/bin/openssl")?)
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args([
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ])
             .args(["-days", "3650", "-subj", "/CN=localhost"])
-            .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1", "-out"])
+            .args([
+                "-addext",
+                "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
+                "-out",
+            ])
             .arg(self.certificate())
             .arg("-keyout")
             .arg(self.private_key());
-        run(&spec, &Place::default()).context("make the certificate").map(drop)
+        run(&spec, &Place::default())
+            .context("make the certificate")
+            .map(drop)
     }
 }

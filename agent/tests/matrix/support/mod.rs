@@ -37,7 +37,9 @@ pub type Turn = MutexGuard<'static, ()>;
 /// `None`, with the reason said, where these tests are not asked for.
 pub fn turn(test: &str) -> Option<Turn> {
     if !flag("TOKENTRAIL_E2E") {
-        say(&format!("skipped {test}: set TOKENTRAIL_E2E=1 (as root) to run it"));
+        say(&format!(
+            "skipped {test}: set TOKENTRAIL_E2E=1 (as root) to run it"
+        ));
         return None;
     }
     let held = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,7 +64,9 @@ pub fn flag(name: &str) -> bool {
 
 /// A time limit, stretched for slow machines.
 pub fn seconds(count: u64) -> Duration {
-    let scale = std::env::var("TOKENTRAIL_TIME_SCALE").ok().and_then(|text| text.parse::<f64>().ok());
+    let scale = std::env::var("TOKENTRAIL_TIME_SCALE")
+        .ok()
+        .and_then(|text| text.parse::<f64>().ok());
     Duration::from_secs(count).mul_f64(scale.unwrap_or(1.0).clamp(0.1, 100.0))
 }
 

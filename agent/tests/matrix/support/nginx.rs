@@ -15,12 +15,24 @@ const TEMPORARY: [&str; 5] = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"
 /// `upstream` is a cleartext server that `/gateway/` passes on to.
 pub fn start(lab: &Lab, place: &Place, upstream: Option<SocketAddr>) -> Result<Server> {
     let executable = fixtures::system("/usr/sbin/nginx")?;
-    std::fs::write(lab.path("big.bin"), b"big body of the test server\n".repeat(80_000))?;
+    std::fs::write(
+        lab.path("big.bin"),
+        b"big body of the test server\n".repeat(80_000),
+    )?;
     dumb_repository(lab)?;
     let mut last = anyhow::anyhow!("not tried");
     // Another program may take a port between its choice and its use.
     for _ in 0..3 {
-        let names = ["http", "tls12", "tls13", "hrr", "h2", "h2_clear", "proxied_http", "proxied_tls13"];
+        let names = [
+            "http",
+            "tls12",
+            "tls13",
+            "hrr",
+            "h2",
+            "h2_clear",
+            "proxied_http",
+            "proxied_tls13",
+        ];
         let mut ports = BTreeMap::new();
         for name in names {
             ports.insert(name.to_owned(), free_port("127.0.0.1:0")?);
@@ -30,15 +42,25 @@ pub fn start(lab: &Lab, place: &Place, upstream: Option<SocketAddr>) -> Result<S
         }
         std::fs::write(lab.path("nginx.conf"), nginx_config(lab, &ports, upstream))?;
         let _ = std::fs::remove_file(lab.path("nginx.pid"));
-        let spec = Spec::new(&executable).arg("-p").arg(lab.folder()).arg("-c").arg(lab.path("nginx.conf"));
-        let mut program = Program::start(&spec.arg("-e").arg(lab.path("nginx.error")), place)?.gently();
-        let written = || std::fs::read_to_string(lab.path("nginx.pid")).is_ok_and(|pid| pid.ends_with('\n'));
+        let spec = Spec::new(&executable)
+            .arg("-p")
+            .arg(lab.folder())
+            .arg("-c")
+            .arg(lab.path("nginx.conf"));
+        let mut program =
+            Program::start(&spec.arg("-e").arg(lab.path("nginx.error")), place)?.gently();
+        let written =
+            || std::fs::read_to_string(lab.path("nginx.pid")).is_ok_and(|pid| pid.ends_with('\n'));
         let running = wait_for(seconds(20), || match program.is_running() {
             true => written().then_some(true),
             false => Some(false),
         });
         if running == Some(true) {
-            let user = if rustix::process::geteuid().is_root() { user_id("www-data")? } else { own_user() };
+            let user = if rustix::process::geteuid().is_root() {
+                user_id("www-data")?
+            } else {
+                own_user()
+            };
             return Ok(Server {
                 name: "nginx",
                 executable,
@@ -56,8 +78,10 @@ pub fn start(lab: &Lab, place: &Place, upstream: Option<SocketAddr>) -> Result<S
 fn nginx_config(lab: &Lab, ports: &BTreeMap<String, u16>, upstream: Option<SocketAddr>) -> String {
     let folder = lab.folder().display();
     let port = |name: &str| ports[name];
-    let temporary: String =
-        TEMPORARY.iter().map(|name| format!("  {name}_temp_path {folder}/nginx-{name};\n")).collect();
+    let temporary: String = TEMPORARY
+        .iter()
+        .map(|name| format!("  {name}_temp_path {folder}/nginx-{name};\n"))
+        .collect();
     let gateway = upstream.map_or(String::new(), |upstream| {
         format!(
             "location /gateway/ {{ proxy_pass http://{upstream}/; proxy_http_version 1.1;\n\
@@ -81,8 +105,13 @@ location ~ ^/cell/[^/]+/repository\.git/(.*)$ {{
     );
     let server = |listen: &str, more: &str| format!("server {{ {listen} {more}\n{locations} }}\n");
     let tls = |name: &str, version: &str, more: &str| {
-        let v6 = ports.get(&format!("{name}_v6")).map_or(String::new(), |v6| format!("listen [::1]:{v6} ssl;"));
-        server(&format!("listen 127.0.0.1:{} ssl; {v6}", port(name)), &format!("ssl_protocols {version}; {more}"))
+        let v6 = ports
+            .get(&format!("{name}_v6"))
+            .map_or(String::new(), |v6| format!("listen [::1]:{v6} ssl;"));
+        server(
+            &format!("listen 127.0.0.1:{} ssl; {v6}", port(name)),
+            &format!("ssl_protocols {version}; {more}"),
+        )
     };
     let servers = [
         server(
@@ -93,8 +122,17 @@ location ~ ^/cell/[^/]+/repository\.git/(.*)$ {{
             ),
             "",
         ),
-        server(&format!("listen 127.0.0.1:{} proxy_protocol;", port("proxied_http")), ""),
-        server(&format!("listen 127.0.0.1:{} ssl proxy_protocol;", port("proxied_tls13")), "ssl_protocols TLSv1.3;"),
+        server(
+            &format!("listen 127.0.0.1:{} proxy_protocol;", port("proxied_http")),
+            "",
+        ),
+        server(
+            &format!(
+                "listen 127.0.0.1:{} ssl proxy_protocol;",
+                port("proxied_tls13")
+            ),
+            "ssl_protocols TLSv1.3;",
+        ),
         tls("tls12", "TLSv1.2", ""),
         tls("tls13", "TLSv1.3", ""),
         server(&format!("listen 127.0.0.1:{} ssl http2;", port("h2")), ""),
@@ -127,17 +165,26 @@ fn dumb_repository(lab: &Lab) -> Result<()> {
     std::fs::create_dir_all(folder.join("info"))?;
     std::fs::create_dir_all(folder.join("objects/info"))?;
     std::fs::write(folder.join("HEAD"), "ref: refs/heads/main\n")?;
-    std::fs::write(folder.join("info/refs"), format!("{}\trefs/heads/main\n", "1".repeat(40)))?;
+    std::fs::write(
+        folder.join("info/refs"),
+        format!("{}\trefs/heads/main\n", "1".repeat(40)),
+    )?;
     Ok(())
 }
 
 fn free_port(any: &str) -> Result<u16> {
-    Ok(TcpListener::bind(any).with_context(|| format!("bind {any}"))?.local_addr()?.port())
+    Ok(TcpListener::bind(any)
+        .with_context(|| format!("bind {any}"))?
+        .local_addr()?
+        .port())
 }
 
 fn user_id(name: &str) -> Result<u32> {
     let text = std::fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
-    let found = text.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| fields[0] == name);
+    let found = text
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields[0] == name);
     match found.and_then(|fields| fields.get(2)?.parse().ok()) {
         Some(id) => Ok(id),
         None => bail!("no user {name}"),

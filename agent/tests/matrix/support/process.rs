@@ -33,7 +33,13 @@ pub struct Spec {
 
 impl Spec {
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), args: Vec::new(), env: BTreeMap::new(), stdin: String::new(), folder: None }
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: BTreeMap::new(),
+            stdin: String::new(),
+            folder: None,
+        }
     }
 
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -72,7 +78,12 @@ impl Spec {
         if let Some(user) = place.user {
             words.push("/usr/bin/setpriv".into());
             words.extend(
-                [format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".into()].map(Into::into),
+                [
+                    format!("--reuid={user}"),
+                    format!("--regid={user}"),
+                    "--clear-groups".into(),
+                ]
+                .map(Into::into),
             );
         }
         words.push(self.program.clone().into());
@@ -80,7 +91,11 @@ impl Spec {
         let mut command = match &place.procs {
             Some(procs) => {
                 let mut shell = Command::new("/bin/sh");
-                shell.arg("-c").arg(r#"echo $$ >"$0" && exec "$@""#).arg(procs).args(words);
+                shell
+                    .arg("-c")
+                    .arg(r#"echo $$ >"$0" && exec "$@""#)
+                    .arg(procs)
+                    .args(words);
                 shell
             }
             None => {
@@ -89,8 +104,14 @@ impl Spec {
                 command
             }
         };
-        command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin").env("LANG", "C.UTF-8");
-        command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUNBUFFERED", "1").envs(&self.env);
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
+            .env("LANG", "C.UTF-8");
+        command
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("PYTHONUNBUFFERED", "1")
+            .envs(&self.env);
         if let Some(folder) = &self.folder {
             command.current_dir(folder).env("HOME", folder);
         }
@@ -125,7 +146,12 @@ impl Program {
 
     /// Starts `command` made from `spec` by the caller.
     fn spawn(spec: &Spec, mut command: Command) -> Result<Self> {
-        let name = spec.program.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = spec
+            .program
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -136,21 +162,37 @@ impl Program {
         let stdout = child.stdout.take().context("standard output")?;
         let out = std::thread::spawn(move || {
             for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
-                if sender.send(String::from_utf8_lossy(&line).into_owned()).is_err() {
+                if sender
+                    .send(String::from_utf8_lossy(&line).into_owned())
+                    .is_err()
+                {
                     break;
                 }
             }
         });
         let stderr = Arc::new(Mutex::new(Vec::new()));
-        let (kept, mut from) = (stderr.clone(), child.stderr.take().context("standard error")?);
+        let (kept, mut from) = (
+            stderr.clone(),
+            child.stderr.take().context("standard error")?,
+        );
         let err = std::thread::spawn(move || {
             let mut buffer = [0; 8192];
             while let Ok(count @ 1..) = from.read(&mut buffer) {
-                kept.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..count]);
+                kept.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend_from_slice(&buffer[..count]);
             }
         });
         let stdin = child.stdin.take();
-        let mut program = Self { name, child, stdin, lines, stderr, readers: vec![out, err], gentle: false };
+        let mut program = Self {
+            name,
+            child,
+            stdin,
+            lines,
+            stderr,
+            readers: vec![out, err],
+            gentle: false,
+        };
         if !spec.stdin.is_empty() {
             program.send(&spec.stdin)?;
         }
@@ -170,7 +212,10 @@ impl Program {
     pub fn send(&mut self, text: &str) -> Result<()> {
         let stdin = self.stdin.as_mut().context("standard input is closed")?;
         let name = &self.name;
-        stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).with_context(|| format!("write to {name}"))
+        stdin
+            .write_all(text.as_bytes())
+            .and_then(|()| stdin.flush())
+            .with_context(|| format!("write to {name}"))
     }
 
     pub fn close_stdin(&mut self) {
@@ -201,7 +246,9 @@ impl Program {
 
     /// After its end: the lines not taken, and all of standard error.
     pub fn remains(&mut self) -> (Vec<String>, String) {
-        self.readers.drain(..).for_each(|reader| drop(reader.join()));
+        self.readers
+            .drain(..)
+            .for_each(|reader| drop(reader.join()));
         (self.lines.try_iter().collect(), self.stderr())
     }
 
@@ -217,7 +264,11 @@ impl Program {
 
     fn said(&self) -> String {
         let text = self.stderr();
-        if text.trim().is_empty() { String::new() } else { format!("; it said: {}", text.trim()) }
+        if text.trim().is_empty() {
+            String::new()
+        } else {
+            format!("; it said: {}", text.trim())
+        }
     }
 
     /// Closes standard input and waits for the end.
@@ -225,19 +276,30 @@ impl Program {
         self.close_stdin();
         let status = self.wait(seconds(120))?;
         let (stdout, stderr) = self.remains();
-        Ok(Finished { status, stdout, stderr })
+        Ok(Finished {
+            status,
+            stdout,
+            stderr,
+        })
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
-        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
-        rustix::process::kill_process(pid.context("pid")?, signal).with_context(|| format!("signal {}", self.name))
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.context("pid")?, signal)
+            .with_context(|| format!("signal {}", self.name))
     }
 
     /// Waits without closing standard input.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let end = Instant::now() + limit;
         loop {
-            if let Some(status) = self.child.try_wait().with_context(|| format!("wait for {}", self.name))? {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .with_context(|| format!("wait for {}", self.name))?
+            {
                 return Ok(status);
             }
             if Instant::now() >= end {

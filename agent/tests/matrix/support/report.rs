@@ -20,7 +20,12 @@ pub struct Cells {
 
 impl Cells {
     pub fn new(test: &'static str) -> Self {
-        Self { test, failures: Vec::new(), passed: 0, skipped: 0 }
+        Self {
+            test,
+            failures: Vec::new(),
+            passed: 0,
+            skipped: 0,
+        }
     }
 
     pub fn check(&mut self, cell: &str, result: anyhow::Result<()>) {
@@ -50,8 +55,17 @@ impl Cells {
             self.failures.len(),
             self.skipped
         ));
-        assert!(self.failures.is_empty(), "{} failed:\n  {}", self.test, self.failures.join("\n  "));
-        assert!(self.passed + self.skipped > 0, "{} checked nothing", self.test);
+        assert!(
+            self.failures.is_empty(),
+            "{} failed:\n  {}",
+            self.test,
+            self.failures.join("\n  ")
+        );
+        assert!(
+            self.passed + self.skipped > 0,
+            "{} checked nothing",
+            self.test
+        );
     }
 
     fn record(&self, cell: &str, outcome: Outcome, reason: &str) {
@@ -60,7 +74,11 @@ impl Cells {
             Outcome::Failed => "FAILED",
             Outcome::Skipped => "skipped",
         };
-        let tail = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+        let tail = if reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {reason}")
+        };
         say(&format!("cell {word} {}/{cell}{tail}", self.test));
         let Some(path) = std::env::var_os("TOKENTRAIL_CELLS") else {
             return;
@@ -68,7 +86,10 @@ impl Cells {
         let line = serde_json::json!({
             "test": self.test, "cell": cell, "outcome": word.to_lowercase(), "reason": reason,
         });
-        let opened = std::fs::OpenOptions::new().append(true).create(true).open(&path);
+        let opened = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&path);
         opened
             .and_then(|mut file| writeln!(file, "{line}"))
             .unwrap_or_else(|error| panic!("TOKENTRAIL_CELLS {}: {error}", path.display()));

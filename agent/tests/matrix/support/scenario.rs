@@ -66,7 +66,14 @@ impl<'a> Script<'a> {
     /// Over the system's Python.
     pub fn new(lab: &'a Lab, name: &'static str) -> Result<Self> {
         let spec = Spec::new(fixtures::python()?).arg(lab.path("scenario.py"));
-        Ok(Self { lab, name, targets: json!({}), requests: Vec::new(), more: json!({}), spec })
+        Ok(Self {
+            lab,
+            name,
+            targets: json!({}),
+            requests: Vec::new(),
+            more: json!({}),
+            spec,
+        })
     }
 
     pub fn target(self, target: &Target) -> Self {
@@ -127,9 +134,17 @@ impl<'a> Script<'a> {
         if let (Value::Object(into), Value::Object(from)) = (&mut config, self.more) {
             into.extend(from);
         }
-        let spec = self.spec.stdin(format!("{config}\n")).folder(self.lab.folder());
+        let spec = self
+            .spec
+            .stdin(format!("{config}\n"))
+            .folder(self.lab.folder());
         let program = Program::start(&spec, place)?;
-        Ok(Scenario { program, name: self.name, done: VecDeque::new(), facts: Vec::new() })
+        Ok(Scenario {
+            program,
+            name: self.name,
+            done: VecDeque::new(),
+            facts: Vec::new(),
+        })
     }
 
     /// Starts it and waits for its end: a scenario without steps.
@@ -175,10 +190,16 @@ impl Scenario {
     pub fn finish(mut self) -> Result<Vec<Exchange>> {
         let finished = self.program.finish()?;
         if !finished.status.success() {
-            bail!("scenario {}: {}: {}", self.name, finished.status, finished.stderr.trim());
+            bail!(
+                "scenario {}: {}: {}",
+                self.name,
+                finished.status,
+                finished.stderr.trim()
+            );
         }
         for line in finished.stdout {
-            let value: Value = serde_json::from_str(&line).with_context(|| format!("{} said {line}", self.name))?;
+            let value: Value = serde_json::from_str(&line)
+                .with_context(|| format!("{} said {line}", self.name))?;
             if value.get("cell").is_some() {
                 self.done.push_back(serde_json::from_value(value)?);
             }
@@ -203,12 +224,23 @@ impl Scenario {
 
 /// Requests `NAME-00`, `NAME-01`, ..., each with its own credential.
 pub fn requests(lab: &Lab, name: &str, count: usize) -> Vec<Request> {
-    (0..count).map(|number| request(lab, &format!("{name}-{number:02}"), json!({}))).collect()
+    (0..count)
+        .map(|number| request(lab, &format!("{name}-{number:02}"), json!({})))
+        .collect()
 }
 
 pub fn request(lab: &Lab, cell: &str, more: Value) -> Request {
-    let suffix = more.get("suffix").and_then(Value::as_str).unwrap_or_default().to_owned();
-    Request { cell: cell.to_owned(), path: lab.cell_path(cell) + &suffix, credential: token::opaque(), more }
+    let suffix = more
+        .get("suffix")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    Request {
+        cell: cell.to_owned(),
+        path: lab.cell_path(cell) + &suffix,
+        credential: token::opaque(),
+        more,
+    }
 }
 
 /// Both events of every exchange of a scenario that is over.
@@ -220,11 +252,30 @@ pub fn both_sides(
 ) -> Result<Vec<Expected>> {
     let mut expected = Vec::new();
     for exchange in exchanges {
-        let request = requests.iter().find(|request| request.cell == exchange.cell).context("its request")?;
+        let request = requests
+            .iter()
+            .find(|request| request.cell == exchange.cell)
+            .context("its request")?;
         let fact = server.fact(&request.path)?;
-        ensure!(fact.status == exchange.status, "{}: the client got {}", request.cell, exchange.status);
-        expected.extend(Expected::exchanged(&request.credential, &fact, server, exchange, executable.into())?);
+        ensure!(
+            fact.status == exchange.status,
+            "{}: the client got {}",
+            request.cell,
+            exchange.status
+        );
+        expected.extend(Expected::exchanged(
+            &request.credential,
+            &fact,
+            server,
+            exchange,
+            executable.into(),
+        )?);
     }
-    ensure!(exchanges.len() == requests.len(), "{} of {} exchanges", exchanges.len(), requests.len());
+    ensure!(
+        exchanges.len() == requests.len(),
+        "{} of {} exchanges",
+        exchanges.len(),
+        requests.len()
+    );
     Ok(expected)
 }

@@ -122,12 +122,18 @@ impl Server {
 
     pub fn target_v6(&self, wire: Wire) -> Target {
         let port = self.ports[&format!("{}_v6", wire.name())];
-        Target { address: SocketAddr::new("::1".parse().expect("an address"), port), wire }
+        Target {
+            address: SocketAddr::new("::1".parse().expect("an address"), port),
+            wire,
+        }
     }
 
     /// A further listener by name, on 127.0.0.1.
     pub fn listener(&self, name: &str, wire: Wire) -> Target {
-        Target { address: SocketAddr::from(([127, 0, 0, 1], self.ports[name])), wire }
+        Target {
+            address: SocketAddr::from(([127, 0, 0, 1], self.ports[name])),
+            wire,
+        }
     }
 
     pub fn port(&self, name: &str) -> u16 {
@@ -139,29 +145,49 @@ impl Server {
         let look = || {
             let text = std::fs::read_to_string(&self.log).ok()?;
             let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-            let facts = whole.lines().filter_map(|line| serde_json::from_str::<Fact>(line).ok());
-            let facts: Vec<_> = facts.filter(|fact| fact.path == path && wanted(fact)).collect();
+            let facts = whole
+                .lines()
+                .filter_map(|line| serde_json::from_str::<Fact>(line).ok());
+            let facts: Vec<_> = facts
+                .filter(|fact| fact.path == path && wanted(fact))
+                .collect();
             (!facts.is_empty()).then_some(facts)
         };
-        wait_for(seconds(10), look).with_context(|| format!("{} logged nothing for {path}", self.name))
+        wait_for(seconds(10), look)
+            .with_context(|| format!("{} logged nothing for {path}", self.name))
     }
 
     /// The only request for `path`.
     pub fn fact(&self, path: &str) -> Result<Fact> {
         let mut facts = self.facts(path, |_| true)?;
-        ensure!(facts.len() == 1, "{} logged {} requests for {path}", self.name, facts.len());
+        ensure!(
+            facts.len() == 1,
+            "{} logged {} requests for {path}",
+            self.name,
+            facts.len()
+        );
         facts.pop().context("a fact")
     }
 }
 
 /// The threaded Python server over the system's OpenSSL.
 pub fn python(lab: &Lab, place: &Place) -> Result<Server> {
-    scripted(lab, place, "python", Spec::new(fixtures::python()?).arg(lab.path("server.py")))
+    scripted(
+        lab,
+        place,
+        "python",
+        Spec::new(fixtures::python()?).arg(lab.path("server.py")),
+    )
 }
 
 /// aiohttp, TLS over memory BIOs.
 pub fn aiohttp(lab: &Lab, place: &Place) -> Result<Server> {
-    scripted(lab, place, "aiohttp", Spec::new(fixtures::venv_python()?).arg(lab.path("server_aiohttp.py")))
+    scripted(
+        lab,
+        place,
+        "aiohttp",
+        Spec::new(fixtures::venv_python()?).arg(lab.path("server_aiohttp.py")),
+    )
 }
 
 /// Go's net/http.
@@ -180,7 +206,14 @@ fn scripted(lab: &Lab, place: &Place, name: &'static str, spec: Spec) -> Result<
     let line = program.line()?;
     let ports = serde_json::from_str(&line).with_context(|| format!("{name} said {line}"))?;
     let user = place.user.unwrap_or_else(own_user);
-    Ok(Server { name, executable: spec.executable(), user, _program: program, ports, log })
+    Ok(Server {
+        name,
+        executable: spec.executable(),
+        user,
+        _program: program,
+        ports,
+        log,
+    })
 }
 
 pub fn own_user() -> u32 {

@@ -53,7 +53,12 @@ impl Shape {
             Self::GitHub => format!("ghp_{}", random(36, ALPHANUMERIC)),
             Self::GitLab => format!("glpat-{}", random(20, ALPHANUMERIC)),
             Self::Slack => {
-                format!("xoxb-{}-{}-{}", random(12, b"123456789"), random(12, b"123456789"), random(24, ALPHANUMERIC))
+                format!(
+                    "xoxb-{}-{}-{}",
+                    random(12, b"123456789"),
+                    random(12, b"123456789"),
+                    random(24, ALPHANUMERIC)
+                )
             }
             Self::Anthropic => format!("sk-ant-api03-{}AA", random(93, ALPHANUMERIC)),
             Self::Npm => format!("npm_{}", random(36, ALPHANUMERIC)),
@@ -72,5 +77,8 @@ fn random(count: usize, alphabet: &[u8]) -> String {
     let mut source = std::fs::File::open("/dev/urandom").expect("open /dev/urandom");
     let mut bytes = vec![0; count];
     source.read_exact(&mut bytes).expect("read /dev/urandom");
-    bytes.iter().map(|byte| char::from(alphabet[usize::from(*byte) % alphabet.len()])).collect()
+    bytes
+        .iter()
+        .map(|byte| char::from(alphabet[usize::from(*byte) % alphabet.len()]))
+        .collect()
 }
