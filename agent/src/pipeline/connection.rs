@@ -7,6 +7,7 @@ use crate::{
     kernel::record::{Caller, Chunk, Endpoints, ProcessKey},
     tls,
 };
+use agent_common::event::CoverageReason;
 
 /// Callers that are remembered per direction.
 const CALLERS: usize = 16;
@@ -26,7 +27,9 @@ pub struct Connection {
     sequence: [Option<u32>; 2],
     pub processes: Vec<ProcessKey>,
     /// At most one coverage event per connection and reason.
-    pub reported: Vec<&'static str>,
+    pub reported: Vec<CoverageReason>,
+    /// TLS was met on it.
+    pub tls: bool,
     /// At least one exchange came out.
     pub read: bool,
 }
@@ -45,6 +48,7 @@ impl Connection {
             sequence: [None, None],
             processes: Vec::new(),
             reported: Vec::new(),
+            tls: false,
             read: false,
         }
     }

@@ -75,7 +75,7 @@ impl Session {
         if self.shared.failed || half.is_over() || piece.is_empty() {
             return;
         }
-        let now = piece.time();
+        let (now, offset, len) = (piece.time(), piece.offset(), piece.len());
         half.deframer.push(piece);
         loop {
             let half = &mut self.halves[direction.index()];
@@ -86,9 +86,10 @@ impl Session {
                     self.pump(pool, processes, now);
                 }
                 Some(Framed::NotARecord) => {
-                    if self.shared.facts.counts[direction.index()].records == 0
-                        || self.shared.protocol.is_none()
-                    {
+                    let counts = self.shared.facts.counts[direction.index()];
+                    if counts.records == 0 && counts.wire == len && offset > 0 {
+                        self.shared.fail(Reason::OpenedBeforeAgent);
+                    } else if counts.records == 0 || self.shared.protocol.is_none() {
                         self.shared.fail(Reason::Malformed("not a record"));
                     }
                     self.shared.counts(direction).losses += 1;
