@@ -10,7 +10,7 @@ use crate::support::process::Place;
 use crate::support::report::Cells;
 use crate::support::servers::{self, Server, Target, Wire};
 use crate::support::token::Shape;
-use crate::support::{nginx, seconds, turn};
+use crate::support::{nginx, pause, turn};
 use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
 
@@ -64,7 +64,7 @@ impl<'a> Stage<'a> {
 }
 
 /// Clients whose TLS code is in files that the agent meets only when they run.
-const OWN_FILES: [&str; 3] = ["curl_cffi", "cryptography", "bun-fetch"];
+const OWN_FILES: [&str; 4] = ["curl_cffi", "cryptography", "node-fetch", "bun-fetch"];
 
 /// One request by each client with TLS code of its own: the first handshake of a file may be over before the file is
 /// known, the second must be read. Gives what the first ones would have been.
@@ -93,7 +93,7 @@ fn first_handshakes(stage: &mut Stage, web: &Server) -> Vec<Expected> {
             first.extend(made.into_iter().filter(|one| one.side == Side::Client));
         }
     }
-    std::thread::sleep(seconds(2));
+    pause(2);
     first
 }
 

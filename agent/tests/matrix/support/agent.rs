@@ -133,7 +133,13 @@ impl Agent {
             Err(_) => (!program.is_running()).then_some(false),
         });
         if started != Some(true) {
-            bail!("the agent is not ready: {}", program.stderr());
+            let ended = !program.is_running();
+            let said = if ended {
+                program.remains().1
+            } else {
+                program.stderr()
+            };
+            bail!("the agent is not ready: {said}");
         }
         Ok(Self {
             program,
