@@ -47,25 +47,30 @@ pub fn build(
         Direction::Sent => event::Direction::Client,
         Direction::Received => event::Direction::Server,
     };
-    let (client_end, server_end) = ends(facts.endpoints, side);
+    let network = network(facts.endpoints, Some(exchange.request.version));
+    let (client_end, server_end) = match side {
+        event::Direction::Client => (network.local.as_ref(), network.peer.as_ref()),
+        event::Direction::Server => (network.peer.as_ref(), network.local.as_ref()),
+    };
     let sanitized = observed.sanitized;
     let server = event::Server {
         address: sanitized
             .host
             .clone()
             .or_else(|| facts.tls.and_then(|tls| tls.sni.clone()))
-            .or_else(|| server_end.as_ref().map(|end| end.address.clone()))
+            .or_else(|| server_end.map(|end| end.address.clone()))
             .unwrap_or_default(),
-        port: sanitized.port.or_else(|| server_end.as_ref().and_then(|end| end.port)),
+        port: sanitized.port.or_else(|| server_end.and_then(|end| end.port)),
     };
+    let client = client_end.map(|end| event::Client { address: end.address.clone(), port: end.port });
     let common = Usage {
         direction: side,
         exchange: event::Exchange { id: exchange_id(exchange, facts), outcome: outcome(exchange.outcome) },
         principal: facts.identity.principal.clone(),
         thread: Some(event::Thread { id: facts.caller.thread, name: Some(facts.caller.comm.clone()) }),
-        network: network(facts.endpoints, Some(exchange.request.version)),
+        network,
         server,
-        client: client_end.map(|end| event::Client { address: end.address, port: end.port }),
+        client,
         tls: facts.tls.map(tls),
         http: event::Http {
             request: event::HttpRequest { method: method(&exchange.request.method).to_owned() },
@@ -89,7 +94,14 @@ pub fn build(
         forwarded: sanitized.forwarded,
         correlation: sanitized.ids,
     };
-    observed.observations.into_iter().map(move |observation| with_credential(common.clone(), observation))
+    let mut left = observed.observations.len();
+    let mut common = Some(common);
+    observed.observations.into_iter().filter_map(move |observation| {
+        left -= 1;
+        // The last one, mostly the only one, needs no copy.
+        let common = if left == 0 { common.take() } else { common.clone() };
+        common.map(|common| with_credential(common, observation))
+    })
 }
 
 fn blank() -> event::Token {
@@ -147,17 +159,6 @@ fn method(method: &str) -> &str {
         "PROPFIND", "PROPPATCH", "UNLOCK", "SEARCH", "REPORT", "LINK", "UNLINK", "QUERY",
     ];
     if REGISTERED.contains(&method) { method } else { "_OTHER" }
-}
-
-fn ends(
-    endpoints: &Endpoints,
-    side: event::Direction,
-) -> (Option<event::Endpoint>, Option<event::Endpoint>) {
-    let network = network(endpoints, None);
-    match side {
-        event::Direction::Client => (network.local, network.peer),
-        event::Direction::Server => (network.peer, network.local),
-    }
 }
 
 /// The connection, with what is spoken on it if that is known.
@@ -233,5 +234,11 @@ fn exchange_id(exchange: &Exchange, facts: &Facts<'_>) -> String {
         }
     }
     hash.update(exchange.request.origin.within.to_be_bytes());
-    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut id = String::with_capacity(32);
+    for byte in &hash.finalize()[..16] {
+        for digit in [byte >> 4, byte & 15] {
+            id.extend(char::from_digit(u32::from(digit), 16));
+        }
+    }
+    id
 }
