@@ -45,7 +45,10 @@ enum Command {
 #[derive(Args)]
 struct RunArguments {
     /// What may be observed; repeat it for several. Without a scope there is no start
-    #[arg(long, value_name = "cgroup:PATH|unit:NAME|pid:N[,N...]|container:ID|host")]
+    #[arg(
+        long,
+        value_name = "cgroup:PATH|unit:NAME|pid:N[,N...]|container:ID|host"
+    )]
     scope: Vec<Scope>,
     /// Key file made by `keygen`; without it a key is made for this run alone
     #[arg(long, value_name = "FILE")]
@@ -138,7 +141,10 @@ impl Arguments {
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     use std::io::Write as _;
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }

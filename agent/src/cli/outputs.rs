@@ -36,7 +36,11 @@ impl Outputs {
             let lost = Arc::clone(&lost);
             move || write(sinks, &receiver, &lost, closed)
         })?;
-        Ok(Self { events: Some(events), lost, thread: Some(thread) })
+        Ok(Self {
+            events: Some(events),
+            lost,
+            thread: Some(thread),
+        })
     }
 
     /// Waits where the queue is full: the ring behind it counts what then does not fit.
@@ -66,12 +70,17 @@ fn sinks(config: &Config) -> anyhow::Result<Vec<Box<dyn Sink>>> {
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
     let retry = config.file.retry_bytes.size();
     match config.stdout.format {
-        Format::Table => sinks.push(Box::new(Table::new(Stream::stdout()?, table::Style::stdout(), retry))),
+        Format::Table => sinks.push(Box::new(Table::new(
+            Stream::stdout()?,
+            table::Style::stdout(),
+            retry,
+        ))),
         Format::Ndjson => sinks.push(Box::new(Ndjson::new(Stream::stdout()?, retry))),
         Format::None => {}
     }
     if let Some(path) = &config.file.path {
-        let file = RotatingFile::open(path, &config.file).with_context(|| format!("output file {}", path.display()))?;
+        let file = RotatingFile::open(path, &config.file)
+            .with_context(|| format!("output file {}", path.display()))?;
         sinks.push(Box::new(Ndjson::new(file, retry)));
     }
     Ok(sinks)
@@ -95,7 +104,9 @@ fn write(
                 None => sink.flush(),
             };
             if let Some(losses) = sink.losses() {
-                lost.lock().unwrap_or_else(PoisonError::into_inner).push((sink.name().to_owned(), losses));
+                lost.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push((sink.name().to_owned(), losses));
             }
             if result.is_err() {
                 closed();

@@ -108,5 +108,6 @@ pub(super) fn is_name(user: &[u8]) -> bool {
     !user.is_empty()
         && user.len() <= 128
         && (provider::recognise(user).is_some_and(|form| form.public)
-            || (!provider::credential_shaped(user) && opaque::weight(user) < OPAQUE_USER))
+            || opaque::is_uuid(user)
+            || (!provider::credential_shaped(user) && opaque::raw_weight(user) < OPAQUE_USER))
 }

@@ -14,6 +14,8 @@ mod basic;
 mod carrier;
 mod config;
 mod find;
+#[doc(hidden)]
+pub mod fuzz;
 mod jwt;
 pub mod observation;
 mod observer;

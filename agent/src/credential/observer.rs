@@ -76,7 +76,7 @@ impl Observer {
             .user
             .as_deref()
             .and_then(|user| text::presentable(user, USER_MAX));
-        observation.user = user.filter(|user| !known.known(user.as_bytes()));
+        observation.user = user.filter(|user| !known.within(user.as_bytes()));
         observation
             .public
             .retain(|_, value| !holds_secret(value, known));
@@ -162,7 +162,7 @@ fn provider_of(find: &Find, recognised: Option<Recognised>) -> Option<Provider> 
 
 fn holds_secret(value: &Value, known: &Known<'_>) -> bool {
     match value {
-        Value::String(text) => known.known(text.as_bytes()),
+        Value::String(text) => known.within(text.as_bytes()),
         Value::Array(list) => list.iter().any(|value| holds_secret(value, known)),
         _ => false,
     }

@@ -49,7 +49,13 @@ impl Connection {
         }
     }
 
-    pub fn push(&mut self, chunk: Chunk, settings: &Settings, pool: &mut tls::Pool, out: &mut Vec<Output>) {
+    pub fn push(
+        &mut self,
+        chunk: Chunk,
+        settings: &Settings,
+        pool: &mut tls::Pool,
+        out: &mut Vec<Output>,
+    ) {
         let d = chunk.direction.index();
         self.last = chunk.time;
         if let Endpoints::Unix { path: None, .. } = self.endpoints {
@@ -63,7 +69,12 @@ impl Connection {
         }
         let flow = &mut self.flows[d];
         if chunk.skipped > 0 {
-            flow.push(chunk.offset.saturating_sub(chunk.skipped), chunk.skipped, Default::default(), chunk.time);
+            flow.push(
+                chunk.offset.saturating_sub(chunk.skipped),
+                chunk.skipped,
+                Default::default(),
+                chunk.time,
+            );
         }
         let end = chunk.offset + chunk.bytes.len() as u64;
         if !chunk.bytes.is_empty() {
@@ -85,7 +96,10 @@ impl Connection {
     /// Remembers who moves the bytes from `offset` on, where that changes.
     fn called(&mut self, d: usize, offset: u64, caller: Caller) {
         let callers = &mut self.callers[d];
-        if callers.last().is_some_and(|(_, last)| last.process == caller.process && last.comm == caller.comm) {
+        if callers
+            .last()
+            .is_some_and(|(_, last)| last.process == caller.process && last.comm == caller.comm)
+        {
             return;
         }
         if callers.len() == CALLERS {
@@ -98,14 +112,23 @@ impl Connection {
     pub fn caller_at(&self, direction: Direction, offset: u64) -> Option<&Caller> {
         let find = |d: usize| {
             let callers = &self.callers[d];
-            callers.iter().rev().find(|(from, _)| *from <= offset).or(callers.first()).map(|(_, caller)| caller)
+            callers
+                .iter()
+                .rev()
+                .find(|(from, _)| *from <= offset)
+                .or(callers.first())
+                .map(|(_, caller)| caller)
         };
         find(direction.index()).or_else(|| find(direction.opposite().index()))
     }
 
     /// Whoever used it last.
     pub fn last_caller(&self) -> Option<&Caller> {
-        self.callers.iter().flat_map(|callers| callers.last()).max_by_key(|(offset, _)| *offset).map(|(_, c)| c)
+        self.callers
+            .iter()
+            .flat_map(|callers| callers.last())
+            .max_by_key(|(offset, _)| *offset)
+            .map(|(_, c)| c)
     }
 
     /// TCP sequence number at a stream offset.
@@ -113,9 +136,25 @@ impl Connection {
         self.sequence[direction.index()].map(|base| base.wrapping_add(offset as u32))
     }
 
-    fn pump(&mut self, now: Nanos, settings: &Settings, pool: &mut tls::Pool, out: &mut Vec<Output>) {
-        let Self { flows, stream, processes, .. } = self;
-        let mut with = Surroundings { settings, pool, processes, out };
+    fn pump(
+        &mut self,
+        now: Nanos,
+        settings: &Settings,
+        pool: &mut tls::Pool,
+        out: &mut Vec<Output>,
+    ) {
+        let Self {
+            flows,
+            stream,
+            processes,
+            ..
+        } = self;
+        let mut with = Surroundings {
+            settings,
+            pool,
+            processes,
+            out,
+        };
         for direction in [Direction::Sent, Direction::Received] {
             let flow = &mut flows[direction.index()];
             while let Some(piece) = flow.pop(now) {
@@ -127,8 +166,19 @@ impl Connection {
         }
     }
 
-    pub fn offer(&mut self, now: Nanos, settings: &Settings, pool: &mut tls::Pool, out: &mut Vec<Output>) {
-        let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+    pub fn offer(
+        &mut self,
+        now: Nanos,
+        settings: &Settings,
+        pool: &mut tls::Pool,
+        out: &mut Vec<Output>,
+    ) {
+        let mut with = Surroundings {
+            settings,
+            pool,
+            processes: &self.processes,
+            out,
+        };
         self.stream.offer(now, &mut with);
     }
 
@@ -146,7 +196,12 @@ impl Connection {
         out: &mut Vec<Output>,
     ) {
         self.pump(now, settings, pool, out);
-        let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+        let mut with = Surroundings {
+            settings,
+            pool,
+            processes: &self.processes,
+            out,
+        };
         self.stream.flush(now, max_age, &mut with);
     }
 
@@ -162,13 +217,21 @@ impl Connection {
             flow.close();
         }
         self.pump(now, settings, pool, out);
-        let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+        let mut with = Surroundings {
+            settings,
+            pool,
+            processes: &self.processes,
+            out,
+        };
         self.stream.finish(outcome, &mut with);
     }
 
     /// Bytes that positions say were there and that nothing saw.
     pub fn unseen(&self) -> u64 {
-        self.flows.iter().map(|flow| flow.counts().unseen + flow.counts().evicted).sum()
+        self.flows
+            .iter()
+            .map(|flow| flow.counts().unseen + flow.counts().evicted)
+            .sum()
     }
 
     /// Bytes that the policy left out.

@@ -82,7 +82,10 @@ pub struct Pipeline {
 const WAITING: usize = 4_096;
 
 impl Pipeline {
-    #[expect(clippy::too_many_arguments, reason = "each is a stage that is made elsewhere")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a stage that is made elsewhere"
+    )]
     pub fn new(
         limits: Limits,
         observer: Observer,
@@ -96,7 +99,11 @@ impl Pipeline {
         Self {
             connections: LruCache::new(limits.connections),
             waiting: HashMap::new(),
-            settings: Settings { http: limits.http, tls: limits.tls, budget },
+            settings: Settings {
+                http: limits.http,
+                tls: limits.tls,
+                budget,
+            },
             limits,
             pool: tls::Pool::new(tls::PoolLimits::default()),
             observer,
@@ -131,8 +138,16 @@ impl Pipeline {
         let mut out = std::mem::take(&mut self.outputs);
         let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
         for key in keys {
-            let Some(connection) = self.connections.peek_mut(&key) else { continue };
-            connection.tick(now, self.limits.response_wait, &self.settings, &mut self.pool, &mut out);
+            let Some(connection) = self.connections.peek_mut(&key) else {
+                continue;
+            };
+            connection.tick(
+                now,
+                self.limits.response_wait,
+                &self.settings,
+                &mut self.pool,
+                &mut out,
+            );
             self.handle(key, &mut out);
         }
         self.outputs = out;
@@ -171,7 +186,8 @@ impl Pipeline {
     pub fn emit(&mut self, at: Nanos, body: Body) {
         let time = self.clock.wall(at);
         let observed = self.clock.now().1;
-        self.events.push(self.numbering.envelope(time, observed, body));
+        self.events
+            .push(self.numbering.envelope(time, observed, body));
     }
 
     pub fn wall(&self, at: Nanos) -> agent_common::event::Time {
@@ -221,12 +237,16 @@ impl Pipeline {
         if !kept {
             return;
         }
-        let Some(waiting) = self.waiting.get_mut(&process) else { return };
+        let Some(waiting) = self.waiting.get_mut(&process) else {
+            return;
+        };
         let keys = std::mem::take(waiting);
         let mut still = Vec::new();
         let mut out = std::mem::take(&mut self.outputs);
         for key in keys {
-            let Some(connection) = self.connections.peek_mut(&key) else { continue };
+            let Some(connection) = self.connections.peek_mut(&key) else {
+                continue;
+            };
             connection.offer(time, &self.settings, &mut self.pool, &mut out);
             if connection.wants_secret() {
                 still.push(key);
@@ -292,7 +312,9 @@ impl Pipeline {
         if exchange.outcome == Outcome::ResponseLost {
             self.counters.responses_lost += 1;
         }
-        let Some(connection) = self.connections.peek_mut(&key) else { return };
+        let Some(connection) = self.connections.peek_mut(&key) else {
+            return;
+        };
         connection.read = true;
         let started = exchange.request.time;
         let time = self.clock.wall(started);
@@ -324,7 +346,11 @@ impl Pipeline {
             match usage {
                 Ok(usage) => {
                     let now = self.clock.reading();
-                    self.events.push(self.numbering.envelope(time, now, Body::Usage(Box::new(usage))));
+                    self.events.push(self.numbering.envelope(
+                        time,
+                        now,
+                        Body::Usage(Box::new(usage)),
+                    ));
                     self.counters.usage_events += 1;
                 }
                 Err(_) => self.counters.credentials_lost += 1,
@@ -345,7 +371,9 @@ impl Pipeline {
                 self.counters.heads_malformed += 1;
                 CoverageReason::NotHttp
             }
-            h1::Reason::RequestLost | h1::Reason::ResponseWithoutRequest | h1::Reason::FramingLost => {
+            h1::Reason::RequestLost
+            | h1::Reason::ResponseWithoutRequest
+            | h1::Reason::FramingLost => {
                 self.counters.heads_lost += 1;
                 CoverageReason::BytesLost
             }
@@ -354,14 +382,24 @@ impl Pipeline {
     }
 
     fn tls_unread(&mut self, key: ConnectionKey, reason: tls::Reason, facts: &tls::Facts) {
-        let Some(connection) = self.connections.peek(&key) else { return };
-        let libraries: Vec<_> =
-            connection.processes.iter().flat_map(|process| self.points.of_process(*process)).collect();
+        let Some(connection) = self.connections.peek(&key) else {
+            return;
+        };
+        let libraries: Vec<_> = connection
+            .processes
+            .iter()
+            .flat_map(|process| self.points.of_process(*process))
+            .collect();
         let first = connection.first;
-        let late = libraries.iter().any(|mapped| mapped.attached.is_some_and(|since| since > first));
+        let late = libraries
+            .iter()
+            .any(|mapped| mapped.attached.is_some_and(|since| since > first));
         let readable = libraries.iter().any(|mapped| mapped.attached.is_some());
         let known = libraries.first().map(|mapped| mapped.library.name());
-        let secrets = connection.processes.iter().any(|process| self.proofs.gave_secrets(*process));
+        let secrets = connection
+            .processes
+            .iter()
+            .any(|process| self.proofs.gave_secrets(*process));
         let coverage = match reason {
             tls::Reason::OpenedBeforeAgent => CoverageReason::OpenedBefore,
             tls::Reason::NoSecret | tls::Reason::TrialsExhausted | tls::Reason::Overflow => {
@@ -401,15 +439,21 @@ impl Pipeline {
         tls: Option<&tls::Facts>,
         detail: Option<(String, Option<&'static str>)>,
     ) {
-        let Some(connection) = self.connections.peek_mut(&key) else { return };
+        let Some(connection) = self.connections.peek_mut(&key) else {
+            return;
+        };
         let name = report::name(reason);
         if connection.reported.contains(&name) {
             return;
         }
         connection.reported.push(name);
         *self.counters.unread.entry(name).or_default() += 1;
-        let Some(caller) = connection.last_caller().cloned() else { return };
-        let identity = self.processes.resolve(&caller, connection.last, &self.clock);
+        let Some(caller) = connection.last_caller().cloned() else {
+            return;
+        };
+        let identity = self
+            .processes
+            .resolve(&caller, connection.last, &self.clock);
         let (detail, library) = detail.unzip();
         let protocol = match (reason, tls.is_some()) {
             (CoverageReason::Http2, _) => Some("h2"),
@@ -424,7 +468,11 @@ impl Pipeline {
                 detail,
                 protocol: protocol.map(str::to_owned),
                 library: library.flatten().map(str::to_owned),
-                connections: Connections { seen: 1, read: 0, unread: 1 },
+                connections: Connections {
+                    seen: 1,
+                    read: 0,
+                    unread: 1,
+                },
                 from: self.clock.wall(connection.first),
                 to: self.clock.wall(connection.last),
             },

@@ -24,7 +24,14 @@ impl Numbering {
 
     pub fn envelope(&mut self, time: Time, observed_time: Time, body: Body) -> Envelope {
         self.producer.sequence += 1;
-        Envelope { version: V1, time, observed_time, producer: self.producer.clone(), host: self.host.clone(), body }
+        Envelope {
+            version: V1,
+            time,
+            observed_time,
+            producer: self.producer.clone(),
+            host: self.host.clone(),
+            body,
+        }
     }
 
     pub fn last(&self) -> u64 {
@@ -82,7 +89,10 @@ impl Counters {
             ("tls.connections", self.tls),
             ("tls.opened", self.tls_opened),
             ("exchanges.seen", self.exchanges),
-            ("exchanges.without_credential", self.exchanges_without_credential),
+            (
+                "exchanges.without_credential",
+                self.exchanges_without_credential,
+            ),
             ("exchanges.response_lost", self.responses_lost),
             ("heads.lost", self.heads_lost),
             ("heads.malformed", self.heads_malformed),
@@ -94,8 +104,15 @@ impl Counters {
             ("bytes.unseen", self.bytes_unseen),
             ("bytes.left_out", self.bytes_left_out),
         ];
-        let unread = self.unread.iter().map(|(reason, count)| (format!("unread.{reason}"), *count));
-        fixed.into_iter().map(|(name, count)| (name.to_owned(), count)).chain(unread).collect()
+        let unread = self
+            .unread
+            .iter()
+            .map(|(reason, count)| (format!("unread.{reason}"), *count));
+        fixed
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count))
+            .chain(unread)
+            .collect()
     }
 }
 
@@ -129,15 +146,26 @@ mod tests {
 
     #[test]
     fn sums_hold_or_say_why() {
-        let mut counters = Counters { credentials: 3, usage_events: 2, ..Default::default() };
-        assert_eq!(counters.sums().unwrap_err(), "credentials parsed 3 != events 2 + lost 0");
+        let mut counters = Counters {
+            credentials: 3,
+            usage_events: 2,
+            ..Default::default()
+        };
+        assert_eq!(
+            counters.sums().unwrap_err(),
+            "credentials parsed 3 != events 2 + lost 0"
+        );
         counters.credentials_lost = 1;
         counters.sums().unwrap();
     }
 
     #[test]
     fn reasons_are_named_as_in_the_json() {
-        for reason in [CoverageReason::OpenedBefore, CoverageReason::NoKeyLogPoint, CoverageReason::Http2] {
+        for reason in [
+            CoverageReason::OpenedBefore,
+            CoverageReason::NoKeyLogPoint,
+            CoverageReason::Http2,
+        ] {
             assert_eq!(serde_json::to_value(reason).unwrap(), name(reason));
         }
     }

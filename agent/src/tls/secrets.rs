@@ -180,6 +180,11 @@ impl Pool {
         self.last
     }
 
+    #[cfg(test)]
+    pub(super) fn arrivals_len(&self) -> usize {
+        self.arrivals.len()
+    }
+
     /// Keeps the secret of one hit of a key-log point.
     pub fn insert(&mut self, record: SecretRecord) -> Inserted {
         let label = Label::parse(&record.label).filter(|label| match label {

@@ -90,6 +90,7 @@ pub(super) fn collect(target: &Target<'_>, finds: &mut Finds<'_>) {
 }
 
 fn is_within(host: &[u8], domain: &str) -> bool {
+    let host = host.split(|&byte| byte == b':').next().unwrap_or_default();
     let Some(start) = host.len().checked_sub(domain.len()) else {
         return false;
     };

@@ -77,8 +77,8 @@ fn listed<'h>(
     headers: &'h Headers,
     known: &'h Known<'_>,
 ) -> impl Iterator<Item = (&'static str, String)> {
-    headers.0.iter().filter_map(|(name, value)| {
-        let place = NAMES.binary_search(&name.as_str()).ok()?;
+    headers.iter().filter_map(|(name, value)| {
+        let place = NAMES.binary_search(&name).ok()?;
         let value = value.trim_ascii();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/=+-;,@|~".contains(&byte);
         let plain = (1..=LEN_MAX).contains(&value.len())

@@ -4,6 +4,7 @@
 
 use super::super::find::{Finds, SEARCH_MIN};
 use super::super::{provider, text};
+use std::ops::Range;
 
 /// Longer values are not searched: they are not recorded at all.
 const LEN_MAX: usize = 512;
@@ -54,17 +55,32 @@ impl<'a> Known<'a> {
             })
     }
 
+    /// Is a secret of this exchange in a value that is public by what it is? A name may well be part of a secret.
+    pub(in crate::credential) fn within(&self, value: &[u8]) -> bool {
+        self.finds.is_some_and(|finds| {
+            finds.overflowed()
+                || finds.secrets().any(|secret| {
+                    secret == value || (secret.len() >= SEARCH_MIN && text::contains(value, secret))
+                })
+        })
+    }
+
     /// Nothing that rests on knowing every secret may be recorded: more was found than is looked at.
     pub(in crate::credential) fn everything(&self) -> bool {
         self.finds.is_some_and(Finds::overflowed)
     }
 
-    /// Is a secret that holds a slash spread over this path's segments?
-    pub(in crate::credential) fn spread(&self, path: &[u8]) -> bool {
-        self.finds.is_some_and(|finds| {
-            finds.secrets().any(|secret| {
-                secret.len() >= SEARCH_MIN && secret.contains(&b'/') && text::contains(path, secret)
+    /// Where in this path secrets stand that hold a slash, and so are spread over segments.
+    pub(in crate::credential) fn spread(&self, path: &[u8]) -> Vec<Range<usize>> {
+        let secrets = self.finds.into_iter().flat_map(Finds::secrets);
+        let slashed = secrets.filter(|secret| secret.len() >= SEARCH_MIN && secret.contains(&b'/'));
+        slashed
+            .flat_map(|secret| {
+                let places = memchr::memmem::find_iter(path, secret);
+                places
+                    .map(|place| place..place + secret.len())
+                    .collect::<Vec<_>>()
             })
-        })
+            .collect()
     }
 }

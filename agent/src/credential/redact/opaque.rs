@@ -1,6 +1,6 @@
 //! Does a text read like words, numbers and ids, or like something random?
 //!
-//! A text is split where letters and digits end. A part counts with its whole length if it is none of: a number; one
+//! A text is split where letters and digits (and `+` and `=`, which base64 has) end. A part counts with its whole length if it is none of: a number; one
 //! or a few words, also in camel case; a word with a number on one side (`v2`, `sha256`). The sum is the text's
 //! weight: 0 for `resource-groups`, 10 for `api-7d9f8b6c4d`, 32 for an MD5. UUIDs and SHA-1 sums (git) count
 //! nothing: APIs put them into paths as ids everywhere.
@@ -18,6 +18,10 @@ const NUMBER_MAX: usize = 20;
 const WORD_MAX: usize = 20;
 /// A word with a number at one side is no longer than this.
 const NUMBERED_MAX: usize = 12;
+/// Shorter texts may mix everything (`iOS17b2`).
+const MIXED_MIN: usize = 16;
+/// So many one- and two-letter parts, if they are the most, are no words.
+const STUBS_MIN: usize = 4;
 /// More consonants in a row are in no word.
 const CONSONANTS_MAX: usize = 5;
 
@@ -48,11 +52,41 @@ pub(in crate::credential) fn raw_weight(text: &[u8]) -> usize {
             _ => text.len(),
         };
     }
-    let parts = text.split(|byte| !byte.is_ascii_alphanumeric());
-    parts
+    // `+` and `=` join: they are part of base64 and of nothing that reads like words.
+    let joins = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'=');
+    let parts = || {
+        text.split(|&byte| !joins(byte))
+            .filter(|part| !part.is_empty())
+    };
+    if mixes_everything(text) {
+        return text.len();
+    }
+    let stubs = parts()
+        .filter(|part| part.len() <= 2 && part.iter().any(u8::is_ascii_alphabetic))
+        .count();
+    if stubs >= STUBS_MIN && stubs * 2 > parts().count() {
+        return text.len();
+    }
+    parts()
         .filter(|part| !reads_like_words(part))
         .map(<[u8]>::len)
         .sum()
+}
+
+/// Upper case, lower case and digits, changing at every other character or more: no words do, however they are joined.
+fn mixes_everything(text: &[u8]) -> bool {
+    let class = |byte: u8| match byte {
+        b'a'..=b'z' => 1_u8,
+        b'A'..=b'Z' => 2,
+        b'0'..=b'9' => 4,
+        _ => 0,
+    };
+    let classes = text.iter().fold(0, |classes, &byte| classes | class(byte));
+    let changes = text
+        .windows(2)
+        .filter(|pair| class(pair[0]) != class(pair[1]))
+        .count();
+    classes == 7 && text.len() >= MIXED_MIN && changes * 2 >= text.len()
 }
 
 /// 8-4-4-4-12 hexadecimal digits.
@@ -76,7 +110,7 @@ fn reads_like_words(part: &[u8]) -> bool {
         .iter()
         .filter(|byte| byte.is_ascii_alphabetic())
         .count();
-    if letters == 0 {
+    if part.iter().all(u8::is_ascii_digit) {
         return part.len() <= NUMBER_MAX;
     }
     if letters == part.len() {

@@ -33,12 +33,10 @@ pub(super) fn sanitize(path: &[u8], known: &Known<'_>) -> Sanitized {
             path,
         };
     }
-    let decoded = if path.contains(&b'%') {
-        Some(text::percent(path))
-    } else {
-        None
-    };
-    if known.everything() || known.spread(path) || decoded.is_some_and(|path| known.spread(&path)) {
+    let places = known.spread(path);
+    // In an encoded path places shift: then nothing of it is kept.
+    let encoded = path.contains(&b'%') && !known.spread(&text::percent(path)).is_empty();
+    if known.everything() || encoded {
         let path = format!("/{SECRET}");
         return Sanitized {
             template: path.clone(),
@@ -53,6 +51,7 @@ pub(super) fn sanitize(path: &[u8], known: &Known<'_>) -> Sanitized {
         .map(|segment| opaque::weight(&plain(segment)))
         .collect();
     let opaque = opaque_segments(&weights);
+    let mut start = 0;
     let mut out = Sanitized {
         path: String::new(),
         template: String::new(),
@@ -67,6 +66,15 @@ pub(super) fn sanitize(path: &[u8], known: &Known<'_>) -> Sanitized {
             out.path.push_str(CUT);
             out.template.push_str(CUT);
             return out;
+        }
+        let spread = places
+            .iter()
+            .any(|place| place.start < start + segment.len() && start < place.end);
+        start += segment.len() + 1;
+        if spread {
+            out.path.push_str(SECRET);
+            out.template.push_str(SECRET);
+            continue;
         }
         let heavy = opaque[index] || (after_name && weights[index] >= AFTER_NAME_MIN);
         push_segment(segment, heavy, known, &mut out);

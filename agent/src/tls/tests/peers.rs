@@ -272,17 +272,17 @@ pub fn openssl_client(
     for say in conversation {
         match say {
             Say::Line(line) => {
-                writeln!(stdin, "{line}").unwrap();
+                write_line(&mut stdin, line);
                 lines.wait_for(&line.chars().rev().collect::<String>());
             }
             Say::Told(line, server) => {
                 let before = server.text().len();
-                writeln!(stdin, "{line}").unwrap();
+                write_line(&mut stdin, line);
                 server.wait_after(before, line);
             }
             Say::Command(letter, mark) => {
                 let before = errors.text().len();
-                writeln!(stdin, "{letter}").unwrap();
+                write_line(&mut stdin, letter);
                 errors.wait_after(before, mark);
             }
         }
@@ -291,6 +291,11 @@ pub fn openssl_client(
     drop(stdin);
     finish(peer);
     key_log(&log)
+}
+
+/// A line, in one piece: the program sends what it reads.
+fn write_line(stdin: &mut impl Write, line: &str) {
+    stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 pub fn finish(mut peer: Peer) {
@@ -446,7 +451,7 @@ pub fn gnutls(priority: &str, lines: &[&str]) -> Recording {
     let peer = Peer(child);
     output.wait_for("Simple Client Mode");
     for line in lines {
-        writeln!(stdin, "{line}").unwrap();
+        write_line(&mut stdin, line);
         output.wait_for(line);
     }
     drop(stdin);
@@ -455,4 +460,17 @@ pub fn gnutls(priority: &str, lines: &[&str]) -> Recording {
         chunks: proxy.chunks(0),
         secrets: key_log(&log),
     }
+}
+
+/// Has `openssl s_client` try a handshake that fails.
+pub fn openssl_refused(proxy: &Proxy, arguments: &[&str]) {
+    let status = Command::new("openssl")
+        .args(["s_client", "-connect", &proxy.address.to_string()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("openssl is installed");
+    assert!(!status.success());
 }

@@ -1,0 +1,173 @@
+//! `cargo xtask build`: the probes, then the agent that carries them.
+//!
+//! The probes are always optimised (the kernel's verifier refuses much of what an unoptimised build makes). The
+//! agent's build script embeds what lies at [`Workspace::probes`].
+//!
+//! Invariant: what is embedded is what was built from these sources, by the compiler that is printed.
+
+use crate::process::{self, Group};
+use crate::say;
+use crate::toolchain::{self, Linker, Toolchain};
+use crate::workspace::{Workspace, forget_own_package, write_if_changed};
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// The target of the probes on a little-endian machine.
+const TARGET: &str = "bpfel-unknown-none";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    pub release: bool,
+    /// Probes that tell what they do (aya-log).
+    pub probe_log: bool,
+}
+
+impl Profile {
+    pub const DEV: Self = Self {
+        release: false,
+        probe_log: false,
+    };
+}
+
+/// Builds both and returns the agent's program.
+pub fn run(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    say::heading("build");
+    probes(workspace, profile)?;
+    agent(workspace, profile)
+}
+
+pub fn probes(workspace: &Workspace, profile: Profile) -> Result<()> {
+    let start = Instant::now();
+    let (toolchain, linker) =
+        toolchain::pair(workspace).context("no toolchain for the probes: cargo xtask setup")?;
+    let mut command = probe_cargo(workspace, &toolchain, &linker, "build");
+    command.args(["--release", "--message-format=json-render-diagnostics"]);
+    if profile.probe_log {
+        command.args(["--features", "log"]);
+    }
+    let object = artifact(&mut command)?.context("cargo built no probes")?;
+    let bytes = fs::read(&object).with_context(|| format!("cannot read {}", object.display()))?;
+    let changed = write_if_changed(&workspace.probes(), &bytes)?;
+    say::line(&format!(
+        " + probes: {} ({} KiB{}, rustc {}, {})",
+        workspace.probes().display(),
+        bytes.len() / 1024,
+        if changed { "" } else { ", unchanged" },
+        toolchain.release,
+        say::elapsed(start.elapsed())
+    ));
+    Ok(())
+}
+
+/// cargo for the probes' folder; `subcommand` is `build` or `clippy`.
+pub fn probe_cargo(
+    workspace: &Workspace,
+    toolchain: &Toolchain,
+    linker: &Linker,
+    subcommand: &str,
+) -> Command {
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH),
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
+        format!("-Clinker={}", linker.path.display()),
+    ];
+    let mut command = match &toolchain.cargo {
+        // The compiler's own cargo knows how its sources are laid out.
+        Some(cargo) => Command::new(cargo),
+        None => workspace.cargo(),
+    };
+    forget_own_package(&mut command);
+    command
+        .current_dir(workspace.root.join("agent-ebpf"))
+        .arg(subcommand)
+        .args(["--target", TARGET, "-Zbuild-std=core"])
+        .arg("--target-dir")
+        .arg(workspace.target.join("bpf-build"))
+        .env("RUSTC", &toolchain.rustc)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .env_remove("RUSTUP_TOOLCHAIN")
+        .env_remove("RUSTC_WRAPPER")
+        .env_remove("CARGO_TARGET_DIR");
+    command
+}
+
+pub fn agent(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    let start = Instant::now();
+    let mut command = workspace.cargo();
+    command.args(["build", "--package", "agent", "--bins"]);
+    command.arg("--message-format=json-render-diagnostics");
+    if profile.release {
+        command.arg("--release");
+    }
+    let program = artifact(&mut command)?.context("cargo built no agent")?;
+    say::line(&format!(
+        " + agent: {} ({})",
+        program.display(),
+        say::elapsed(start.elapsed())
+    ));
+    Ok(program)
+}
+
+/// The parts of cargo's messages that are read here (<https://doc.rust-lang.org/cargo/reference/external-tools.html>).
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    executable: Option<PathBuf>,
+}
+
+/// Runs cargo, whose own progress goes to the terminal, and returns the last program that it made.
+fn artifact(command: &mut Command) -> Result<Option<PathBuf>> {
+    Ok(executables(&messages(command)?).pop())
+}
+
+/// Runs cargo with its own progress going to the terminal, and returns its messages.
+pub fn messages(command: &mut Command) -> Result<String> {
+    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    let mut group = Group::spawn(command.stdout(Stdio::from(writer)))?;
+    // The parent's end would keep the pipe open for ever.
+    command.stdout(Stdio::null());
+    let text = std::thread::spawn(move || std::io::read_to_string(reader));
+    let status = group.wait(None)?;
+    let text = text
+        .join()
+        .map_err(|_| anyhow::anyhow!("the reader of cargo's messages panicked"))??;
+    if !status.success() {
+        bail!("{} failed ({status})", process::display(command));
+    }
+    Ok(text)
+}
+
+/// The programs that cargo made or found fresh.
+fn executables(messages: &str) -> Vec<PathBuf> {
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Message>(line).ok())
+        .filter(|message| message.reason == "compiler-artifact")
+        .filter_map(|message| message.executable)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_taken_from_cargos_messages() {
+        let text = concat!(
+            "{\"reason\":\"compiler-artifact\",\"executable\":null}\n",
+            "{\"reason\":\"compiler-artifact\",\"executable\":\"/t/debug/tokentrail-agent\"}\n",
+            "not json\n",
+            "{\"reason\":\"build-finished\",\"success\":true}\n",
+        );
+        assert_eq!(
+            executables(text),
+            [PathBuf::from("/t/debug/tokentrail-agent")]
+        );
+    }
+}

@@ -1,0 +1,129 @@
+//! The demo's server: nginx on loopback, cleartext and TLS, with a certificate of its own.
+
+use super::cgroup::Cgroup;
+use crate::interrupt;
+use crate::process::{self, Group};
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub struct Server {
+    group: Group,
+    pub site: Site,
+}
+
+/// What a client must know of it.
+pub struct Site {
+    pub http: u16,
+    pub https: u16,
+    /// What it must trust.
+    pub certificate: PathBuf,
+}
+
+impl Server {
+    pub fn start(cgroup: &Cgroup, folder: &Path, limit: Duration) -> Result<Self> {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let certificate = certificate(folder)?;
+        let (http, https) = free_ports()?;
+        let configuration = folder.join("nginx.conf");
+        fs::write(&configuration, configure(folder, http, https))
+            .with_context(|| format!("cannot write {}", configuration.display()))?;
+        let nginx = process::which("nginx").context("no nginx")?;
+        let log = File::create(folder.join("nginx.log"))?;
+        let mut command = cgroup.command(&nginx);
+        command
+            .arg("-e")
+            .arg(folder.join("error.log"))
+            .arg("-c")
+            .arg(&configuration)
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let mut server = Self {
+            group: Group::spawn(&mut command)?,
+            site: Site {
+                http,
+                https,
+                certificate,
+            },
+        };
+        server.wait_until_it_listens(limit, folder)?;
+        Ok(server)
+    }
+
+    fn wait_until_it_listens(&mut self, limit: Duration, folder: &Path) -> Result<()> {
+        let start = Instant::now();
+        // A connection is accepted by the kernel as soon as the socket listens; both are bound before that.
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.site.https)).is_err() {
+            interrupt::check()?;
+            if self.group.ended() || start.elapsed() > limit {
+                let said: String = ["nginx.log", "error.log"]
+                    .iter()
+                    .filter_map(|name| fs::read_to_string(folder.join(name)).ok())
+                    .collect();
+                bail!("nginx does not listen: {}", said.trim());
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+fn certificate(folder: &Path) -> Result<PathBuf> {
+    let certificate = folder.join("localhost.crt");
+    let openssl = process::which("openssl").context("no openssl")?;
+    process::output(
+        Command::new(openssl)
+            .args(["req", "-x509", "-newkey", "ec"])
+            .args(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args(["-days", "2", "-subj", "/CN=localhost"])
+            .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+            .arg("-keyout")
+            .arg(folder.join("localhost.key"))
+            .arg("-out")
+            .arg(&certificate),
+    )
+    .context("cannot make the demo's certificate")?;
+    Ok(certificate)
+}
+
+/// Two ports that nobody listens on at this moment.
+fn free_ports() -> Result<(u16, u16)> {
+    let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    // Both are held until both are known, so that they differ.
+    let (first, second) = (listen()?, listen()?);
+    Ok((first.local_addr()?.port(), second.local_addr()?.port()))
+}
+
+fn configure(folder: &Path, http: u16, https: u16) -> String {
+    let folder = folder.display();
+    format!(
+        r#"daemon off;
+pid "{folder}/nginx.pid";
+worker_processes 1;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    client_body_temp_path "{folder}/body";
+    proxy_temp_path "{folder}/proxy";
+    fastcgi_temp_path "{folder}/fastcgi";
+    uwsgi_temp_path "{folder}/uwsgi";
+    scgi_temp_path "{folder}/scgi";
+    ssl_certificate "{folder}/localhost.crt";
+    ssl_certificate_key "{folder}/localhost.key";
+    ssl_protocols TLSv1.2 TLSv1.3;
+    default_type application/json;
+    server {{
+        listen 127.0.0.1:{http};
+        listen 127.0.0.1:{https} ssl;
+        server_name localhost;
+        location /refused/ {{ return 401 '{{"error":"invalid_token"}}\n'; }}
+        location / {{ return 200 '{{"ok":true}}\n'; }}
+    }}
+}}
+"#
+    )
+}

@@ -1,0 +1,168 @@
+//! Client programs from PyPI and npm, in the cache: `venv/` and `node/`, exported as `TOKENTRAIL_FIXTURES`.
+//!
+//! Versions are pinned by the lists beside this crate; a list that changed is installed afresh into the same place.
+
+use super::Missing;
+use crate::process;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const DEMO_LIST: &str = include_str!("../../fixtures/demo.txt");
+const TEST_LIST: &str = include_str!("../../fixtures/test.txt");
+const BUN: &str = "@oven/bun-linux-x64@1.4.5";
+
+/// The fixtures' Python.
+pub fn python(workspace: &Workspace) -> PathBuf {
+    workspace.fixtures().join("venv/bin/python")
+}
+
+/// The fixtures' bun: the package holds the program itself.
+pub fn bun(workspace: &Workspace) -> PathBuf {
+    workspace
+        .fixtures()
+        .join("node/node_modules/@oven/bun-linux-x64/bin/bun")
+}
+
+pub fn has_venv(workspace: &Workspace) -> bool {
+    python(workspace).exists() || system_python().is_some()
+}
+
+/// A Python that can make virtual environments. The system's own first: it uses the system's OpenSSL.
+pub fn system_python() -> Option<PathBuf> {
+    [
+        Some(PathBuf::from("/usr/bin/python3")),
+        process::which("python3"),
+    ]
+    .into_iter()
+    .flatten()
+    .find(|python| {
+        process::output(Command::new(python).args(["-c", "import ensurepip, venv"])).is_ok()
+    })
+}
+
+pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
+    let venv = workspace.fixtures().join("venv");
+    let (list, text) = if test {
+        ("test", format!("{DEMO_LIST}{TEST_LIST}"))
+    } else {
+        ("demo", DEMO_LIST.to_owned())
+    };
+    let mut missing = Vec::new();
+    let holds = fs::read_to_string(venv.join("installed.txt")).unwrap_or_default();
+    if !enough(&holds, test) {
+        let outcome = install(
+            workspace,
+            &venv,
+            &format!("Python fixtures ({list})"),
+            &text,
+        );
+        missing.extend(outcome.err().map(|error| Missing {
+            what: format!("Python packages for the {list}: {}", names(&text)),
+            command: format!(
+                "python3 -m venv {venv} && {venv}/bin/pip install {}",
+                text.split_whitespace().collect::<Vec<_>>().join(" "),
+                venv = venv.display()
+            ),
+            cause: Some(format!("{error:#}")),
+            optional: false,
+        }));
+    }
+    if test && !bun(workspace).exists() {
+        let folder = workspace.fixtures().join("node");
+        let mut command = Command::new("npm");
+        command
+            .args([
+                "install",
+                "--no-save",
+                "--no-audit",
+                "--no-fund",
+                "--ignore-scripts",
+            ])
+            .arg("--prefix")
+            .arg(&folder)
+            .arg(BUN);
+        let line = process::display(&command);
+        let outcome = fs::create_dir_all(&folder)
+            .with_context(|| format!("cannot make {}", folder.display()))
+            .and_then(|()| process::logged("bun", &mut command, &workspace.logs().join("npm.log")));
+        if !bun(workspace).exists() {
+            missing.push(Missing {
+                what: "bun (a client of the tests)".to_owned(),
+                command: line,
+                cause: outcome.err().map(|error| format!("{error:#}")),
+                optional: false,
+            });
+        }
+    }
+    Ok(missing)
+}
+
+/// What was installed is what is asked for now; the tests' list holds the demo's.
+fn enough(installed: &str, test: bool) -> bool {
+    installed == format!("{DEMO_LIST}{TEST_LIST}") || (!test && installed == DEMO_LIST)
+}
+
+/// Makes a virtual environment at `venv` if there is none, and installs `list` into it.
+pub fn install(workspace: &Workspace, venv: &Path, title: &str, list: &str) -> Result<()> {
+    let log = workspace.logs().join("pip.log");
+    if !venv.join("bin/pip").exists() {
+        let python = system_python().context("no python3 with the module venv")?;
+        process::logged(
+            &format!("{title}: virtual environment"),
+            Command::new(python).args(["-m", "venv"]).arg(venv),
+            &log,
+        )?;
+    }
+    let requirements = venv.join("requirements.txt");
+    fs::write(&requirements, list)
+        .with_context(|| format!("cannot write {}", requirements.display()))?;
+    process::logged(
+        title,
+        Command::new(venv.join("bin/pip"))
+            .args(["install", "--no-input", "--disable-pip-version-check", "-r"])
+            .arg(&requirements),
+        &log,
+    )?;
+    // Written last: an installation that was cut short has no such file.
+    fs::write(venv.join("installed.txt"), list).context("cannot note what was installed")?;
+    Ok(())
+}
+
+fn names(list: &str) -> String {
+    let names: Vec<&str> = list
+        .lines()
+        .filter_map(|line| line.split("==").next())
+        .filter(|name| !name.is_empty())
+        .collect();
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fixture_is_pinned() {
+        for line in DEMO_LIST.lines().chain(TEST_LIST.lines()) {
+            assert_eq!(line.split("==").count(), 2, "{line}");
+        }
+        assert_eq!(names("a==1\nb==2\n"), "a, b");
+    }
+
+    #[test]
+    fn a_changed_list_is_installed_afresh() {
+        let all = format!("{DEMO_LIST}{TEST_LIST}");
+        assert!(enough(&all, true) && enough(&all, false) && enough(DEMO_LIST, false));
+        assert!(!enough(DEMO_LIST, true) && !enough("", false) && !enough("requests==1", false));
+    }
+
+    #[test]
+    fn the_demo_needs_what_its_clients_import() {
+        for name in ["requests==", "httpx=="] {
+            assert!(DEMO_LIST.contains(name));
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The end-to-end tests, `agent/tests/matrix`, on this kernel and on those of the virtual machines.
+//!
+//! The same test program runs everywhere; what differs is said by its environment. Each of its cells is written to a
+//! file as a JSON line as soon as it is decided, so that a machine that dies takes no results with it.
+
+use super::libtest::{Program, Reader};
+use super::tally::Tally;
+use crate::process;
+use crate::say::{self, Mark, Step};
+use crate::setup::{self, Machine};
+use crate::vm::Guest;
+use crate::workspace::Workspace;
+use anyhow::{Context, Result};
+use rustix::process::geteuid;
+use serde::Deserialize;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+const HOST_LIMIT: Duration = Duration::from_secs(15 * 60);
+const MACHINE_LIMIT: Duration = Duration::from_secs(40 * 60);
+/// By how much an emulated machine may be slower.
+const MACHINE_SCALE: &str = "8";
+
+/// One way to run the tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Variant {
+    name: &'static str,
+    environment: &'static [(&'static str, &'static str)],
+}
+
+const FENTRY: Variant = Variant {
+    name: "fentry",
+    environment: &[("TOKENTRAIL_RUNG", "fentry")],
+};
+const TRACEPOINTS: Variant = Variant {
+    name: "raw tracepoints",
+    environment: &[("TOKENTRAIL_RUNG", "tracepoints")],
+};
+const HOST_SCOPE: Variant = Variant {
+    name: "scope host",
+    environment: &[("TOKENTRAIL_SCOPE", "host")],
+};
+const BEST: Variant = Variant {
+    name: "best rung",
+    environment: &[],
+};
+
+/// In each virtual machine.
+const IN_MACHINES: [Variant; 3] = [FENTRY, TRACEPOINTS, HOST_SCOPE];
+
+/// On this machine's kernel, with the scope that the tests make.
+pub fn on_this_kernel(
+    workspace: &Workspace,
+    program: &Program,
+    agent: &Path,
+    tally: &mut Tally,
+) -> Result<()> {
+    let cells = cells_file(workspace, "host")?;
+    let mut command = Command::new(&program.path);
+    command
+        .arg("--test-threads=1")
+        .current_dir(&program.folder)
+        .env("CARGO_MANIFEST_DIR", &program.folder)
+        .env("TOKENTRAIL_E2E", "1")
+        .env("TOKENTRAIL_FIXTURES", workspace.fixtures())
+        .env("TOKENTRAIL_CELLS", &cells);
+    let refusal = refusal(agent);
+    if let Some(reason) = &refusal {
+        tally.skip(
+            "probes on this kernel",
+            format!("{reason} (the virtual machines run the same tests)"),
+        );
+        // What needs no probes also compiles what the machines need.
+        command.arg("fixtures::");
+    }
+    let name = format!("this kernel, {}", BEST.name);
+    let result = watch(&name, &cells, |each| {
+        process::lines(&mut command, HOST_LIMIT, each)
+    });
+    tally.add(&name, result);
+    Ok(())
+}
+
+/// Why probes cannot be loaded here, if they cannot.
+fn refusal(agent: &Path) -> Option<String> {
+    if !geteuid().is_root() {
+        return Some("only root may load probes".to_owned());
+    }
+    let doctor = process::output(Command::new(agent).arg("doctor"));
+    doctor
+        .err()
+        .map(|error| format!("this kernel refuses them: {error:#}"))
+}
+
+pub fn in_machines(
+    workspace: &Workspace,
+    program: &Program,
+    quick: bool,
+    tally: &mut Tally,
+) -> Result<()> {
+    let machines = setup::kernel_images(workspace);
+    for machine in &machines {
+        for variant in IN_MACHINES {
+            let name = format!("Linux {}, {}", machine.release, variant.name);
+            if quick {
+                tally.skip(name, "--quick leaves the virtual machines out");
+                continue;
+            }
+            let result = in_machine(workspace, program, machine, variant, &name)?;
+            tally.add(&name, result);
+        }
+    }
+    if machines.is_empty() && quick {
+        tally.skip(
+            "the kernel matrix",
+            "--quick leaves the virtual machines out",
+        );
+    }
+    Ok(())
+}
+
+fn in_machine(
+    workspace: &Workspace,
+    program: &Program,
+    machine: &Machine,
+    variant: Variant,
+    name: &str,
+) -> Result<Tally> {
+    let cells = cells_file(workspace, &name.replace([' ', ','], "-"))?;
+    let mut environment = workspace.environment();
+    let mut set = |name: &str, value: &str| environment.push((name.to_owned(), value.to_owned()));
+    set("CARGO_MANIFEST_DIR", &program.folder.display().to_string());
+    set("TOKENTRAIL_E2E", "1");
+    set("TOKENTRAIL_IN_VM", "1");
+    set("TOKENTRAIL_TIME_SCALE", MACHINE_SCALE);
+    set("TOKENTRAIL_CELLS", &cells.display().to_string());
+    set("TMPDIR", "/tmp");
+    for (name, value) in variant.environment {
+        set(name, value);
+    }
+    let mut readable = workspace.folders();
+    readable.push(program.folder.clone());
+    let guest = Guest {
+        machine,
+        command: vec![
+            program.path.display().to_string(),
+            "--test-threads=1".to_owned(),
+        ],
+        environment,
+        writable: cells.parent().map(Path::to_path_buf).into_iter().collect(),
+        readable,
+        limit: MACHINE_LIMIT,
+    };
+    Ok(watch(name, &cells, |each| guest.run(workspace, each)))
+}
+
+/// An empty file for cells.
+fn cells_file(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let folder = workspace.target.join("matrix");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let file = folder.join(format!("{name}.ndjson"));
+    fs::write(&file, "").with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
+
+/// Shows how far it is, and what does not pass at once; returns what came of it.
+fn watch(
+    name: &str,
+    cells: &Path,
+    run: impl FnOnce(&mut dyn FnMut(&str)) -> Result<ExitStatus>,
+) -> Tally {
+    let mut step = Step::start(name);
+    let mut reader = Reader::default();
+    let mut each = |line: &str| {
+        if let Some(cell) = line.strip_prefix("cell ") {
+            step.tick(cell);
+            if !cell.starts_with("passed ") {
+                step.note(cell);
+            }
+        } else {
+            reader.line(line);
+            step.tick(line);
+        }
+    };
+    let status = run(&mut each);
+    let text = fs::read_to_string(cells).unwrap_or_default();
+    let tally = add_up(name, &text, reader, &status);
+    step.done(if tally.failed() == 0 {
+        Mark::Done
+    } else {
+        Mark::Failed
+    });
+    say::line(&format!("   {}", tally.counts()));
+    tally
+}
+
+#[derive(Deserialize)]
+struct Cell {
+    test: String,
+    cell: String,
+    outcome: String,
+    #[serde(default)]
+    reason: String,
+}
+
+/// Cells count one by one; a test counts as a failure only when no cell says why it failed.
+fn add_up(name: &str, cells: &str, reader: Reader, status: &Result<ExitStatus>) -> Tally {
+    let mut tally = Tally::default();
+    for line in cells.lines() {
+        let Ok(cell) = serde_json::from_str::<Cell>(line) else {
+            tally.fail(name, format!("not a cell: {line}"));
+            continue;
+        };
+        let title = format!("{}/{}", cell.test, cell.cell);
+        match cell.outcome.as_str() {
+            "passed" => tally.pass(1),
+            "skipped" => tally.skip(title, cell.reason),
+            _ => tally.fail(title, cell.reason),
+        }
+    }
+    let tests = reader.finish(name, status);
+    if tests.failed() == 0 || tally.failed() == 0 {
+        tally.merge(tests);
+    } else {
+        tally.merge(tests.without_failures());
+    }
+    tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    const FAILED: &str =
+        "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";
+
+    fn read(cells: &str, output: &str, code: i32) -> String {
+        let mut reader = Reader::default();
+        output.lines().for_each(|line| reader.line(line));
+        add_up("m", cells, reader, &Ok(ExitStatus::from_raw(code << 8))).counts()
+    }
+
+    #[test]
+    fn a_failing_cell_is_one_failure() {
+        let cells = concat!(
+            r#"{"test":"clients","cell":"curl","outcome":"passed","reason":""}"#,
+            "\n",
+            r#"{"test":"clients","cell":"wget","outcome":"failed","reason":"no event"}"#,
+            "\n",
+            r#"{"test":"clients","cell":"bun","outcome":"skipped","reason":"no bun"}"#,
+            "\n"
+        );
+        assert_eq!(read(cells, FAILED, 101), "2 passed, 1 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_failing_test_without_a_failing_cell_counts() {
+        let cells = "{\"test\":\"clients\",\"cell\":\"curl\",\"outcome\":\"passed\"}\n";
+        assert_eq!(read(cells, FAILED, 101), "2 passed, 1 failed, 0 skipped");
+        assert_eq!(read(cells, "", 255), "1 passed, 1 failed, 0 skipped");
+        assert_eq!(
+            read("garbage\n", FAILED, 101),
+            "1 passed, 1 failed, 0 skipped"
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! `cargo xtask test`: everything that is checked, from formatting to the kernels in virtual machines.
+//!
+//! Invariant: what was not run is listed with its reason; the exit status is 1 if anything failed.
+
+mod checks;
+mod libtest;
+mod matrix;
+mod tally;
+
+use crate::build::{self, Profile};
+use crate::process;
+use crate::say::{self, Mark, Step};
+use crate::setup::{self, Needs};
+use crate::workspace::Workspace;
+use anyhow::Result;
+use clap::Args;
+use libtest::{Program, Reader};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tally::Tally;
+
+/// The target of the end-to-end tests, which are run on their own.
+const MATRIX: &str = "matrix";
+const UNIT_LIMIT: Duration = Duration::from_secs(15 * 60);
+
+#[derive(Args)]
+pub struct Options {
+    /// Leave the virtual machines out
+    #[arg(long, conflicts_with = "vm")]
+    quick: bool,
+    /// Load probes in virtual machines only, not on this kernel
+    #[arg(long)]
+    vm: bool,
+}
+
+/// Returns whether nothing failed.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
+    let start = Instant::now();
+    let mut tally = Tally::default();
+    say::heading("setup");
+    let needs = Needs::TEST.with_vm(!options.quick);
+    for missing in setup::ensure(workspace, needs)? {
+        setup::tell(std::slice::from_ref(&missing));
+        // A test that cannot do without it fails or says that it was skipped.
+        tally.skip(
+            missing.what,
+            format!("it could not be set up ({})", missing.command),
+        );
+    }
+    say::heading("formatting and clippy");
+    checks::run(workspace, &mut tally)?;
+
+    say::heading("build");
+    let built = build::probes(workspace, Profile::DEV).and_then(|()| {
+        let agent = build::agent(workspace, Profile::DEV)?;
+        Ok((agent, build_tests(workspace)?))
+    });
+    match built {
+        Ok((agent, programs)) => {
+            tally.pass(1);
+            say::heading("unit and integration tests");
+            for program in programs.iter().filter(|program| program.target != MATRIX) {
+                unit(workspace, program, &mut tally);
+            }
+            doc_tests(workspace, &mut tally);
+            end_to_end(workspace, options, &programs, &agent, &mut tally)?;
+        }
+        Err(error) => {
+            tally.fail("build", format!("{error:#}"));
+            tally.skip("every test", "the build failed");
+        }
+    }
+    say::line(&format!("\n   took {}", say::elapsed(start.elapsed())));
+    println!();
+    for line in tally.lines() {
+        println!("{line}");
+    }
+    Ok(tally.failed() == 0)
+}
+
+fn build_tests(workspace: &Workspace) -> Result<Vec<Program>> {
+    let start = Instant::now();
+    let mut command = workspace.cargo();
+    command
+        .args(["test", "--workspace", "--no-run"])
+        .arg("--message-format=json-render-diagnostics");
+    let programs = libtest::programs(&build::messages(&mut command)?)?;
+    say::line(&format!(
+        " + {} test programs ({})",
+        programs.len(),
+        say::elapsed(start.elapsed())
+    ));
+    Ok(programs)
+}
+
+fn unit(workspace: &Workspace, program: &Program, tally: &mut Tally) {
+    let mut command = Command::new(&program.path);
+    command
+        .current_dir(&program.folder)
+        .env("CARGO_MANIFEST_DIR", &program.folder)
+        .env("CARGO_TARGET_DIR", &workspace.target);
+    listen(&program.name, &mut command, tally);
+}
+
+fn doc_tests(workspace: &Workspace, tally: &mut Tally) {
+    let mut command = workspace.cargo();
+    command.args(["test", "--workspace", "--doc", "--no-fail-fast"]);
+    listen("examples in the documentation", &mut command, tally);
+}
+
+fn listen(name: &str, command: &mut Command, tally: &mut Tally) {
+    let mut step = Step::start(name);
+    let mut reader = Reader::default();
+    let status = process::lines(command, UNIT_LIMIT, |line| {
+        step.tick(line);
+        reader.line(line);
+    });
+    let result = reader.finish(name, &status);
+    step.done(if result.failed() == 0 {
+        Mark::Done
+    } else {
+        Mark::Failed
+    });
+    say::line(&format!("   {}", result.counts()));
+    tally.add(name, result);
+}
+
+fn end_to_end(
+    workspace: &Workspace,
+    options: &Options,
+    programs: &[Program],
+    agent: &std::path::Path,
+    tally: &mut Tally,
+) -> Result<()> {
+    let Some(program) = programs.iter().find(|program| program.target == MATRIX) else {
+        tally.fail(
+            "end to end",
+            format!("cargo built no test program {MATRIX}"),
+        );
+        return Ok(());
+    };
+    say::heading("end to end on this kernel");
+    if options.vm {
+        tally.skip(
+            "end to end on this kernel",
+            "--vm leaves it to the virtual machines",
+        );
+    } else {
+        matrix::on_this_kernel(workspace, program, agent, tally)?;
+    }
+    say::heading("end to end in virtual machines");
+    matrix::in_machines(workspace, program, options.quick, tally)
+}
