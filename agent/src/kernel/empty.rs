@@ -167,7 +167,7 @@ impl Empty {
         match program.attach(point, path, UProbeScope::AllProcesses) {
             Ok(_) => self.places += 1,
             // A library without this function.
-            Err(ProgramError::UprobeError(_)) => {}
+            Err(ProgramError::UProbeError(_)) => {}
             Err(source) => return Err(failed(source)),
         }
         Ok(())

@@ -203,9 +203,27 @@ pub(in crate::credential) fn is_secret_name(name: &[u8]) -> bool {
         return true;
     }
     let plain: Zeroizing<Vec<u8>> = Zeroizing::new(plain(name).collect());
-    ANYWHERE
+    // By first letters: names are many and short, and a search per part would cost more than all else of a request.
+    // Linear all the same, since names and parts are bounded.
+    const FIRST: u32 = {
+        let (mut letters, mut part) = (0, 0);
+        while part < ANYWHERE.len() {
+            letters |= 1 << (ANYWHERE[part].as_bytes()[0] - b'a');
+            part += 1;
+        }
+        letters
+    };
+    let begins = |at: usize, first: u8| {
+        first.is_ascii_lowercase()
+            && FIRST & (1 << (first - b'a')) != 0
+            && ANYWHERE
+                .iter()
+                .any(|part| plain[at..].starts_with(part.as_bytes()))
+    };
+    plain
         .iter()
-        .any(|part| text::contains(&plain, part.as_bytes()))
+        .enumerate()
+        .any(|(at, &first)| begins(at, first))
         || WHOLE.iter().any(|whole| whole.as_bytes() == &**plain)
         || plain.ends_with(b"key")
 }
