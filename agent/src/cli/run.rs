@@ -192,7 +192,7 @@ async fn observe(
     }
 }
 
-fn tell_ready(fd: Option<i32>) -> anyhow::Result<()> {
+pub fn tell_ready(fd: Option<i32>) -> anyhow::Result<()> {
     if let Some(fd) = fd {
         anyhow::ensure!(fd > 2, "--ready-fd {fd}: standard descriptors are taken");
         rustix::io::fcntl_getfd(borrowed(fd)).with_context(|| format!("--ready-fd {fd}"))?;

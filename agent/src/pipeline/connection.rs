@@ -83,8 +83,15 @@ impl Connection {
         }
         let end = chunk.offset + chunk.bytes.len() as u64;
         if !chunk.bytes.is_empty() {
-            flow.push(chunk.offset, 0, chunk.bytes, chunk.time);
+            match flow.pass(chunk.offset, chunk.bytes, chunk.time) {
+                Ok(piece) => {
+                    let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+                    self.stream.push(chunk.direction, piece, &mut with);
+                }
+                Err(bytes) => flow.push(chunk.offset, 0, bytes, chunk.time),
+            }
         }
+        let flow = &mut self.flows[d];
         if chunk.end {
             flow.end(end, chunk.time);
         }

@@ -436,7 +436,7 @@ impl Pipeline {
         for usage in usage::build(exchange, observed, &facts) {
             match usage {
                 Ok(usage) => {
-                    let now = self.clock.now().1;
+                    let now = self.clock.reading();
                     self.events.push(self.numbering.envelope(
                         time,
                         now,

@@ -2,25 +2,25 @@
 
 use crate::http::h1;
 use agent_common::event::{Body, CoverageReason, Envelope, Host, Producer, Time, V1};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Gives each event its number, contiguous from 1 within the run.
 pub struct Numbering {
     producer: Producer,
-    host: Host,
+    host: Arc<Host>,
 }
 
 impl Numbering {
     /// `id` names the installation, `epoch` the run.
     pub fn new(id: String, epoch: u64, host: Host) -> Self {
         let producer = Producer {
-            id,
+            id: id.into(),
             name: "tokentrail-agent".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             epoch,
             sequence: 0,
         };
-        Self { producer, host }
+        Self { producer, host: Arc::new(host) }
     }
 
     pub fn envelope(&mut self, time: Time, observed_time: Time, body: Body) -> Envelope {
