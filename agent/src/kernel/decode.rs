@@ -281,6 +281,21 @@ fn prefix<T: Plain>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
+/// Also what fuzzing calls.
+#[doc(hidden)]
+pub fn fuzz(data: &[u8]) {
+    let mut decoder = Decoder::default();
+    for piece in data.chunks(200) {
+        decoder.decode(piece);
+    }
+}
+
+/// Nanoseconds since boot, the probes' clock.
+pub fn now() -> Nanos {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,19 +381,4 @@ mod tests {
         // MKDEV(253, 300): major << 20 | minor.
         assert_eq!(file_id(253 << 20 | 300, 5).device, libc::makedev(253, 300));
     }
-}
-
-/// Also what fuzzing calls.
-#[doc(hidden)]
-pub fn fuzz(data: &[u8]) {
-    let mut decoder = Decoder::default();
-    for piece in data.chunks(200) {
-        decoder.decode(piece);
-    }
-}
-
-/// Nanoseconds since boot, the probes' clock.
-pub fn now() -> Nanos {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -85,7 +85,12 @@ impl Connection {
         if !chunk.bytes.is_empty() {
             match flow.pass(chunk.offset, chunk.bytes, chunk.time) {
                 Ok(piece) => {
-                    let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+                    let mut with = Surroundings {
+                        settings,
+                        pool,
+                        processes: &self.processes,
+                        out,
+                    };
                     self.stream.push(chunk.direction, piece, &mut with);
                 }
                 Err(bytes) => flow.push(chunk.offset, 0, bytes, chunk.time),

@@ -91,10 +91,6 @@ const PROGRAMS: usize = 4_096;
 const WAITING: usize = 4_096;
 
 impl Pipeline {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is a stage that is made elsewhere"
-    )]
     pub fn new(
         limits: Limits,
         observer: Observer,
@@ -223,7 +219,13 @@ impl Pipeline {
             self.connections.put(key, connection);
         }
         let process = chunk.caller.process;
-        trace!(?key, comm = chunk.caller.comm, offset = chunk.offset, len = chunk.bytes.len(), "chunk");
+        trace!(
+            ?key,
+            comm = chunk.caller.comm,
+            offset = chunk.offset,
+            len = chunk.bytes.len(),
+            "chunk"
+        );
         let mut out = std::mem::take(&mut self.outputs);
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.push(chunk, &self.settings, &mut self.pool, &mut out);
