@@ -17,6 +17,7 @@ mod find;
 #[doc(hidden)]
 pub mod fuzz;
 mod jwt;
+mod names;
 pub mod observation;
 mod observer;
 mod params;

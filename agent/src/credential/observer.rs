@@ -10,7 +10,7 @@ use super::provider::{self, CARRIER, Recognised};
 use super::redact::{self, Known, Target};
 use super::{carrier, jwt, text};
 use crate::http::head::Exchange;
-use agent_common::fingerprint::{Keyring, Secret, sha256};
+use agent_common::fingerprint::{Fingerprint, Keyring, Secret, sha256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -99,7 +99,7 @@ impl Observer {
         if names.is_empty() {
             return Err(Unresolved::NoValidKey);
         }
-        Ok(names.iter().map(ToString::to_string).collect())
+        Ok(names.iter().map(Fingerprint::text).collect())
     }
 }
 

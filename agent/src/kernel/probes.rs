@@ -64,14 +64,20 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    // aya adds the verifier's output even where there is none.
+    text.trim_end()
+        .trim_end_matches("Verifier output:")
+        .trim_end()
+        .to_owned()
 }
 
 fn hint(debug: &str) -> &'static str {
-    if debug.contains("code: 1,") || debug.contains("PermissionDenied") {
-        " (not permitted: run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, on a kernel that is not locked down)"
-    } else {
+    if !debug.contains("code: 1,") && !debug.contains("PermissionDenied") {
         ""
+    } else if rustix::process::geteuid().is_root() {
+        " (this kernel refuses such programs, or the process lacks a capability: see `tokentrail-agent doctor`)"
+    } else {
+        " (not permitted: run as root, or with the capabilities that `tokentrail-agent doctor` lists)"
     }
 }
 

@@ -2,11 +2,13 @@
 
 use super::layers::{Output, Settings, Stream, Surroundings};
 use crate::{
-    flow::{Direction, Flow, FlowLimits, Nanos},
+    flow::{Direction, Flow, FlowLimits, GapReason, Nanos, Piece},
     http::head::Outcome,
     kernel::record::{Caller, Chunk, Endpoints, ProcessKey},
     tls,
 };
+use agent_common::event::CoverageReason;
+use tracing::trace;
 
 /// Callers that are remembered per direction.
 const CALLERS: usize = 16;
@@ -26,7 +28,9 @@ pub struct Connection {
     sequence: [Option<u32>; 2],
     pub processes: Vec<ProcessKey>,
     /// At most one coverage event per connection and reason.
-    pub reported: Vec<&'static str>,
+    pub reported: Vec<CoverageReason>,
+    /// TLS was met on it.
+    pub tls: bool,
     /// At least one exchange came out.
     pub read: bool,
 }
@@ -45,6 +49,7 @@ impl Connection {
             sequence: [None, None],
             processes: Vec::new(),
             reported: Vec::new(),
+            tls: false,
             read: false,
         }
     }
@@ -158,6 +163,7 @@ impl Connection {
         for direction in [Direction::Sent, Direction::Received] {
             let flow = &mut flows[direction.index()];
             while let Some(piece) = flow.pop(now) {
+                trace!(?direction, offset = piece.offset(), len = piece.len(), gap = ?gap(&piece), "socket");
                 stream.push(direction, piece, &mut with);
             }
             if flow.ended() {
@@ -237,5 +243,13 @@ impl Connection {
     /// Bytes that the policy left out.
     pub fn left_out(&self) -> u64 {
         self.flows.iter().map(|flow| flow.counts().policy).sum()
+    }
+}
+
+/// For diagnostics: places and sizes, never bytes.
+pub fn gap(piece: &Piece) -> Option<GapReason> {
+    match piece {
+        Piece::Data { .. } => None,
+        Piece::Gap { reason, .. } => Some(*reason),
     }
 }

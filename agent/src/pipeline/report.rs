@@ -1,5 +1,6 @@
 //! Numbers: the events' own, and the counters that must add up.
 
+use crate::http::h1;
 use agent_common::event::{Body, CoverageReason, Envelope, Host, Producer, Time, V1};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -137,6 +138,24 @@ pub fn name(reason: CoverageReason) -> &'static str {
         R::IoUring => "io_uring",
         R::Limit => "limit",
         R::Stopped => "stopped",
+    }
+}
+
+/// More about what HTTP did not read.
+pub fn http_detail(reason: h1::Reason) -> &'static str {
+    use h1::Reason as R;
+    match reason {
+        R::OpaqueProtocol => "opaque_protocol",
+        R::Http2 => "http2",
+        R::RequestLost => "request_lost",
+        R::ResponseWithoutRequest => "response_without_request",
+        R::FramingLost => "framing_lost",
+        R::HeadTooLong => "head_too_long",
+        R::TooManyFields => "too_many_fields",
+        R::Malformed => "malformed",
+        R::HeadIncomplete => "head_incomplete",
+        R::TooManyOutstanding => "too_many_outstanding",
+        R::OverLimit => "over_limit",
     }
 }
 

@@ -14,14 +14,14 @@ pub(super) fn sanitize(agent: &[u8], known: &Known<'_>) -> String {
     if known.everything() || known.known(agent) {
         return SECRET.to_owned();
     }
-    let mut out = String::new();
+    let mut out = String::with_capacity(agent.len().min(LEN_MAX) + CUT.len());
     for run in runs(agent) {
         if out.len() + run.len() > LEN_MAX {
             out.push_str(CUT);
             break;
         }
         // `+` and `/` are part of base64: what weighs too much as a whole is not looked at word by word.
-        if opaque::raw_weight(run) >= OPAQUE_MIN && !known.secret(run) {
+        if run.len() >= OPAQUE_MIN && opaque::raw_weight(run) >= OPAQUE_MIN && !known.secret(run) {
             let slash = run
                 .iter()
                 .position(|&byte| byte == b'/')

@@ -28,14 +28,10 @@ impl<'a> Known<'a> {
 
     /// Does the value, as it stands or percent-decoded once or twice, hold a secret?
     pub(in crate::credential) fn secret(&self, value: &[u8]) -> bool {
-        if value.len() > LEN_MAX || self.holds(value) {
-            return true;
-        }
-        if !value.contains(&b'%') {
-            return false;
-        }
-        let once = text::percent(value);
-        self.holds(&once) || (once.contains(&b'%') && self.holds(&text::percent(&once)))
+        value.len() > LEN_MAX
+            || self.holds(value)
+            || (value.contains(&b'%')
+                && (self.holds(&text::decoded(value, 1)) || self.holds(&text::decoded(value, 2))))
     }
 
     fn holds(&self, value: &[u8]) -> bool {
@@ -44,25 +40,19 @@ impl<'a> Known<'a> {
 
     /// Is a secret of this exchange in the value, or the value in one?
     pub(in crate::credential) fn known(&self, value: &[u8]) -> bool {
-        let Some(finds) = self.finds else {
-            return false;
-        };
-        finds.overflowed()
-            || finds.secrets().any(|secret| {
-                secret == value
-                    || (secret.len() >= SEARCH_MIN && text::contains(value, secret))
-                    || (value.len() >= PART_MIN && text::contains(secret, value))
-            })
+        self.any(|secret| {
+            is_in(secret, value) || (value.len() >= PART_MIN && is_longer_in(value, secret))
+        })
     }
 
     /// Is a secret of this exchange in a value that is public by what it is? A name may well be part of a secret.
     pub(in crate::credential) fn within(&self, value: &[u8]) -> bool {
-        self.finds.is_some_and(|finds| {
-            finds.overflowed()
-                || finds.secrets().any(|secret| {
-                    secret == value || (secret.len() >= SEARCH_MIN && text::contains(value, secret))
-                })
-        })
+        self.any(|secret| is_in(secret, value))
+    }
+
+    fn any(&self, test: impl Fn(&[u8]) -> bool) -> bool {
+        self.finds
+            .is_some_and(|finds| finds.overflowed() || finds.secrets().any(test))
     }
 
     /// Nothing that rests on knowing every secret may be recorded: more was found than is looked at.
@@ -83,4 +73,12 @@ impl<'a> Known<'a> {
             })
             .collect()
     }
+}
+
+fn is_in(secret: &[u8], value: &[u8]) -> bool {
+    secret == value || (secret.len() >= SEARCH_MIN && is_longer_in(secret, value))
+}
+
+fn is_longer_in(part: &[u8], whole: &[u8]) -> bool {
+    part.len() < whole.len() && text::contains(whole, part)
 }

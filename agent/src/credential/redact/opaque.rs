@@ -1,14 +1,17 @@
 //! Does a text read like words, numbers and ids, or like something random?
 //!
-//! A text is split where letters and digits (and `+` and `=`, which base64 has) end. A part counts with its whole length if it is none of: a number; one
-//! or a few words, also in camel case; a word with a number on one side (`v2`, `sha256`). The sum is the text's
-//! weight: 0 for `resource-groups`, 10 for `api-7d9f8b6c4d`, 32 for an MD5. UUIDs and SHA-1 sums (git) count
-//! nothing: APIs put them into paths as ids everywhere.
+//! A text is split where letters and digits (and `+` and `=`, which base64 has) end. A part counts with its whole
+//! length if it is none of: a number; one or a few words, also in camel case; a word with a number on one side (`v2`,
+//! `sha256`). The sum is the text's weight; a text that changes between upper case, lower case and digits all the time
+//! weighs its length, however it is split: 0 for `resource-groups`, 10 for `api-7d9f8b6c4d`, 32 for an MD5. UUIDs, SHA-1 sums (git) and
+//! `sha256:` digests (container images) count nothing: APIs put them into paths as ids everywhere.
 //!
 //! This cannot tell a random lower-case word from a real one: a secret of 15 lower-case letters in an unknown slot
 //! weighs nothing. No shape could tell it either.
 //!
 //! Invariant: linear; longer than [`LEN_MAX`] weighs its length unread.
+
+use zeroize::Zeroizing;
 
 /// Longer texts are no words.
 const LEN_MAX: usize = 512;
@@ -27,7 +30,7 @@ const CONSONANTS_MAX: usize = 5;
 
 /// How many bytes do not read like words or ordinary ids.
 pub(in crate::credential) fn weight(text: &[u8]) -> usize {
-    if is_uuid(text) || is_sha1(text) {
+    if is_uuid(text) || is_sha1(text) || is_digest(text) {
         0
     } else {
         raw_weight(text)
@@ -43,10 +46,10 @@ pub(in crate::credential) fn raw_weight(text: &[u8]) -> usize {
         // Names in other scripts are fine, binary is not.
         return match std::str::from_utf8(text) {
             Ok(text) if text.chars().all(|character| !character.is_control()) => {
-                let ascii: Vec<u8> = text
+                let bytes = text
                     .bytes()
-                    .map(|byte| if byte.is_ascii() { byte } else { b'-' })
-                    .collect();
+                    .map(|byte| if byte.is_ascii() { byte } else { b'-' });
+                let ascii: Zeroizing<Vec<u8>> = Zeroizing::new(bytes.collect());
                 raw_weight(&ascii)
             }
             _ => text.len(),
@@ -103,6 +106,18 @@ fn is_sha1(text: &[u8]) -> bool {
         && text
             .iter()
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// `sha256:` and 64 hexadecimal digits: the name of a container image's content.
+fn is_digest(text: &[u8]) -> bool {
+    let digits = text
+        .strip_prefix(b"sha256:")
+        .filter(|digits| digits.len() == 64);
+    digits.is_some_and(|digits| {
+        digits
+            .iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }
 
 fn reads_like_words(part: &[u8]) -> bool {

@@ -251,10 +251,18 @@ fn check_with(config: Config, name: &str, text: &str, expected: &[Expected]) -> 
         assert_absent(secret, &observed, text);
     }
     let whole = exchange(text);
-    for (index, (_, value)) in whole.request.headers.0.iter().enumerate() {
+    let fields: Vec<(&[u8], &[u8])> = whole
+        .request
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_bytes(), value))
+        .collect();
+    for (index, (name, value)) in fields.iter().enumerate() {
         for cut in 0..value.len() {
             let mut exchange = whole.clone_for_test();
-            exchange.request.headers.0[index].1 = Payload::copy_from(&value[..cut]);
+            let mut fields = fields.clone();
+            fields[index] = (name, &value[..cut]);
+            exchange.request.headers = Headers::of(fields.into_iter());
             let observed = observer.observe(&exchange, NOW);
             secrets().for_each(|secret| assert_absent(secret, &observed, text));
         }

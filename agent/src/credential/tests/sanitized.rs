@@ -51,6 +51,13 @@ fn paths_and_templates() {
             "/a/{opaque}/{opaque}",
             "/a/{id}/{id}",
         ),
+        (
+            &format!("/v2/library/nginx/blobs/sha256:{}", "0f".repeat(32)),
+            &format!("/v2/library/nginx/blobs/sha256:{}", "0f".repeat(32)),
+            "/v2/library/nginx/blobs/{id}",
+        ),
+        ("/a/sha256:0123456789abcdef", "/a/{opaque}", "/a/{id}"),
+        ("/group%2Fproject/x", "/group%2Fproject/x", "/{id}/x"),
         ("/token/ab12cd34", "/token/{opaque}", "/token/{id}"),
         ("/user/ab12cd34", "/user/ab12cd34", "/user/{id}"),
         ("/a;jsessionid=abc/b", "/a;jsessionid={secret}/b", "/{id}/b"),

@@ -284,13 +284,16 @@ impl ProcessTable {
             }
             None => (unknown_executable(), None, true),
         };
+        let arguments = image
+            .as_ref()
+            .and_then(|image| image.arguments(key, &self.proc, self.options.redact));
         let placement = self.cgroups.place(caller.cgroup, Some(key.pid));
         let namespace = user_namespace.or(inherited);
         let process = Process {
             parent_pid: parent,
             executable,
-            command_args: image.as_ref().and_then(|image| image.arguments.clone()),
-            command_args_truncated: image.is_some_and(|image| image.arguments_truncated),
+            command_args: arguments.map(|(arguments, _)| arguments.clone()),
+            command_args_truncated: arguments.is_some_and(|(_, truncated)| *truncated),
             ancestors: ancestors
                 .iter()
                 .map(|forebear| forebear.ancestor(clock.wall(forebear.key.start)))

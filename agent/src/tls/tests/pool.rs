@@ -32,6 +32,7 @@ fn tried(pool: &mut Pool, processes: &[ProcessKey], around: u64, since: u64) -> 
         after: SecretId(0),
         around,
         since,
+        resumable: 2,
         client_random: Some([1; 32]),
     };
     let found: Option<Found<()>> = pool.search(&query, |candidate| {
@@ -49,6 +50,7 @@ fn find(pool: &mut Pool, number: u8) -> Option<SecretId> {
         after: SecretId(0),
         around: 0,
         since: 0,
+        resumable: 0,
         client_random: None,
     };
     pool.search(&query, |candidate| {
@@ -65,7 +67,7 @@ fn secrets_are_kept_once_and_only_if_they_are_needed() {
         Inserted::Kept(SecretId(1))
     );
     assert_eq!(insert(&mut pool, PROCESS, 1, 6), Inserted::Duplicate);
-    assert_eq!(insert(&mut pool, OTHER, 1, 6), Inserted::Kept(SecretId(2)));
+    assert_eq!(insert(&mut pool, OTHER, 1, 6), Inserted::Kept(SecretId(3)));
     for (label, len) in [
         ("EXPORTER_SECRET", 32),
         ("CLIENT_RANDOM", 47),
@@ -93,13 +95,29 @@ fn those_after_the_hello_are_tried_first_then_the_latest_before_it() {
     }
     assert_eq!(tried(&mut pool, &[PROCESS], 25, 0), [3, 4, 2, 1]);
     assert_eq!(tried(&mut pool, &[PROCESS], 25, 20), [3, 4, 2]);
+    assert_eq!(
+        tried(&mut pool, &[PROCESS], 25, 25),
+        [3, 4],
+        "older ones only to resume by"
+    );
+    for number in [1, 2] {
+        let id = find(&mut pool, number).unwrap();
+        pool.keep_proven(PROCESS, id, 40);
+    }
+    assert_eq!(tried(&mut pool, &[PROCESS], 45, 45), [2, 1]);
+    let renewed = insert(&mut pool, PROCESS, 1, 50);
+    assert_eq!(
+        renewed,
+        Inserted::Duplicate,
+        "a library may log again at a resumption"
+    );
+    assert_eq!(tried(&mut pool, &[PROCESS], 45, 45), [1, 2]);
     assert!(tried(&mut pool, &[OTHER], 25, 0).is_empty());
     let mut named = secret(PROCESS, "CLIENT_RANDOM", &master(5), 50);
     named.client_random = Some([2; 32]);
     pool.insert(named);
-    assert_eq!(
-        tried(&mut pool, &[PROCESS], 45, 0),
-        [4, 3, 2],
+    assert!(
+        !tried(&mut pool, &[PROCESS], 45, 0).contains(&5),
         "another connection's is not tried"
     );
 }

@@ -123,7 +123,7 @@ fn gnutls_suites() {
         ),
     ];
     for (priority, suite) in rows {
-        let read = read(&gnutls(priority, &LINES));
+        let read = read(&gnutls(priority, &[], &LINES)[0]);
         assert_eq!(read.facts.suite.unwrap().0, suite);
         assert_eq!(read.sent(), joined(&LINES), "{priority} {:?}", read.unread);
         assert_eq!(
@@ -133,6 +133,39 @@ fn gnutls_suites() {
             read.unread
         );
         assert_eq!(read.unread, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn gnutls_resumes_and_changes_keys() {
+    for (version, updates) in [("TLS1.3", 2), ("TLS1.2", 0)] {
+        let priority = format!("NORMAL:-VERS-ALL:+VERS-{version}");
+        let rekey: &[&str] = if updates > 0 { &["^rekey^"] } else { &[] };
+        let recordings = gnutls(
+            &priority,
+            &["-r"],
+            &[&LINES[..1], rekey, &LINES[1..]].concat(),
+        );
+        assert_eq!(recordings.len(), 2);
+        let len = |number: usize| recordings[number].stream(Direction::Received).len();
+        assert!(len(1) < len(0), "no certificate: it did resume");
+        // Both connections' secrets are candidates for both.
+        let mut replay = Replay::new();
+        replay.learn(&recordings[0]);
+        let mut pool = replay.pool;
+        for recording in &recordings {
+            let mut replay = Replay::new();
+            std::mem::swap(&mut replay.pool, &mut pool);
+            replay.all(recording);
+            std::mem::swap(&mut replay.pool, &mut pool);
+            let read = replay.close();
+            assert_eq!(read.unread, Vec::<String>::new());
+            if recording.stream(Direction::Sent) == recordings[1].stream(Direction::Sent) {
+                assert_eq!(read.sent(), joined(&LINES));
+                assert_eq!(read.received(), joined(&LINES));
+                assert_eq!(read.facts.key_updates, updates);
+            }
+        }
     }
 }
 
@@ -414,10 +447,13 @@ fn every_split_gives_the_same() {
     for number in 0..6 {
         let recording = sample(number);
         let longest = Direction::Received;
-        for split in 0..recording
+        // One of each version at every byte, the others at some.
+        let step = if number % 3 == 0 { 1 } else { 7 };
+        for split in (0..recording
             .stream(longest)
             .len()
-            .max(recording.stream(Direction::Sent).len())
+            .max(recording.stream(Direction::Sent).len()))
+            .step_by(step)
         {
             let mut replay = Replay::new();
             replay.learn(recording);

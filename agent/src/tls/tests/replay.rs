@@ -169,7 +169,7 @@ impl Replay {
         );
     }
 
-    fn push(&mut self, direction: Direction, piece: Piece) {
+    pub fn push(&mut self, direction: Direction, piece: Piece) {
         self.now += 1;
         self.offsets[direction.index()] += piece.len();
         self.session
