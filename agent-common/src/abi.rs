@@ -250,7 +250,8 @@ pub mod probe {
     pub const PROCESS: u32 = 4;
     pub const KDF: u32 = 5;
     pub const COUNT: u32 = 6;
-    pub const NAMES: [&str; COUNT as usize] = ["send", "receive", "state", "keylog", "process", "kdf"];
+    pub const NAMES: [&str; COUNT as usize] =
+        ["send", "receive", "state", "keylog", "process", "kdf"];
 }
 
 /// What can become of a hit: `SEEN = REPORTED + COUNTED_ONLY + LOST`. The reasons from `RING_FULL` to `KERNEL` say why
@@ -286,8 +287,22 @@ pub mod reason {
     pub const LOST: u32 = 13;
     pub const COUNT: u32 = 16;
     pub const NAMES: [&str; COUNT as usize] = [
-        "seen", "reported", "records", "counted_only", "ring_full", "fault", "oversize", "table_full", "compat",
-        "io_uring", "kernel", "bytes_seen", "bytes_copied", "lost", "", "",
+        "seen",
+        "reported",
+        "records",
+        "counted_only",
+        "ring_full",
+        "fault",
+        "oversize",
+        "table_full",
+        "compat",
+        "io_uring",
+        "kernel",
+        "bytes_seen",
+        "bytes_copied",
+        "lost",
+        "",
+        "",
     ];
 }
 
@@ -331,6 +346,7 @@ pub struct Offsets {
     pub socket_sk: u32,
     pub socket_file: u32,
     pub sk_family: u32,
+    pub sk_state: u32,
     pub sk_num: u32,
     pub sk_dport: u32,
     pub sk_daddr: u32,

@@ -82,7 +82,7 @@ pub struct NetworkProtocol {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Server {
     /// Host name from the request (Host, `:authority` or absolute form), else the TLS server name, else the
-    /// server's IP address or Unix socket path.
+    /// server's IP address or Unix socket path. Empty if nothing names it.
     pub address: String,
     /// Port from the request, else the port of the server's end of the connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]

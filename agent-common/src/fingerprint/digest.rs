@@ -67,7 +67,8 @@ impl Hasher {
         self.filled = 0;
     }
 
-    fn finish(mut self) -> [u8; 32] {
+    /// In place: moving the block would leave a copy of it behind.
+    fn finish(&mut self) -> [u8; 32] {
         let bits = self.total.wrapping_mul(8);
         self.block[self.filled] = 0x80;
         self.block[self.filled + 1..].fill(0);

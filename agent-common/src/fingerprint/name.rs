@@ -64,6 +64,17 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
+    /// The text form, as `Display` writes it, in one allocation.
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(VERSION.len() + 2 + self.kid.0.len() + MAC_CHARS);
+        text.push_str(VERSION);
+        text.push(':');
+        text.push_str(&self.kid.0);
+        text.push(':');
+        URL_SAFE_NO_PAD.encode_string(self.mac, &mut text);
+        text
+    }
+
     /// The first 10 characters of the MAC part, for tables: 60 bits, enough to tell apart, not to look up.
     pub fn short(&self) -> String {
         let mut text = URL_SAFE_NO_PAD.encode(self.mac);
@@ -74,11 +85,7 @@ impl Fingerprint {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut mac = [0; MAC_CHARS];
-        // Cannot fail: 32 bytes always make 43 characters.
-        let _ = URL_SAFE_NO_PAD.encode_slice(self.mac, &mut mac);
-        write!(f, "{VERSION}:{}:", self.kid)?;
-        f.write_str(std::str::from_utf8(&mac).unwrap_or_default())
+        f.write_str(&self.text())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed or a check did not hold, 2 wrong usage. A reader of standard output that goes away ends
 //! the program with 0.
 
+mod bench;
 mod config;
 mod doctor;
 mod keys;
@@ -36,12 +37,18 @@ enum Command {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// What `cargo xtask bench` measures with
+    #[command(subcommand, hide = true)]
+    Bench(bench::Command),
 }
 
 #[derive(Args)]
 struct RunArguments {
     /// What may be observed; repeat it for several. Without a scope there is no start
-    #[arg(long, value_name = "cgroup:PATH|unit:NAME|pid:N[,N...]|container:ID|host")]
+    #[arg(
+        long,
+        value_name = "cgroup:PATH|unit:NAME|pid:N[,N...]|container:ID|host"
+    )]
     scope: Vec<Scope>,
     /// Key file made by `keygen`; without it a key is made for this run alone
     #[arg(long, value_name = "FILE")]
@@ -123,6 +130,7 @@ impl Arguments {
             Command::Doctor(arguments) => doctor::doctor(&arguments),
             Command::Fingerprint(arguments) => keys::fingerprint(&arguments),
             Command::Keygen(arguments) => keys::keygen(&arguments),
+            Command::Bench(command) => bench::run(&command),
             Command::Config(ConfigCommand::Show { config }) => config::show(config.as_deref()),
             Command::Config(ConfigCommand::Check { file }) => config::check(&file),
         }
@@ -133,7 +141,10 @@ impl Arguments {
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     use std::io::Write as _;
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }

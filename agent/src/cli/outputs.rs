@@ -17,6 +17,11 @@ use tokentrail_agent::{
     sink::{Losses, Ndjson, RotatingFile, Sink, Stream, Table, table},
 };
 
+/// Outputs are flushed at least this often.
+const FLUSH: Duration = Duration::from_millis(200);
+/// Events that are written between two flushes.
+const BATCH: usize = 1_024;
+
 /// An output's losses, by its name.
 pub type Lost = (String, Losses);
 
@@ -36,7 +41,11 @@ impl Outputs {
             let lost = Arc::clone(&lost);
             move || write(sinks, &receiver, &lost, closed)
         })?;
-        Ok(Self { events: Some(events), lost, thread: Some(thread) })
+        Ok(Self {
+            events: Some(events),
+            lost,
+            thread: Some(thread),
+        })
     }
 
     /// Waits where the queue is full: the ring behind it counts what then does not fit.
@@ -66,12 +75,17 @@ fn sinks(config: &Config) -> anyhow::Result<Vec<Box<dyn Sink>>> {
     let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
     let retry = config.file.retry_bytes.size();
     match config.stdout.format {
-        Format::Table => sinks.push(Box::new(Table::new(Stream::stdout()?, table::Style::stdout(), retry))),
+        Format::Table => sinks.push(Box::new(Table::new(
+            Stream::stdout()?,
+            table::Style::stdout(),
+            retry,
+        ))),
         Format::Ndjson => sinks.push(Box::new(Ndjson::new(Stream::stdout()?, retry))),
         Format::None => {}
     }
     if let Some(path) = &config.file.path {
-        let file = RotatingFile::open(path, &config.file).with_context(|| format!("output file {}", path.display()))?;
+        let file = RotatingFile::open(path, &config.file)
+            .with_context(|| format!("output file {}", path.display()))?;
         sinks.push(Box::new(Ndjson::new(file, retry)));
     }
     Ok(sinks)
@@ -83,28 +97,35 @@ fn write(
     lost: &Mutex<Vec<Lost>>,
     closed: impl Fn(),
 ) -> Vec<Lost> {
-    loop {
-        let (event, last) = match events.recv_timeout(Duration::from_millis(200)) {
-            Ok(event) => (Some(event), false),
-            Err(RecvTimeoutError::Timeout) => (None, false),
-            Err(RecvTimeoutError::Disconnected) => (None, true),
+    let mut last = false;
+    while !last {
+        let first = match events.recv_timeout(FLUSH) {
+            Ok(event) => Some(event),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                last = true;
+                None
+            }
         };
+        // What waits already goes out together, and is flushed once.
+        let batch: Vec<Envelope> = first
+            .into_iter()
+            .chain(events.try_iter())
+            .take(BATCH)
+            .collect();
         sinks.retain_mut(|sink| {
-            let result = match &event {
-                Some(event) => sink.write(event),
-                None => sink.flush(),
-            };
+            let written = batch.iter().try_for_each(|event| sink.write(event));
+            let result = written.and_then(|()| sink.flush());
             if let Some(losses) = sink.losses() {
-                lost.lock().unwrap_or_else(PoisonError::into_inner).push((sink.name().to_owned(), losses));
+                lost.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .push((sink.name().to_owned(), losses));
             }
             if result.is_err() {
                 closed();
             }
             result.is_ok()
         });
-        if last {
-            break;
-        }
     }
     let close = |mut sink: Box<dyn Sink>| {
         let losses = sink.close().ok().flatten()?;

@@ -6,7 +6,9 @@
 use super::{RunArguments, outputs::Outputs, start};
 use agent_common::{
     abi::{probe, reason},
-    event::{Action, Audit, AuditDetail, Body, Hook, Loss, LossDetail, LossReason, LossUnit, Stage},
+    event::{
+        Action, Audit, AuditDetail, Body, Hook, Loss, LossDetail, LossReason, LossUnit, Stage,
+    },
 };
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -39,7 +41,10 @@ use tokentrail_agent::{
 use tracing::{info, warn};
 
 /// How long the ring is left alone while nothing asks to be read at once.
-const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 5_000_000,
+};
 /// Time passes in the pipeline this often.
 const TICK: Duration = Duration::from_millis(250);
 /// Unix sockets that were idle for so long leave the probes' table.
@@ -53,20 +58,28 @@ pub fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     log();
     let config = start::configuration(&arguments)?;
     let scopes = start::scopes(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(observe(arguments, config, scopes))
 }
 
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TOKENTRAIL_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr)
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
         .init();
 }
 
-async fn observe(arguments: RunArguments, config: Config, scopes: Vec<Scope>) -> anyhow::Result<ExitCode> {
+async fn observe(
+    arguments: RunArguments,
+    config: Config,
+    scopes: Vec<Scope>,
+) -> anyhow::Result<ExitCode> {
     let keyring = start::keyring(&config)?;
     let hierarchy = Hierarchy::find().ok();
     let mut processes = ProcessTable::new(start::identity(&config))?;
@@ -80,7 +93,8 @@ async fn observe(arguments: RunArguments, config: Config, scopes: Vec<Scope>) ->
         }
     })?;
 
-    let (mut loaded, rung, refused) = probes::start(&scopes, &start::probe_options(&config, arguments.rung))?;
+    let (mut loaded, rung, refused) =
+        probes::start(&scopes, &start::probe_options(&config, arguments.rung))?;
     if let Some(refused) = refused {
         info!(%refused, "fentry is refused here: raw tracepoints are used, which do not see io_uring");
     }
@@ -93,24 +107,35 @@ async fn observe(arguments: RunArguments, config: Config, scopes: Vec<Scope>) ->
         info!(%problem, "findings of earlier runs are not used");
     }
     let probes = Arc::new(Mutex::new(loaded));
-    let running: Vec<_> = scopes.iter().flat_map(|scope| scope.processes(hierarchy.as_ref())).collect();
+    let running: Vec<_> = scopes
+        .iter()
+        .flat_map(|scope| scope.processes(hierarchy.as_ref()))
+        .collect();
     let attacher = Attacher::start(
         Arc::clone(&probes),
         Finder::new(cache),
         points.clone(),
-        if arguments.only_fallback { Fallback::Only } else { Fallback::WhenNeeded },
+        if arguments.only_fallback {
+            Fallback::Only
+        } else {
+            Fallback::WhenNeeded
+        },
         &running,
     )?;
 
     let clock = Clock::start();
-    let epoch = u64::try_from(agent_common::event::Time::now().unix_nanos() / 1_000_000).unwrap_or(0);
+    let epoch =
+        u64::try_from(agent_common::event::Time::now().unix_nanos() / 1_000_000).unwrap_or(0);
     let host = host::read(std::path::Path::new("/"))?;
     let id = host.id.clone().unwrap_or_else(|| host.name.clone());
     let hook = match rung {
         Rung::Tracing => Hook::Fentry,
         Rung::Tracepoints => Hook::RawTracepoint,
     };
-    let key_ids: Vec<String> = keyring.keys().map(|(kid, _)| kid.as_str().to_owned()).collect();
+    let key_ids: Vec<String> = keyring
+        .keys()
+        .map(|(kid, _)| kid.as_str().to_owned())
+        .collect();
     let pipeline = Pipeline::new(
         start::limits(&config),
         Observer::new(start::credential(&config), keyring),
@@ -147,8 +172,14 @@ async fn observe(arguments: RunArguments, config: Config, scopes: Vec<Scope>) ->
         }
     })?;
 
-    let scope = scopes.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    eprintln!("tokentrail-agent ready: scope {scope}, sockets by {rung}, {attached} key-log points");
+    let scope = scopes
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(" ");
+    eprintln!(
+        "tokentrail-agent ready: scope {scope}, sockets by {rung}, {attached} key-log points"
+    );
     tell_ready(arguments.ready_fd)?;
     let why = wait(woken).await?;
     info!("stopping: {why}");
@@ -161,30 +192,39 @@ async fn observe(arguments: RunArguments, config: Config, scopes: Vec<Scope>) ->
     }
 }
 
-fn tell_ready(fd: Option<i32>) -> anyhow::Result<()> {
+pub fn tell_ready(fd: Option<i32>) -> anyhow::Result<()> {
     if let Some(fd) = fd {
         anyhow::ensure!(fd > 2, "--ready-fd {fd}: standard descriptors are taken");
         rustix::io::fcntl_getfd(borrowed(fd)).with_context(|| format!("--ready-fd {fd}"))?;
         let mut file = std::fs::File::from(owned(fd));
-        file.write_all(b"ready\n").with_context(|| format!("--ready-fd {fd}"))?;
+        file.write_all(b"ready\n")
+            .with_context(|| format!("--ready-fd {fd}"))?;
     }
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     Ok(())
 }
 
-#[expect(unsafe_code, reason = "a descriptor that the parent process passed by its number")]
+#[expect(
+    unsafe_code,
+    reason = "a descriptor that the parent process passed by its number"
+)]
 fn owned(fd: i32) -> OwnedFd {
     // SAFETY: `tell_ready` has checked that it is open; by the contract of --ready-fd it is ours.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
-#[expect(unsafe_code, reason = "a descriptor that the parent process passed by its number")]
+#[expect(
+    unsafe_code,
+    reason = "a descriptor that the parent process passed by its number"
+)]
 fn borrowed(fd: i32) -> std::os::fd::BorrowedFd<'static> {
     // SAFETY: only asked whether it is open.
     unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
 }
 
-async fn wait(mut woken: tokio::sync::mpsc::Receiver<&'static str>) -> anyhow::Result<&'static str> {
+async fn wait(
+    mut woken: tokio::sync::mpsc::Receiver<&'static str>,
+) -> anyhow::Result<&'static str> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -251,7 +291,10 @@ impl Worker {
             self.records += 1;
             match decoded {
                 Decoded::Record(record) => self.pipeline.record(record),
-                Decoded::Mapped { process, file } => self.look(Request::Process { process, file: Some(file) }),
+                Decoded::Mapped { process, file } => self.look(Request::Process {
+                    process,
+                    file: Some(file),
+                }),
                 Decoded::Cgroup { path, .. } => self.cgroup(&path),
                 Decoded::Nothing => {}
             }
@@ -264,7 +307,10 @@ impl Worker {
             Request::Process { file, .. } => *file,
             _ => None,
         };
-        if !self.attacher.as_ref().is_none_or(|attacher| attacher.ask(request))
+        if !self
+            .attacher
+            .as_ref()
+            .is_none_or(|attacher| attacher.ask(request))
             && let Some(file) = file
         {
             self.with_probes(|probes| probes.forget_file(file));
@@ -273,7 +319,9 @@ impl Worker {
 
     /// Nothing once the probes are detached.
     fn with_probes<R>(&self, f: impl FnOnce(&mut Probes) -> R) -> Option<R> {
-        self.probes.as_ref().map(|probes| f(&mut probes.lock().unwrap_or_else(PoisonError::into_inner)))
+        self.probes
+            .as_ref()
+            .map(|probes| f(&mut probes.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
     fn cgroup(&mut self, path: &str) {
@@ -291,7 +339,10 @@ impl Worker {
     fn pass_on(&mut self) {
         for demand in self.pipeline.take_demands() {
             match demand {
-                Demand::LookAt(process) => self.look(Request::Process { process, file: None }),
+                Demand::LookAt(process) => self.look(Request::Process {
+                    process,
+                    file: None,
+                }),
                 Demand::DropPoint(point) => self.look(Request::Drop(point)),
             }
         }
@@ -303,6 +354,7 @@ impl Worker {
     /// Losses since the last report become events; so do the counters.
     fn report(&mut self) {
         self.losses();
+        self.pipeline.summarise(now(), false);
         self.audit(Action::AgentReport, None);
         self.with_probes(|probes| probes.sweep(now().saturating_sub(IDLE)));
     }
@@ -317,7 +369,14 @@ impl Worker {
             for (what, why, unit) in LOSSES {
                 let count = totals.of(row, *what) - self.reported.of(row, *what);
                 if count > 0 {
-                    self.lost(Stage::Kernel, Some(probe::NAMES[row as usize]), *why, *unit, count, (from, to));
+                    self.lost(
+                        Stage::Kernel,
+                        Some(probe::NAMES[row as usize]),
+                        *why,
+                        *unit,
+                        count,
+                        (from, to),
+                    );
                 }
             }
         }
@@ -364,7 +423,12 @@ impl Worker {
         let audit = AuditDetail {
             action,
             scope: self.scope.clone(),
-            kernel: Some(rustix::system::uname().release().to_string_lossy().into_owned()),
+            kernel: Some(
+                rustix::system::uname()
+                    .release()
+                    .to_string_lossy()
+                    .into_owned(),
+            ),
             hook: Some(self.hook),
             key_ids: self.key_ids.clone(),
             counters: self.named(),
@@ -380,7 +444,8 @@ impl Worker {
                 for what in 0..reason::COUNT {
                     let count = totals.of(row, what);
                     if count > 0 {
-                        let (row, what) = (probe::NAMES[row as usize], reason::NAMES[what as usize]);
+                        let (row, what) =
+                            (probe::NAMES[row as usize], reason::NAMES[what as usize]);
                         named.insert(format!("probe.{row}.{what}"), count);
                     }
                 }
@@ -398,6 +463,7 @@ impl Worker {
         while self.drain(BATCH) > 0 {}
         self.pipeline.finish(now());
         self.losses();
+        self.pipeline.summarise(now(), true);
         let checks = self.checks();
         let verdict = match checks.iter().find_map(|check| check.as_ref().err()) {
             Some(broken) => format!("sums do not hold: {broken}"),
@@ -424,25 +490,46 @@ impl Worker {
                 }
             }
         }
-        Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if held {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     /// The sums that must hold when nothing is under way any more.
     fn checks(&self) -> Vec<Result<String, String>> {
         let mut checks = Vec::new();
         match self.counters.read() {
-            Err(error) => checks.push(Err(format!("the probes' counters could not be read: {error}"))),
+            Err(error) => checks.push(Err(format!(
+                "the probes' counters could not be read: {error}"
+            ))),
             Ok(totals) => {
-                let sum = |what| (0..probe::COUNT).map(|row| totals.of(row, what)).sum::<u64>();
+                let sum = |what| {
+                    (0..probe::COUNT)
+                        .map(|row| totals.of(row, what))
+                        .sum::<u64>()
+                };
                 let (seen, reported) = (sum(reason::SEEN), sum(reason::REPORTED));
                 let (counted, lost) = (sum(reason::COUNTED_ONLY), sum(reason::LOST));
                 let text = format!(
                     "calls seen {seen} = reported {reported} + left out by the copy policy {counted} + lost {lost}"
                 );
-                checks.push(if seen == reported + counted + lost { Ok(text) } else { Err(text) });
+                checks.push(if seen == reported + counted + lost {
+                    Ok(text)
+                } else {
+                    Err(text)
+                });
                 let records = sum(reason::RECORDS);
-                let text = format!("records submitted {records} = records read {}", self.records);
-                checks.push(if records == self.records { Ok(text) } else { Err(text) });
+                let text = format!(
+                    "records submitted {records} = records read {}",
+                    self.records
+                );
+                checks.push(if records == self.records {
+                    Ok(text)
+                } else {
+                    Err(text)
+                });
             }
         }
         let counters = self.pipeline.counters();
@@ -450,7 +537,11 @@ impl Worker {
             "credentials parsed {} = events {} + lost {}",
             counters.credentials, counters.usage_events, counters.credentials_lost
         );
-        checks.push(if counters.sums().is_ok() { Ok(text) } else { Err(text) });
+        checks.push(if counters.sums().is_ok() {
+            Ok(text)
+        } else {
+            Err(text)
+        });
         checks
     }
 }

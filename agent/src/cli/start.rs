@@ -17,7 +17,12 @@ use tokentrail_agent::{
 
 /// The configuration with what the command line says over it.
 pub fn configuration(arguments: &RunArguments) -> anyhow::Result<Config> {
-    let mut config = arguments.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
+    let mut config = arguments
+        .config
+        .as_deref()
+        .map(config::load)
+        .transpose()?
+        .unwrap_or_default();
     if !arguments.scope.is_empty() {
         config.agent.scope = arguments.scope.iter().map(ToString::to_string).collect();
     }
@@ -42,7 +47,12 @@ pub fn scopes(config: &Config) -> anyhow::Result<Vec<Scope>> {
         !config.agent.scope.is_empty(),
         "no scope: say what may be observed with --scope cgroup:PATH, unit:NAME, pid:N, container:ID or host"
     );
-    config.agent.scope.iter().map(|text| text.parse().context("scope")).collect()
+    config
+        .agent
+        .scope
+        .iter()
+        .map(|text| text.parse().context("scope"))
+        .collect()
 }
 
 /// The keys of the file, or one for this run.
@@ -57,7 +67,10 @@ pub fn keyring(config: &Config) -> anyhow::Result<Arc<Keyring>> {
             Keyring::ephemeral()?
         }
     };
-    anyhow::ensure!(keyring.current(now_unix()).is_some(), "no fingerprint key is valid now");
+    anyhow::ensure!(
+        keyring.current(now_unix()).is_some(),
+        "no fingerprint key is valid now"
+    );
     Ok(Arc::new(keyring))
 }
 

@@ -58,8 +58,6 @@ section! {
         pub ring_bytes: PowerOfTwo<65_536, 1_073_741_824> = PowerOfTwo::new(16 * 1024 * 1024),
         /// Bytes copied of a connection after each change of its direction: heads and the begin of bodies.
         pub turn_bytes: Ranged<1_024, 1_048_576> = Ranged::new(16 * 1024),
-        /// Bytes copied of one connection per second at most; what is over is counted as lost.
-        pub budget_bytes: Ranged<16_384, 1_073_741_824> = Ranged::new(4 * 1024 * 1024),
     }
 }
 

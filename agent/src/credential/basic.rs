@@ -43,7 +43,7 @@ const TOKEN_USERS: &[&str] = &[
     "access_token",
 ];
 /// Passwords that say that the user name is the token.
-const TOKEN_PASSWORDS: &[&str] = &["", "x-oauth-basic", "api_token", "x", "X", "unused", "none"];
+const TOKEN_PASSWORDS: &[&str] = &["", "x-oauth-basic", "api_token", "x", "unused", "none"];
 /// A user name of so many bytes that do not read like words is no name.
 const OPAQUE_USER: usize = 16;
 
@@ -70,7 +70,10 @@ pub(super) fn pair_found(
     password: &[u8],
     finds: &mut Finds<'_>,
 ) {
-    let one_of = |list: &[&str], value: &[u8]| list.iter().any(|marker| marker.as_bytes() == value);
+    let one_of = |list: &[&str], value: &[u8]| {
+        list.iter()
+            .any(|marker| marker.as_bytes().eq_ignore_ascii_case(value))
+    };
     let user_form = provider::recognise(user);
     let user_is_token = user_form.is_some_and(|form| !form.public);
     let password_is_token = provider::recognise(password).is_some();
@@ -88,7 +91,7 @@ pub(super) fn pair_found(
     if user_is_token || password_is_token {
         return;
     }
-    let user_marks = one_of(TOKEN_USERS, user.to_ascii_lowercase().as_slice());
+    let user_marks = one_of(TOKEN_USERS, user);
     if one_of(TOKEN_PASSWORDS, password) && name.is_empty() && !user.is_empty() {
         finds.add(Find::new(carrier, scheme, Secret::copy_from(user)));
     } else if password.is_empty() {
@@ -108,5 +111,6 @@ pub(super) fn is_name(user: &[u8]) -> bool {
     !user.is_empty()
         && user.len() <= 128
         && (provider::recognise(user).is_some_and(|form| form.public)
-            || (!provider::credential_shaped(user) && opaque::weight(user) < OPAQUE_USER))
+            || opaque::is_uuid(user)
+            || (!provider::credential_shaped(user) && opaque::raw_weight(user) < OPAQUE_USER))
 }

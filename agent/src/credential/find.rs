@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 const FINDS_MAX: usize = 32;
-const HIDDEN_MAX: usize = 64;
+const HIDDEN_MAX: usize = 256;
 /// Values shorter than this are compared as a whole and not searched for inside others: `a` is in everything.
 pub(super) const SEARCH_MIN: usize = 6;
 
@@ -26,17 +26,18 @@ pub(super) enum Carrier<'a> {
     Subprotocol,
 }
 
-impl std::fmt::Display for Carrier<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Carrier<'_> {
+    /// As recorded.
+    fn text(self) -> String {
         match self {
-            Self::Header(name) => write!(f, "header:{name}"),
-            Self::Query(name) => write!(f, "query:{name}"),
-            Self::Form(name) => write!(f, "form:{name}"),
-            Self::Cookie(name) => write!(f, "cookie:{name}"),
-            Self::SetCookie(name) => write!(f, "set-cookie:{name}"),
-            Self::Path => f.write_str("path"),
-            Self::Userinfo => f.write_str("userinfo"),
-            Self::Subprotocol => f.write_str("subprotocol"),
+            Self::Header(name) => ["header:", name].concat(),
+            Self::Query(name) => ["query:", name].concat(),
+            Self::Form(name) => ["form:", name].concat(),
+            Self::Cookie(name) => ["cookie:", name].concat(),
+            Self::SetCookie(name) => ["set-cookie:", name].concat(),
+            Self::Path => "path".to_owned(),
+            Self::Userinfo => "userinfo".to_owned(),
+            Self::Subprotocol => "subprotocol".to_owned(),
         }
     }
 }
@@ -119,7 +120,7 @@ impl Find {
 
     fn make(carrier: Carrier<'_>, scheme: &'static str, value: Result<Secret, Unresolved>) -> Self {
         Self {
-            carrier: carrier.to_string(),
+            carrier: carrier.text(),
             scheme,
             value,
             role: Role::Credential,

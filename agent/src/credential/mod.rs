@@ -14,7 +14,10 @@ mod basic;
 mod carrier;
 mod config;
 mod find;
+#[doc(hidden)]
+pub mod fuzz;
 mod jwt;
+mod names;
 pub mod observation;
 mod observer;
 mod params;

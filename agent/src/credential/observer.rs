@@ -10,7 +10,7 @@ use super::provider::{self, CARRIER, Recognised};
 use super::redact::{self, Known, Target};
 use super::{carrier, jwt, text};
 use crate::http::head::Exchange;
-use agent_common::fingerprint::{Keyring, Secret, sha256};
+use agent_common::fingerprint::{Fingerprint, Keyring, Secret, sha256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -76,7 +76,7 @@ impl Observer {
             .user
             .as_deref()
             .and_then(|user| text::presentable(user, USER_MAX));
-        observation.user = user.filter(|user| !known.known(user.as_bytes()));
+        observation.user = user.filter(|user| !known.within(user.as_bytes()));
         observation
             .public
             .retain(|_, value| !holds_secret(value, known));
@@ -99,7 +99,7 @@ impl Observer {
         if names.is_empty() {
             return Err(Unresolved::NoValidKey);
         }
-        Ok(names.iter().map(ToString::to_string).collect())
+        Ok(names.iter().map(Fingerprint::text).collect())
     }
 }
 
@@ -162,7 +162,7 @@ fn provider_of(find: &Find, recognised: Option<Recognised>) -> Option<Provider> 
 
 fn holds_secret(value: &Value, known: &Known<'_>) -> bool {
     match value {
-        Value::String(text) => known.known(text.as_bytes()),
+        Value::String(text) => known.within(text.as_bytes()),
         Value::Array(list) => list.iter().any(|value| holds_secret(value, known)),
         _ => false,
     }

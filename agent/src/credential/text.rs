@@ -44,6 +44,35 @@ pub(super) fn percent(text: &[u8]) -> Zeroizing<Vec<u8>> {
     bytes
 }
 
+/// Percent-decoded only if there is something to decode.
+pub(super) enum Decoded<'a> {
+    Same(&'a [u8]),
+    Changed(Zeroizing<Vec<u8>>),
+}
+
+impl std::ops::Deref for Decoded<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Same(text) => text,
+            Self::Changed(text) => text,
+        }
+    }
+}
+
+/// Percent-decodes `times` times at most: some clients encode what is encoded.
+pub(super) fn decoded(text: &[u8], times: usize) -> Decoded<'_> {
+    let mut decoded = Decoded::Same(text);
+    for _ in 0..times {
+        if !decoded.contains(&b'%') {
+            break;
+        }
+        decoded = Decoded::Changed(percent(&decoded));
+    }
+    decoded
+}
+
 /// Percent-decoding of form data, where `+` is a space.
 pub(super) fn form(text: &[u8]) -> Zeroizing<Vec<u8>> {
     let spaced: Zeroizing<Vec<u8>> = Zeroizing::new(
@@ -83,7 +112,9 @@ pub(super) fn presentable(value: &[u8], max: usize) -> Option<String> {
 
 /// Does `needle` (not empty) occur in `haystack`? In linear time, whatever the two are.
 pub(super) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    !needle.is_empty() && memchr::memmem::find(haystack, needle).is_some()
+    !needle.is_empty()
+        && needle.len() <= haystack.len()
+        && memchr::memmem::find(haystack, needle).is_some()
 }
 
 #[cfg(test)]

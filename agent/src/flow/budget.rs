@@ -85,11 +85,13 @@ impl Share {
     /// Holds exactly `bytes`; false, and nothing changes, where the budget has no room for that.
     #[must_use]
     pub fn resize(&mut self, bytes: usize) -> bool {
-        if bytes > self.held {
-            self.grow(bytes - self.held)
-        } else {
-            self.shrink(self.held - bytes);
-            true
+        match bytes.checked_sub(self.held) {
+            Some(0) => true,
+            Some(more) => self.grow(more),
+            None => {
+                self.shrink(self.held - bytes);
+                true
+            }
         }
     }
 }

@@ -114,6 +114,7 @@ pub fn connection(data: &[u8]) {
         };
         *offset += piece.len();
         connection.push(direction, piece, &mut out);
+        assert!(connection.held() <= 2 * limits.head + limits.queued + 2 * limits.held);
     }
     connection.finish(Outcome::Closed, &mut out);
     let ended = out.len();
@@ -164,7 +165,7 @@ fn check(out: &[Output], limits: &Limits, requests_most: usize) {
                 exchanges += 1;
                 assert!(exchange.request_body.bytes.len() <= limits.body_prefix);
                 assert!(exchange.response_body.bytes.len() <= limits.body_prefix);
-                assert!(exchange.request.headers.0.len() <= limits.fields);
+                assert!(exchange.request.headers.len() <= limits.fields);
                 assert_eq!(
                     exchange.response.is_some(),
                     exchange.outcome == Outcome::Answered

@@ -13,23 +13,87 @@ pub enum Version {
 }
 
 /// Header fields in order; names in lower case.
+///
+/// All lie in one block, so that a head costs two allocations and one wipe however many fields it has.
 #[derive(Clone, Default)]
-pub struct Headers(pub Vec<(String, Payload)>);
+pub struct Headers {
+    block: Payload,
+    fields: Vec<Field>,
+}
+
+/// A field's name begins at `start` of the block, its value follows the name.
+#[derive(Clone, Copy)]
+struct Field {
+    start: u32,
+    name: u32,
+    value: u32,
+}
 
 impl Headers {
+    /// Copies fields; names are lower-cased. The iterator is walked twice.
+    pub fn of<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])> + Clone) -> Self {
+        let (count, len) = fields.clone().fold((0, 0), |(count, len), (name, value)| {
+            (count + 1, len + name.len() + value.len())
+        });
+        // Exact, because a block that grew would leave its bytes behind.
+        let mut block = Vec::with_capacity(len);
+        let mut places = Vec::with_capacity(count);
+        for (name, value) in fields {
+            let start = block.len();
+            let place = [start, name.len(), value.len()].map(u32::try_from);
+            // A head of 4 GiB is refused long before.
+            let [Ok(start_at), Ok(name_len), Ok(value_len)] = place else {
+                break;
+            };
+            block.extend_from_slice(name);
+            block[start..].make_ascii_lowercase();
+            block.extend_from_slice(value);
+            places.push(Field {
+                start: start_at,
+                name: name_len,
+                value: value_len,
+            });
+        }
+        Self {
+            block: Payload::from(block),
+            fields: places,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.fields.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+
+    /// Names and values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> + Clone {
+        let text = |name| std::str::from_utf8(name).unwrap_or_default();
+        self.parts().map(move |(name, value)| (text(name), value))
+    }
+
     /// Every value of `name` (lower case), in order.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.0
-            .iter()
-            .filter(move |(key, _)| key == name)
-            .map(|(_, value)| &**value)
+        let of_name = move |(found, value)| (found == name.as_bytes()).then_some(value);
+        self.parts().filter_map(of_name)
     }
 
     pub fn first(&self, name: &str) -> Option<&[u8]> {
-        self.0
-            .iter()
-            .find(|(key, _)| key == name)
-            .map(|(_, value)| &**value)
+        let mut parts = self.parts();
+        parts
+            .find(|(found, _)| *found == name.as_bytes())
+            .map(|(_, value)| value)
+    }
+
+    /// As [`Self::iter`], names as bytes.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+        self.fields.iter().map(|field| {
+            let (start, name) = (field.start as usize, field.name as usize);
+            let whole = &self.block[start..start + name + field.value as usize];
+            whole.split_at(name)
+        })
     }
 }
 
@@ -92,4 +156,22 @@ pub struct Exchange {
     pub response_body: BodyPrefix,
     pub outcome: Outcome,
     pub proxy_claim: Option<ProxyClaim>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_by_name_and_in_order() {
+        let given: [(&[u8], &[u8]); 4] = [(b"A", b"1"), (b"bC", b""), (b"a", b"X"), (b"ab", b"2")];
+        let headers = Headers::of(given.into_iter());
+        let expected: [(&str, &[u8]); 4] = [("a", b"1"), ("bc", b""), ("a", b"X"), ("ab", b"2")];
+        assert!(headers.iter().eq(expected));
+        assert_eq!((headers.len(), headers.is_empty()), (4, false));
+        assert!(headers.all("a").eq([&b"1"[..], b"X"]));
+        assert_eq!(headers.first("bc"), Some(&b""[..]));
+        assert_eq!(headers.first("b"), None);
+        assert!(Headers::default().is_empty());
+    }
 }

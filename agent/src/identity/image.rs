@@ -6,7 +6,7 @@ use super::table::Redact;
 use crate::flow::Nanos;
 use crate::kernel::record::{Arguments, FileId, ProcessKey};
 use agent_common::event::{Ancestor, Executable, Hash, HashAbsent, ProcessCreation, Time};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 pub(in crate::identity) struct Image {
@@ -16,9 +16,9 @@ pub(in crate::identity) struct Image {
     /// The file that the kernel opened; absent if nothing says so.
     file: Option<FileId>,
     slot: Arc<Slot>,
-    /// Redacted.
-    pub(in crate::identity) arguments: Option<Vec<String>>,
-    pub(in crate::identity) arguments_truncated: bool,
+    /// Redacted, and whether they were cut. Of what `/proc` showed they are read when they are first needed: the
+    /// arguments of processes that never make a call are none of the agent's business.
+    arguments: OnceLock<(Vec<String>, bool)>,
 }
 
 impl Image {
@@ -37,18 +37,19 @@ impl Image {
             filename: (!filename.is_empty()).then(|| filename.to_owned()),
             file,
             slot: Arc::default(),
-            arguments: Some(redact(&arguments.bytes, arguments.truncated)),
-            arguments_truncated: arguments.truncated,
+            arguments: OnceLock::from((
+                redact(&arguments.bytes, arguments.truncated),
+                arguments.truncated,
+            )),
         }
     }
 
     /// From `/proc`. `None` for a kernel thread, or if the process is gone.
-    pub(in crate::identity) fn running(pid: u32, proc: &ProcFs, redact: Redact) -> Option<Self> {
+    pub(in crate::identity) fn running(pid: u32, proc: &ProcFs) -> Option<Self> {
         let link = proc.path(pid, "exe");
         let path = std::fs::read_link(&link).ok()?;
         let metadata = std::fs::metadata(&link).ok()?;
         let (path, deleted) = super::executable::displayed(&path, &metadata);
-        let arguments = proc.arguments(pid);
         Some(Self {
             since: 0,
             filename: None,
@@ -59,17 +60,40 @@ impl Image {
                 user_namespace: proc.namespace(pid, "user"),
                 digest: None,
             })),
-            arguments_truncated: arguments
-                .as_ref()
-                .is_some_and(|arguments| arguments.truncated),
-            arguments: arguments.map(|arguments| redact(&arguments.bytes, arguments.truncated)),
+            arguments: OnceLock::new(),
         })
+    }
+
+    /// The redacted arguments, and whether they were cut; read from `/proc` if no exec record gave them and the pid
+    /// still means this process.
+    pub(in crate::identity) fn arguments(
+        &self,
+        process: ProcessKey,
+        proc: &ProcFs,
+        redact: Redact,
+    ) -> Option<&(Vec<String>, bool)> {
+        if self.arguments.get().is_none()
+            && let Some(arguments) = proc.arguments(process.pid)
+            && self.still_runs(process.pid, proc)
+            && let Some(stat) = proc.stat(process.pid)
+            && proc.same_start(process.start, stat.start_ticks)
+        {
+            let redacted = redact(&arguments.bytes, arguments.truncated);
+            // Another thread cannot have been faster: the table has one.
+            let _ = self.arguments.set((redacted, arguments.truncated));
+        }
+        self.arguments.get()
     }
 
     /// Whether the process with this pid still runs this file, as far as can be seen.
     pub(in crate::identity) fn still_runs(&self, pid: u32, proc: &ProcFs) -> bool {
         let now = std::fs::metadata(proc.path(pid, "exe"));
         now.map_or(true, |now| Some(super::device::file_id(&now)) == self.file)
+    }
+
+    #[cfg(test)]
+    pub(in crate::identity) fn has_arguments(&self) -> bool {
+        self.arguments.get().is_some()
     }
 
     /// Has the file found and hashed, unless that was asked before.

@@ -31,7 +31,10 @@ const FILES: usize = 65_536;
 
 pub enum Request {
     /// Look at the files that this process has mapped. `file` is what the probe reported, if one did.
-    Process { process: ProcessKey, file: Option<abi::File> },
+    Process {
+        process: ProcessKey,
+        file: Option<abi::File>,
+    },
     /// This point did not prove itself.
     Drop(PointId),
     Stop,
@@ -92,8 +95,13 @@ impl Attacher {
         }
         worker.save();
         let (requests, receiver) = sync_channel(QUEUE);
-        let thread = std::thread::Builder::new().name("attacher".into()).spawn(move || worker.run(&receiver))?;
-        Ok(Self { requests, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("attacher".into())
+            .spawn(move || worker.run(&receiver))?;
+        Ok(Self {
+            requests,
+            thread: Some(thread),
+        })
     }
 
     /// False if the queue is full.
@@ -178,8 +186,13 @@ impl Worker {
             }
         };
         use std::os::unix::fs::MetadataExt as _;
-        let Ok(metadata) = file.metadata() else { return };
-        let id = FileId { device: metadata.dev(), inode: metadata.ino() };
+        let Ok(metadata) = file.metadata() else {
+            return;
+        };
+        let id = FileId {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        };
         if self.known.contains_key(&id) {
             return;
         }
@@ -206,15 +219,27 @@ impl Worker {
         let mut mapped: Vec<Mapped> = found
             .unread
             .iter()
-            .map(|unread| Mapped { library: unread.library, path: path.into(), attached: None })
+            .map(|unread| Mapped {
+                library: unread.library,
+                path: path.into(),
+                attached: None,
+            })
             .collect();
         for point in self.wanted(path, &found) {
             match self.attach(path, attach_path, &point) {
                 Some(since) => {
                     mapped.retain(|known| known.library != point.library);
-                    mapped.push(Mapped { library: point.library, path: path.into(), attached: Some(since) });
+                    mapped.push(Mapped {
+                        library: point.library,
+                        path: path.into(),
+                        attached: Some(since),
+                    });
                 }
-                None => mapped.push(Mapped { library: point.library, path: path.into(), attached: None }),
+                None => mapped.push(Mapped {
+                    library: point.library,
+                    path: path.into(),
+                    attached: None,
+                }),
             }
         }
         mapped
@@ -243,7 +268,8 @@ impl Worker {
     }
 
     fn attach(&mut self, path: &Path, attach_path: &Path, point: &Point) -> Option<u64> {
-        let attached = self.lock(|probes| probes.attach_point(attach_path, point.kind, point.file_offset));
+        let attached =
+            self.lock(|probes| probes.attach_point(attach_path, point.kind, point.file_offset));
         let (id, link) = match attached {
             Ok(attached) => attached,
             Err(error) => {
@@ -274,7 +300,9 @@ impl Worker {
     }
 
     fn drop_point(&mut self, id: PointId) {
-        let Some(link) = self.links.remove(&id) else { return };
+        let Some(link) = self.links.remove(&id) else {
+            return;
+        };
         if let Err(error) = self.lock(|probes| probes.detach_point(id, link)) {
             warn!(%error, "a key-log point could not be detached");
         }

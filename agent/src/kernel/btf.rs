@@ -14,7 +14,9 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("cannot read the kernel's type information at {path}: {source} (the kernel needs CONFIG_DEBUG_INFO_BTF)")]
+    #[error(
+        "cannot read the kernel's type information at {path}: {source} (the kernel needs CONFIG_DEBUG_INFO_BTF)"
+    )]
     Unreadable { path: String, source: btf_rs::Error },
 }
 
@@ -78,6 +80,7 @@ const ROWS: &[Row] = rows! {
     socket_sk: "socket" "sk";
     socket_file: "socket" "file";
     sk_family: "sock" "__sk_common.skc_family";
+    sk_state: "sock" "__sk_common.skc_state";
     sk_num: "sock" "__sk_common.skc_num";
     sk_dport: "sock" "__sk_common.skc_dport";
     sk_daddr: "sock" "__sk_common.skc_daddr";
@@ -113,15 +116,26 @@ const ROWS: &[Row] = rows! {
 impl Found {
     /// Members without which nothing works on this kernel.
     pub fn missing_required(&self) -> Vec<&'static str> {
-        ROWS.iter().filter(|row| row.required && self.absent.contains(&row.name)).map(|row| row.name).collect()
+        ROWS.iter()
+            .filter(|row| row.required && self.absent.contains(&row.name))
+            .map(|row| row.name)
+            .collect()
     }
 
     /// Whether the tracing rung can find a call's vector.
     pub fn iterator_known(&self) -> bool {
         let o = &self.offsets;
-        [o.msghdr_iter, o.iter_type, o.iter_count, o.iter_iov_offset, o.iter_nr_segs, o.iter_iov, o.value_iter_iovec]
-            .iter()
-            .all(|offset| *offset != ABSENT)
+        [
+            o.msghdr_iter,
+            o.iter_type,
+            o.iter_count,
+            o.iter_iov_offset,
+            o.iter_nr_segs,
+            o.iter_iov,
+            o.value_iter_iovec,
+        ]
+        .iter()
+        .all(|offset| *offset != ABSENT)
     }
 }
 
@@ -132,11 +146,21 @@ pub fn find() -> Result<Found, Error> {
 
 /// Reads another kernel's, for tests.
 pub fn find_in(path: &Path) -> Result<Found, Error> {
-    let unreadable = |source| Error::Unreadable { path: path.display().to_string(), source };
+    let unreadable = |source| Error::Unreadable {
+        path: path.display().to_string(),
+        source,
+    };
     let btf = Btf::from_file(path).map_err(unreadable)?;
-    let mut found = Found { offsets: Offsets::default(), absent: Vec::new(), present: 0 };
+    let mut found = Found {
+        offsets: Offsets::default(),
+        absent: Vec::new(),
+        present: 0,
+    };
     for row in ROWS {
-        let offset = row.paths.iter().find_map(|path| member(&btf, row.structure, path));
+        let offset = row
+            .paths
+            .iter()
+            .find_map(|path| member(&btf, row.structure, path));
         if offset.is_some() {
             found.present += 1;
         } else {
@@ -155,24 +179,29 @@ pub fn find_in(path: &Path) -> Result<Found, Error> {
 
 /// Byte offset of `path` in `structure`, looking into anonymous structures and unions.
 fn member(btf: &Btf, structure: &str, path: &str) -> Option<u32> {
-    btf.resolve_types_by_name(structure).ok()?.into_iter().find_map(|found| match found {
-        Type::Struct(_) => {
-            let mut bits = 0;
-            let mut inside = found;
-            for name in path.split('.') {
-                let (at, next) = step(btf, &inside, name, 8)?;
-                bits += at;
-                inside = next;
+    btf.resolve_types_by_name(structure)
+        .ok()?
+        .into_iter()
+        .find_map(|found| match found {
+            Type::Struct(_) => {
+                let mut bits = 0;
+                let mut inside = found;
+                for name in path.split('.') {
+                    let (at, next) = step(btf, &inside, name, 8)?;
+                    bits += at;
+                    inside = next;
+                }
+                Some(bits / 8)
             }
-            Some(bits / 8)
-        }
-        _ => None,
-    })
+            _ => None,
+        })
 }
 
 /// Bit offset of member `name` and its type, qualifiers removed.
 fn step(btf: &Btf, inside: &Type, name: &str, depth: u32) -> Option<(u32, Type)> {
-    let (Type::Struct(structure) | Type::Union(structure)) = inside else { return None };
+    let (Type::Struct(structure) | Type::Union(structure)) = inside else {
+        return None;
+    };
     for member in &structure.members {
         let called = btf.resolve_name(member).unwrap_or_default();
         if called == name {
@@ -193,7 +222,9 @@ fn target(btf: &Btf, member: &btf_rs::Member) -> Option<Type> {
     loop {
         found = match &found {
             Type::Typedef(inner) => btf.resolve_chained_type(inner).ok()?,
-            Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) => btf.resolve_chained_type(inner).ok()?,
+            Type::Const(inner) | Type::Volatile(inner) | Type::Restrict(inner) => {
+                btf.resolve_chained_type(inner).ok()?
+            }
             Type::TypeTag(inner) => btf.resolve_chained_type(inner).ok()?,
             _ => return Some(found),
         };
@@ -201,12 +232,17 @@ fn target(btf: &Btf, member: &btf_rs::Member) -> Option<Type> {
 }
 
 fn enumerator(btf: &Btf, name: &str, value: &str) -> Option<u32> {
-    btf.resolve_types_by_name(name).ok()?.into_iter().find_map(|found| match found {
-        Type::Enum(found) => {
-            found.members.iter().find(|member| btf.resolve_name(*member).is_ok_and(|n| n == value)).map(|m| m.val())
-        }
-        _ => None,
-    })
+    btf.resolve_types_by_name(name)
+        .ok()?
+        .into_iter()
+        .find_map(|found| match found {
+            Type::Enum(found) => found
+                .members
+                .iter()
+                .find(|member| btf.resolve_name(*member).is_ok_and(|n| n == value))
+                .map(|m| m.val()),
+            _ => None,
+        })
 }
 
 #[cfg(test)]
@@ -224,7 +260,10 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = find_in(Path::new("/nonexistent/btf")).err().unwrap().to_string();
+        let error = find_in(Path::new("/nonexistent/btf"))
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("/nonexistent/btf"), "{error}");
     }
 }

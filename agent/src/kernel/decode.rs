@@ -1,11 +1,14 @@
 //! Ring records to plain values.
 //!
 //! Invariant: a record that is too short, of another ABI version or of an unknown kind is counted, never guessed at.
-#![expect(unsafe_code, reason = "ring records are read as the `repr(C)` types that the probes wrote")]
+#![expect(
+    unsafe_code,
+    reason = "ring records are read as the `repr(C)` types that the probes wrote"
+)]
 
 use super::record::{
-    Arguments, Caller, Chunk, Closed, ConnectionKey, Endpoints, FileId, PointId, ProcessKey, ProcessRecord, Record,
-    SecretRecord,
+    Arguments, Caller, Chunk, Closed, ConnectionKey, Endpoints, FileId, PointId, ProcessKey,
+    ProcessRecord, Record, SecretRecord,
 };
 use crate::flow::{Direction, Nanos, Payload};
 use agent_common::abi;
@@ -22,9 +25,15 @@ const UNIX_PATHS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 pub enum Decoded {
     Record(Record),
     /// A cgroup was made: its id and path from the root of its hierarchy.
-    Cgroup { id: u64, path: String },
+    Cgroup {
+        id: u64,
+        path: String,
+    },
     /// A process in scope mapped an executable file.
-    Mapped { process: ProcessKey, file: abi::File },
+    Mapped {
+        process: ProcessKey,
+        file: abi::File,
+    },
     /// Consumed here.
     Nothing,
 }
@@ -38,7 +47,10 @@ pub struct Decoder {
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self { paths: LruCache::new(UNIX_PATHS), undecoded: 0 }
+        Self {
+            paths: LruCache::new(UNIX_PATHS),
+            undecoded: 0,
+        }
     }
 }
 
@@ -60,7 +72,10 @@ impl Decoder {
             abi::kind::SOCKET => Decoded::Record(Record::Chunk(self.chunk(bytes)?)),
             abi::kind::CLOSED => {
                 let record: abi::Closed = prefix(bytes)?;
-                let connection = ConnectionKey { sock: record.sock, inode: record.inode };
+                let connection = ConnectionKey {
+                    sock: record.sock,
+                    inode: record.inode,
+                };
                 self.paths.pop(&connection);
                 Decoded::Record(Record::Closed(Closed { time, connection }))
             }
@@ -70,31 +85,52 @@ impl Decoder {
                 let record: abi::Fork = prefix(bytes)?;
                 Decoded::Record(Record::Process(ProcessRecord::Fork {
                     time,
-                    child: ProcessKey { pid: record.child, start: record.child_start },
-                    parent: ProcessKey { pid: record.parent, start: record.parent_start },
+                    child: ProcessKey {
+                        pid: record.child,
+                        start: record.child_start,
+                    },
+                    parent: ProcessKey {
+                        pid: record.parent,
+                        start: record.parent_start,
+                    },
                     cgroup: record.cgroup,
                 }))
             }
             abi::kind::EXIT => {
                 let record: abi::Exit = prefix(bytes)?;
-                let process = ProcessKey { pid: record.process, start: record.start };
+                let process = ProcessKey {
+                    pid: record.process,
+                    start: record.start,
+                };
                 Decoded::Record(Record::Process(ProcessRecord::Exit { time, process }))
             }
             abi::kind::UNIX_PATH => {
                 let record: abi::UnixPath = prefix(bytes)?;
                 let path = record.path.get(..record.len as usize)?;
-                let connection = ConnectionKey { sock: record.sock, inode: record.inode };
+                let connection = ConnectionKey {
+                    sock: record.sock,
+                    inode: record.inode,
+                };
                 self.paths.put(connection, unix_path(path));
                 Decoded::Nothing
             }
             abi::kind::CGROUP => {
                 let record: abi::Cgroup = prefix(bytes)?;
-                Decoded::Cgroup { id: record.id, path: until_nul(&record.path) }
+                Decoded::Cgroup {
+                    id: record.id,
+                    path: until_nul(&record.path),
+                }
             }
             abi::kind::MAPPED => {
                 let record: abi::Mapped = prefix(bytes)?;
-                let process = ProcessKey { pid: record.process, start: record.start };
-                Decoded::Mapped { process, file: record.file }
+                let process = ProcessKey {
+                    pid: record.process,
+                    start: record.start,
+                };
+                Decoded::Mapped {
+                    process,
+                    file: record.file,
+                }
             }
             _ => return None,
         })
@@ -104,7 +140,10 @@ impl Decoder {
         let record: abi::Socket = prefix(bytes)?;
         let from = size_of::<abi::Socket>();
         let payload = bytes.get(from..from + record.copied as usize)?;
-        let connection = ConnectionKey { sock: record.sock, inode: record.inode };
+        let connection = ConnectionKey {
+            sock: record.sock,
+            inode: record.inode,
+        };
         let endpoints = match record.family {
             abi::family::INET | abi::family::INET6 => Endpoints::Tcp {
                 local: SocketAddr::new(address(record.family, &record.local), record.local_port),
@@ -155,11 +194,16 @@ fn exec(bytes: &[u8]) -> Option<ProcessRecord> {
     Some(ProcessRecord::Exec {
         time: record.header.time,
         caller: caller(&record.task),
-        parent: ProcessKey { pid: record.parent, start: record.parent_start },
+        parent: ProcessKey {
+            pid: record.parent,
+            start: record.parent_start,
+        },
         filename: until_nul(filename),
         executable: file_id(record.device, record.inode),
         arguments: Arguments {
-            bytes: zeroize::Zeroizing::new(arguments.get(..record.arguments_len as usize)?.to_vec()),
+            bytes: zeroize::Zeroizing::new(
+                arguments.get(..record.arguments_len as usize)?.to_vec(),
+            ),
             truncated: record.arguments_cut != 0,
         },
     })
@@ -168,12 +212,18 @@ fn exec(bytes: &[u8]) -> Option<ProcessRecord> {
 /// `super_block.s_dev` (12 bit major, 20 bit minor) as `stat` shows it (`new_encode_dev`).
 pub fn file_id(device: u64, inode: u64) -> FileId {
     let (major, minor) = (device >> 20, device & 0xf_ffff);
-    FileId { device: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12), inode }
+    FileId {
+        device: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12),
+        inode,
+    }
 }
 
 fn caller(task: &abi::Task) -> Caller {
     Caller {
-        process: ProcessKey { pid: task.process, start: task.start },
+        process: ProcessKey {
+            pid: task.process,
+            start: task.start,
+        },
         thread: task.thread,
         uid: task.uid,
         gid: task.gid,
@@ -189,7 +239,9 @@ fn address(family: u16, bytes: &[u8; 16]) -> IpAddr {
     }
     let address = Ipv6Addr::from(*bytes);
     // An IPv4 peer of a dual-stack socket is that IPv4 peer.
-    address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)
+    address
+        .to_ipv4_mapped()
+        .map_or(IpAddr::V6(address), IpAddr::V4)
 }
 
 /// An abstract name starts with NUL and is written `@name`, as `ss` does.
@@ -201,7 +253,10 @@ fn unix_path(bytes: &[u8]) -> String {
 }
 
 fn until_nul(bytes: &[u8]) -> String {
-    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == 0)
+        .unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
 }
 
@@ -244,28 +299,42 @@ mod tests {
             ..Default::default()
         };
         record.local[..4].copy_from_slice(&[127, 0, 0, 1]);
-        record.header =
-            abi::Header { version: abi::VERSION, kind: abi::kind::SOCKET, len: size_of::<abi::Socket>() as u32 + 5, time: 3 };
+        record.header = abi::Header {
+            version: abi::VERSION,
+            kind: abi::kind::SOCKET,
+            len: size_of::<abi::Socket>() as u32 + 5,
+            time: 3,
+        };
         (record, b"GET /".to_vec())
     }
 
     fn bytes(record: &abi::Socket, payload: &[u8]) -> Vec<u8> {
         // SAFETY: plain old data.
-        let head = unsafe { std::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<abi::Socket>()) };
+        let head = unsafe {
+            std::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<abi::Socket>())
+        };
         [head, payload].concat()
     }
 
     #[test]
     fn a_socket_record() {
         let (record, payload) = record();
-        let Decoded::Record(Record::Chunk(chunk)) = Decoder::default().decode(&bytes(&record, &payload)) else {
+        let Decoded::Record(Record::Chunk(chunk)) =
+            Decoder::default().decode(&bytes(&record, &payload))
+        else {
             panic!("not a chunk")
         };
-        assert_eq!((chunk.offset, chunk.skipped, &*chunk.bytes), (100, 40, &b"GET /"[..]));
+        assert_eq!(
+            (chunk.offset, chunk.skipped, &*chunk.bytes),
+            (100, 40, &b"GET /"[..])
+        );
         assert!(chunk.from_start && !chunk.end);
         assert_eq!(
             chunk.endpoints,
-            Endpoints::Tcp { local: "127.0.0.1:80".parse().unwrap(), peer: "0.0.0.0:4321".parse().unwrap() }
+            Endpoints::Tcp {
+                local: "127.0.0.1:80".parse().unwrap(),
+                peer: "0.0.0.0:4321".parse().unwrap()
+            }
         );
     }
 

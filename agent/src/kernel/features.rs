@@ -27,7 +27,9 @@ impl std::str::FromStr for Rung {
         match text {
             "fentry" => Ok(Self::Tracing),
             "tracepoints" => Ok(Self::Tracepoints),
-            _ => Err(format!("unknown rung {text:?}: expected fentry or tracepoints")),
+            _ => Err(format!(
+                "unknown rung {text:?}: expected fentry or tracepoints"
+            )),
         }
     }
 }
@@ -62,10 +64,18 @@ pub struct RungReport {
 /// Capabilities that the agent asks the kernel for: number, name and use (capabilities(7)).
 pub const CAPABILITIES: &[(u32, &str, &str)] = &[
     (39, "CAP_BPF", "load probes and maps"),
-    (38, "CAP_PERFMON", "attach probes, read kernel memory in them"),
+    (
+        38,
+        "CAP_PERFMON",
+        "attach probes, read kernel memory in them",
+    ),
     (19, "CAP_SYS_PTRACE", "read /proc of other users' processes"),
     (2, "CAP_DAC_READ_SEARCH", "read executables and libraries"),
-    (21, "CAP_SYS_ADMIN", "attach uprobes on kernels that ask for it, follow /proc/PID/map_files"),
+    (
+        21,
+        "CAP_SYS_ADMIN",
+        "attach uprobes on kernels that ask for it, follow /proc/PID/map_files",
+    ),
 ];
 
 impl Report {
@@ -73,17 +83,31 @@ impl Report {
     pub fn make() -> Self {
         let btf = super::btf::find();
         let (type_information, present, absent) = match &btf {
-            Ok(found) => (Ok(super::btf::VMLINUX.to_owned()), found.present, found.absent.clone()),
+            Ok(found) => (
+                Ok(super::btf::VMLINUX.to_owned()),
+                found.present,
+                found.absent.clone(),
+            ),
             Err(error) => (Err(error.to_string()), 0, Vec::new()),
         };
         let rungs: Vec<RungReport> = [Rung::Tracing, Rung::Tracepoints]
             .into_iter()
-            .map(|rung| RungReport { name: rung.to_string(), works: try_rung(rung), means: means(rung) })
+            .map(|rung| RungReport {
+                name: rung.to_string(),
+                works: try_rung(rung),
+                means: means(rung),
+            })
             .collect();
-        let chosen = rungs.iter().find(|rung| rung.works.is_ok()).map(|rung| rung.name.clone());
+        let chosen = rungs
+            .iter()
+            .find(|rung| rung.works.is_ok())
+            .map(|rung| rung.name.clone());
         let effective = effective_capabilities();
         Self {
-            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
             architecture: std::env::consts::ARCH,
             probes_built_in: super::probes::built_in(),
             type_information,
@@ -96,7 +120,9 @@ impl Report {
             chosen,
             uprobes: match std::fs::metadata("/sys/bus/event_source/devices/uprobe/type") {
                 Ok(_) => Ok(()),
-                Err(error) => Err(format!("/sys/bus/event_source/devices/uprobe/type: {error}")),
+                Err(error) => Err(format!(
+                    "/sys/bus/event_source/devices/uprobe/type: {error}"
+                )),
             },
             user: rustix::process::geteuid().as_raw(),
             capabilities_missing: CAPABILITIES
@@ -104,7 +130,9 @@ impl Report {
                 .filter(|(bit, ..)| effective & (1 << bit) == 0)
                 .map(|(_, name, _)| *name)
                 .collect(),
-            lockdown: std::fs::read_to_string("/sys/kernel/security/lockdown").ok().map(|text| text.trim().to_owned()),
+            lockdown: std::fs::read_to_string("/sys/kernel/security/lockdown")
+                .ok()
+                .map(|text| text.trim().to_owned()),
         }
     }
 
@@ -121,52 +149,90 @@ impl Report {
             Err(why) => format!("NO: {why}"),
         };
         row("kernel", format!("{} ({})", self.kernel, self.architecture));
-        row("probes", if self.probes_built_in { "built in".into() } else { "NO: build with `cargo xtask build`".into() });
+        row(
+            "probes",
+            if self.probes_built_in {
+                "built in".into()
+            } else {
+                "NO: build with `cargo xtask build`".into()
+            },
+        );
         row("type information", shown(&self.type_information));
-        row("offsets", format!("{} found, {} absent", self.offsets_present, self.offsets_absent.len()));
+        row(
+            "offsets",
+            format!(
+                "{} found, {} absent",
+                self.offsets_present,
+                self.offsets_absent.len()
+            ),
+        );
         for absent in &self.offsets_absent {
             row("", format!("absent: {absent}"));
         }
         row("cgroup v2", shown(&self.cgroup2));
         for rung in &self.rungs {
-            let chosen = if self.chosen.as_ref() == Some(&rung.name) { "  <- chosen" } else { "" };
+            let chosen = if self.chosen.as_ref() == Some(&rung.name) {
+                "  <- chosen"
+            } else {
+                ""
+            };
             match &rung.works {
-                Ok(()) => row(&format!("rung {}", rung.name), format!("works{chosen}: {}", rung.means)),
+                Ok(()) => row(
+                    &format!("rung {}", rung.name),
+                    format!("works{chosen}: {}", rung.means),
+                ),
                 Err(why) => row(&format!("rung {}", rung.name), format!("refused: {why}")),
             }
         }
-        row("uprobes", match &self.uprobes {
-            Ok(()) => "available: TLS of OpenSSL 3, BoringSSL and GnuTLS can be read".into(),
-            Err(why) => format!("NO: {why}; TLS is listed as unread"),
-        });
+        row(
+            "uprobes",
+            match &self.uprobes {
+                Ok(()) => "available: TLS of OpenSSL 3, BoringSSL and GnuTLS can be read".into(),
+                Err(why) => format!("NO: {why}; TLS is listed as unread"),
+            },
+        );
         row("user", self.user.to_string());
-        row("capabilities", if self.capabilities_missing.is_empty() {
-            "all there".into()
-        } else {
-            format!("missing: {}", self.capabilities_missing.join(", "))
-        });
+        row(
+            "capabilities",
+            if self.capabilities_missing.is_empty() {
+                "all there".into()
+            } else {
+                format!("missing: {}", self.capabilities_missing.join(", "))
+            },
+        );
         if let Some(lockdown) = &self.lockdown {
             row("lockdown", lockdown.clone());
         }
-        row("verdict", match &self.chosen {
-            Some(rung) => format!("this host can be observed, on rung {rung}"),
-            None => "this host cannot be observed: see the refusals above".into(),
-        });
+        row(
+            "verdict",
+            match &self.chosen {
+                Some(rung) => format!("this host can be observed, on rung {rung}"),
+                None => "this host cannot be observed: see the refusals above".into(),
+            },
+        );
         text
     }
 }
 
 fn try_rung(rung: Rung) -> Result<(), String> {
-    let options =
-        super::probes::Options { rung: Some(rung), ring_bytes: 256 * 1024, copy_bytes: 0, connections: 16 };
+    let options = super::probes::Options {
+        rung: Some(rung),
+        ring_bytes: 256 * 1024,
+        copy_bytes: 0,
+        connections: 16,
+    };
     // No process is in this scope.
     let nobody = super::scope::Scope::Processes(Vec::new());
-    super::probes::start(&[nobody], &options).map(drop).map_err(|error| error.to_string())
+    super::probes::start(&[nobody], &options)
+        .map(drop)
+        .map_err(|error| error.to_string())
 }
 
 fn means(rung: Rung) -> &'static str {
     match rung {
-        Rung::Tracing => "socket functions; io_uring is seen; sendfile and splice leave gaps of known size",
+        Rung::Tracing => {
+            "socket functions; io_uring is seen; sendfile and splice leave gaps of known size"
+        }
         Rung::Tracepoints => {
             "system calls; io_uring is not seen (counted); sendfile and splice leave gaps of known size"
         }
@@ -178,7 +244,9 @@ fn effective_capabilities() -> u64 {
     std::fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| {
-            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("CapEff:"))?;
             u64::from_str_radix(line.trim(), 16).ok()
         })
         .unwrap_or(0)

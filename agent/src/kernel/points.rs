@@ -64,7 +64,10 @@ pub struct Points(Arc<Mutex<Inner>>);
 
 impl Default for Points {
     fn default() -> Self {
-        Self(Arc::new(Mutex::new(Inner { points: Vec::new(), processes: LruCache::new(PROCESSES) })))
+        Self(Arc::new(Mutex::new(Inner {
+            points: Vec::new(),
+            processes: LruCache::new(PROCESSES),
+        })))
     }
 }
 
@@ -82,7 +85,10 @@ impl Points {
     pub(super) fn map(&self, process: ProcessKey, mapped: Mapped) {
         let mut inner = self.lock();
         let of_process = inner.processes.get_or_insert_mut(coarse(process), Vec::new);
-        if let Some(known) = of_process.iter_mut().find(|known| known.path == mapped.path) {
+        if let Some(known) = of_process
+            .iter_mut()
+            .find(|known| known.path == mapped.path)
+        {
             *known = mapped;
         } else if of_process.len() < LIBRARIES {
             of_process.push(mapped);
@@ -106,7 +112,11 @@ impl Points {
     /// TLS libraries of a process, readable ones first.
     pub fn of_process(&self, process: ProcessKey) -> Vec<Mapped> {
         let mut inner = self.lock();
-        let mut mapped = inner.processes.get(&coarse(process)).cloned().unwrap_or_default();
+        let mut mapped = inner
+            .processes
+            .get(&coarse(process))
+            .cloned()
+            .unwrap_or_default();
         mapped.sort_by_key(|mapped| mapped.attached.is_none());
         mapped
     }

@@ -1,7 +1,10 @@
 //! Loading and attaching the probes; what is attached; what they counted.
 //!
 //! Invariant: the scope's maps are filled before the first probe is attached.
-#![expect(unsafe_code, reason = "the probes' map values are plain old data, which aya wants to be told")]
+#![expect(
+    unsafe_code,
+    reason = "the probes' map values are plain old data, which aya wants to be told"
+)]
 
 use super::{
     btf,
@@ -22,7 +25,7 @@ use aya::{
 use std::path::Path;
 
 /// What `cargo xtask build` made, or nothing.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -35,9 +38,15 @@ pub enum Error {
     #[error("cannot load the probes: {}{}", chain(.0), hint(&format!("{:?}", .0)))]
     Load(#[from] aya::EbpfError),
     #[error("cannot use probe {name}: {}{}", chain(.source), hint(&format!("{:?}", .source)))]
-    Program { name: &'static str, source: ProgramError },
+    Program {
+        name: &'static str,
+        source: ProgramError,
+    },
     #[error("cannot use map {name}: {source}")]
-    Map { name: &'static str, source: MapError },
+    Map {
+        name: &'static str,
+        source: MapError,
+    },
     #[error("the probes have no {0}: they are of another build")]
     Absent(&'static str),
     #[error(transparent)]
@@ -55,14 +64,20 @@ fn chain(error: &dyn std::error::Error) -> String {
         }
         cause = error.source();
     }
-    text
+    // aya adds the verifier's output even where there is none.
+    text.trim_end()
+        .trim_end_matches("Verifier output:")
+        .trim_end()
+        .to_owned()
 }
 
 fn hint(debug: &str) -> &'static str {
-    if debug.contains("code: 1,") || debug.contains("PermissionDenied") {
-        " (not permitted: run as root, or with CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, on a kernel that is not locked down)"
-    } else {
+    if !debug.contains("code: 1,") && !debug.contains("PermissionDenied") {
         ""
+    } else if rustix::process::geteuid().is_root() {
+        " (this kernel refuses such programs, or the process lacks a capability: see `tokentrail-agent doctor`)"
+    } else {
+        " (not permitted: run as root, or with the capabilities that `tokentrail-agent doctor` lists)"
     }
 }
 
@@ -127,7 +142,7 @@ pub struct Counters(PerCpuArray<MapData, u64>);
 /// The ring, for the thread that drains it.
 pub type Ring = RingBuf<MapData>;
 
-const TRACING: &[(&str, &str, bool)] = &[
+pub(super) const TRACING: &[(&str, &str, bool)] = &[
     ("tcp_sendmsg_enter", "tcp_sendmsg", true),
     ("tcp_sendmsg_exit", "tcp_sendmsg", false),
     ("tcp_recvmsg_enter", "tcp_recvmsg", true),
@@ -139,8 +154,13 @@ const TRACING: &[(&str, &str, bool)] = &[
     ("vm_mmap_pgoff_exit", "vm_mmap_pgoff", false),
 ];
 
-const LIFECYCLE: &[&str] =
-    &["inet_sock_set_state", "sched_process_exec", "sched_process_fork", "sched_process_exit", "cgroup_mkdir"];
+pub(super) const LIFECYCLE: &[&str] = &[
+    "inet_sock_set_state",
+    "sched_process_exec",
+    "sched_process_fork",
+    "sched_process_exit",
+    "cgroup_mkdir",
+];
 
 /// Whether this agent has its probes.
 pub fn built_in() -> bool {
@@ -185,7 +205,11 @@ impl Probes {
         let settings = SettingsValue(abi::Settings {
             copy_bytes: options.copy_bytes,
             scope_host: u32::from(scopes.contains(&Scope::Host)),
-            scope_processes: u32::from(scopes.iter().any(|scope| matches!(scope, Scope::Processes(_)))),
+            scope_processes: u32::from(
+                scopes
+                    .iter()
+                    .any(|scope| matches!(scope, Scope::Processes(_))),
+            ),
             own_process: std::process::id(),
         });
         let offsets = OffsetsValue(found.offsets);
@@ -220,22 +244,41 @@ impl Probes {
         for (pid, ticks) in &resolved.processes {
             self.processes
                 .insert(ProcessValue(scope::process_id(*pid, *ticks)), 1, 0)
-                .map_err(|source| Error::Map { name: "PROCESSES", source })?;
+                .map_err(|source| Error::Map {
+                    name: "PROCESSES",
+                    source,
+                })?;
         }
         Ok(())
     }
 
     fn add(&mut self, member: Member) -> Result<(), Error> {
-        self.cgroups.insert(member.id, 1, 0).map_err(|source| Error::Map { name: "CGROUPS", source })?;
+        self.cgroups
+            .insert(member.id, 1, 0)
+            .map_err(|source| Error::Map {
+                name: "CGROUPS",
+                source,
+            })?;
         self.members.push(member);
-        let levels = self.members.iter().fold(0u32, |bits, member| bits | 1u32.checked_shl(member.level).unwrap_or(0));
-        self.levels.set(0, levels, 0).map_err(|source| Error::Map { name: "LEVELS", source })
+        let levels = self.members.iter().fold(0u32, |bits, member| {
+            bits | 1u32.checked_shl(member.level).unwrap_or(0)
+        });
+        self.levels.set(0, levels, 0).map_err(|source| Error::Map {
+            name: "LEVELS",
+            source,
+        })
     }
 
     /// A cgroup was made: takes it into the scope if the scope names it.
     pub fn cgroup_made(&mut self, path: &str) -> Result<Option<Member>, Error> {
-        let fits = |hierarchy| self.scopes.iter().find_map(|scope| scope.fits_new(hierarchy, path));
-        let Some(member) = self.hierarchy.as_ref().and_then(fits) else { return Ok(None) };
+        let fits = |hierarchy| {
+            self.scopes
+                .iter()
+                .find_map(|scope| scope.fits_new(hierarchy, path))
+        };
+        let Some(member) = self.hierarchy.as_ref().and_then(fits) else {
+            return Ok(None);
+        };
         self.add(member)?;
         Ok(Some(member))
     }
@@ -265,7 +308,13 @@ impl Probes {
         Ok(())
     }
 
-    fn attach_tracing(&mut self, name: &'static str, function: &str, entry: bool, btf: &Btf) -> Result<(), Error> {
+    fn attach_tracing(
+        &mut self,
+        name: &'static str,
+        function: &str,
+        entry: bool,
+        btf: &Btf,
+    ) -> Result<(), Error> {
         let failed = |source| Error::Program { name, source };
         if entry {
             let program: &mut FEntry = program(&mut self.ebpf, name)?;
@@ -288,7 +337,10 @@ impl Probes {
     ) -> Result<(PointId, UProbeLinkId), Error> {
         let id = self.point_kinds.len() as u32;
         let program = self.point_program(kind)?;
-        let failed = |source| Error::Program { name: point_probe(kind), source };
+        let failed = |source| Error::Program {
+            name: point_probe(kind),
+            source,
+        };
         if program.fd().is_err() {
             program.load().map_err(failed)?;
         }
@@ -296,15 +348,24 @@ impl Probes {
             location: UProbeAttachLocation::AbsoluteOffset(file_offset),
             cookie: Some(u64::from(id)),
         };
-        let link = program.attach(place, file, UProbeScope::AllProcesses).map_err(failed)?;
+        let link = program
+            .attach(place, file, UProbeScope::AllProcesses)
+            .map_err(failed)?;
         self.point_kinds.push(kind);
         Ok((PointId(id), link))
     }
 
     /// A point that did not prove itself.
     pub fn detach_point(&mut self, id: PointId, link: UProbeLinkId) -> Result<(), Error> {
-        let Some(kind) = self.point_kinds.get(id.0 as usize).copied() else { return Ok(()) };
-        self.point_program(kind)?.detach(link).map_err(|source| Error::Program { name: point_probe(kind), source })
+        let Some(kind) = self.point_kinds.get(id.0 as usize).copied() else {
+            return Ok(());
+        };
+        self.point_program(kind)?
+            .detach(link)
+            .map_err(|source| Error::Program {
+                name: point_probe(kind),
+                source,
+            })
     }
 
     fn point_program(&mut self, kind: PointKind) -> Result<&mut UProbe, Error> {
@@ -323,20 +384,35 @@ impl Probes {
             .connections
             .iter()
             .flatten()
-            .filter(|(_, ConnectionValue(connection))| connection.peer_inode != 0 && connection.time < before)
+            .filter(|(_, ConnectionValue(connection))| {
+                connection.peer_inode != 0 && connection.time < before
+            })
             .map(|(sock, _)| sock)
             .collect();
-        idle.iter().filter(|sock| self.connections.remove(sock).is_ok()).count()
+        idle.iter()
+            .filter(|sock| self.connections.remove(sock).is_ok())
+            .count()
     }
 
     pub fn ring(&mut self) -> Result<Ring, Error> {
         let map = self.ebpf.take_map("RING").ok_or(Error::Absent("RING"))?;
-        RingBuf::try_from(map).map_err(|source| Error::Map { name: "RING", source })
+        RingBuf::try_from(map).map_err(|source| Error::Map {
+            name: "RING",
+            source,
+        })
     }
 
     pub fn counters(&mut self) -> Result<Counters, Error> {
-        let map = self.ebpf.take_map("COUNTERS").ok_or(Error::Absent("COUNTERS"))?;
-        PerCpuArray::try_from(map).map(Counters).map_err(|source| Error::Map { name: "COUNTERS", source })
+        let map = self
+            .ebpf
+            .take_map("COUNTERS")
+            .ok_or(Error::Absent("COUNTERS"))?;
+        PerCpuArray::try_from(map)
+            .map(Counters)
+            .map_err(|source| Error::Map {
+                name: "COUNTERS",
+                source,
+            })
     }
 }
 
@@ -349,7 +425,10 @@ impl Counters {
                 let values = self
                     .0
                     .get(&(row * reason::COUNT + what), 0)
-                    .map_err(|source| Error::Map { name: "COUNTERS", source })?;
+                    .map_err(|source| Error::Map {
+                        name: "COUNTERS",
+                        source,
+                    })?;
                 totals.0[row as usize][what as usize] = values.iter().sum();
             }
         }
@@ -380,7 +459,7 @@ fn map<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -
     T::try_from(map).map_err(|source| Error::Map { name, source })
 }
 
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
+pub(super) fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
 where
     &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {

@@ -30,16 +30,23 @@ pub enum Scope {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("unknown scope {0:?}: expected cgroup:PATH, unit:NAME, pid:N[,N...], container:ID or host")]
+    #[error(
+        "unknown scope {0:?}: expected cgroup:PATH, unit:NAME, pid:N[,N...], container:ID or host"
+    )]
     Unknown(String),
     #[error("{0:?} is not a process id")]
     NotAPid(String),
     #[error("container id {0:?} is too short: at least 12 hexadecimal digits")]
     ShortContainer(String),
-    #[error("no cgroup v2 file system is mounted (looked in /proc/self/mountinfo): scopes by cgroup, unit or container need it; `mount -t cgroup2 none /sys/fs/cgroup` mounts it")]
+    #[error(
+        "no cgroup v2 file system is mounted (looked in /proc/self/mountinfo): scopes by cgroup, unit or container need it; `mount -t cgroup2 none /sys/fs/cgroup` mounts it"
+    )]
     NoCgroup2,
     #[error("{path} is not a cgroup: {source}")]
-    NoSuchCgroup { path: String, source: std::io::Error },
+    NoSuchCgroup {
+        path: String,
+        source: std::io::Error,
+    },
     #[error("nothing in {mount} is {what}; it is not running")]
     NotRunning { what: String, mount: String },
     #[error("process {0} does not exist")]
@@ -53,10 +60,18 @@ impl FromStr for Scope {
         match text.split_once(':') {
             None if text == "host" => Ok(Self::Host),
             Some(("cgroup", path)) if !path.is_empty() => Ok(Self::Cgroup(path.into())),
-            Some(("unit", name)) if !name.is_empty() && !name.contains('/') => Ok(Self::Unit(name.into())),
+            Some(("unit", name)) if !name.is_empty() && !name.contains('/') => {
+                Ok(Self::Unit(name.into()))
+            }
             Some(("pid", list)) => list
                 .split(',')
-                .map(|pid| pid.trim().parse().ok().filter(|pid| *pid > 0).ok_or_else(|| Error::NotAPid(pid.into())))
+                .map(|pid| {
+                    pid.trim()
+                        .parse()
+                        .ok()
+                        .filter(|pid| *pid > 0)
+                        .ok_or_else(|| Error::NotAPid(pid.into()))
+                })
                 .collect::<Result<_, _>>()
                 .map(Self::Processes),
             Some(("container", id)) => {
@@ -76,7 +91,14 @@ impl fmt::Display for Scope {
             Self::Cgroup(path) => write!(f, "cgroup:{}", path.display()),
             Self::Unit(name) => write!(f, "unit:{name}"),
             Self::Processes(pids) => {
-                write!(f, "pid:{}", pids.iter().map(u32::to_string).collect::<Vec<_>>().join(","))
+                write!(
+                    f,
+                    "pid:{}",
+                    pids.iter()
+                        .map(u32::to_string)
+                        .collect::<Vec<_>>()
+                        .join(",")
+                )
             }
             Self::Container(id) => write!(f, "container:{id}"),
             Self::Host => write!(f, "host"),
@@ -116,7 +138,10 @@ impl Hierarchy {
             let mut fields = left.split(' ').skip(3);
             let root = fields.next()?;
             let mount = fields.next()?;
-            Some(Self { mount: mount.replace("\\040", " ").into(), depth: components(Path::new(root)) })
+            Some(Self {
+                mount: mount.replace("\\040", " ").into(),
+                depth: components(Path::new(root)),
+            })
         })
     }
 
@@ -124,7 +149,10 @@ impl Hierarchy {
         let id = fs::metadata(folder)?.ino();
         fs::metadata(folder.join("cgroup.procs"))?;
         let below = folder.strip_prefix(&self.mount).unwrap_or(folder);
-        Ok(Member { id, level: self.depth + components(below) })
+        Ok(Member {
+            id,
+            level: self.depth + components(below),
+        })
     }
 
     /// `PATH` as given: absolute within the mount, or below it.
@@ -141,7 +169,9 @@ impl Hierarchy {
         let mut found = Vec::new();
         let mut folders = vec![self.mount.clone()];
         while let Some(folder) = folders.pop() {
-            let Ok(entries) = fs::read_dir(&folder) else { continue };
+            let Ok(entries) = fs::read_dir(&folder) else {
+                continue;
+            };
             for entry in entries.flatten() {
                 if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     continue;
@@ -166,7 +196,11 @@ fn members_below(folder: &Path) -> Vec<u32> {
         let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
         pids.extend(members.lines().filter_map(|line| line.parse::<u32>().ok()));
         let below = fs::read_dir(&folder).into_iter().flatten().flatten();
-        folders.extend(below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+        folders.extend(
+            below
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
     }
     pids
 }
@@ -174,11 +208,15 @@ fn members_below(folder: &Path) -> Vec<u32> {
 /// Entries of a folder whose names are numbers.
 fn numbers_in(folder: &Path) -> Vec<u32> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
 }
 
 fn components(path: &Path) -> u32 {
-    path.components().filter(|part| matches!(part, std::path::Component::Normal(_))).count() as u32
+    path.components()
+        .filter(|part| matches!(part, std::path::Component::Normal(_)))
+        .count() as u32
 }
 
 /// What the scope names at this moment.
@@ -200,12 +238,20 @@ impl Scope {
             resolved.members = match self {
                 Self::Cgroup(path) => {
                     let folder = hierarchy.folder(path);
-                    let member = hierarchy
-                        .member(&folder)
-                        .map_err(|source| Error::NoSuchCgroup { path: folder.display().to_string(), source })?;
+                    let member =
+                        hierarchy
+                            .member(&folder)
+                            .map_err(|source| Error::NoSuchCgroup {
+                                path: folder.display().to_string(),
+                                source,
+                            })?;
                     vec![member]
                 }
-                _ => self.folders(hierarchy).iter().filter_map(|folder| hierarchy.member(folder).ok()).collect(),
+                _ => self
+                    .folders(hierarchy)
+                    .iter()
+                    .filter_map(|folder| hierarchy.member(folder).ok())
+                    .collect(),
             };
             // A unit or container that is stopped may start later, but a typing error must not pass for one.
             if resolved.members.is_empty() {
@@ -217,7 +263,9 @@ impl Scope {
         }
         if let Self::Processes(pids) = self {
             for pid in pids {
-                resolved.processes.push((*pid, start_ticks(*pid).ok_or(Error::NoSuchProcess(*pid))?));
+                resolved
+                    .processes
+                    .push((*pid, start_ticks(*pid).ok_or(Error::NoSuchProcess(*pid))?));
             }
         }
         Ok(resolved)
@@ -229,11 +277,21 @@ impl Scope {
             Self::Processes(pids) => pids.clone(),
             Self::Host => numbers_in(Path::new("/proc")),
             _ => {
-                let folders = hierarchy.map(|hierarchy| self.folders(hierarchy)).unwrap_or_default();
-                folders.iter().flat_map(|folder| members_below(folder)).collect()
+                let folders = hierarchy
+                    .map(|hierarchy| self.folders(hierarchy))
+                    .unwrap_or_default();
+                folders
+                    .iter()
+                    .flat_map(|folder| members_below(folder))
+                    .collect()
             }
         };
-        let key = |pid| Some(ProcessKey { pid, start: nanoseconds(start_ticks(pid)?) });
+        let key = |pid| {
+            Some(ProcessKey {
+                pid,
+                start: nanoseconds(start_ticks(pid)?),
+            })
+        };
         pids.into_iter().filter_map(key).collect()
     }
 
@@ -262,9 +320,10 @@ impl Scope {
         let folder = hierarchy.mount.join(below);
         let fits = match self {
             Self::Cgroup(wanted) => hierarchy.folder(wanted) == folder,
-            Self::Unit(_) | Self::Container(_) => {
-                below.file_name().and_then(|name| name.to_str()).is_some_and(|name| self.fits_name(name))
-            }
+            Self::Unit(_) | Self::Container(_) => below
+                .file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| self.fits_name(name)),
             Self::Processes(_) | Self::Host => false,
         };
         // The record may be of another hierarchy (cgroup v1): only what is there counts.
@@ -276,12 +335,21 @@ impl Scope {
 pub fn start_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field may hold spaces and parentheses.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_ascii_whitespace()
+        .nth(19)?
+        .parse()
+        .ok()
 }
 
 /// The map key of a process.
 pub fn process_id(pid: u32, ticks: u64) -> ProcessId {
-    ProcessId { start: ticks, process: pid, _pad: 0 }
+    ProcessId {
+        start: ticks,
+        process: pid,
+        _pad: 0,
+    }
 }
 
 /// Nanoseconds of a start time in ticks: the lower bound of the true one.
@@ -295,10 +363,26 @@ mod tests {
 
     #[test]
     fn scopes_are_read_and_shown() {
-        for text in ["host", "cgroup:/a/b", "unit:nginx.service", "pid:1,22", "container:0123456789ab"] {
+        for text in [
+            "host",
+            "cgroup:/a/b",
+            "unit:nginx.service",
+            "pid:1,22",
+            "container:0123456789ab",
+        ] {
             assert_eq!(text.parse::<Scope>().unwrap().to_string(), text);
         }
-        for text in ["", "hosts", "cgroup:", "unit:a/b", "pid:", "pid:0", "pid:1,x", "container:12", "container:zzzzzzzzzzzz"] {
+        for text in [
+            "",
+            "hosts",
+            "cgroup:",
+            "unit:a/b",
+            "pid:",
+            "pid:0",
+            "pid:1,x",
+            "container:12",
+            "container:zzzzzzzzzzzz",
+        ] {
             assert!(text.parse::<Scope>().is_err(), "{text:?}");
         }
     }
@@ -308,7 +392,10 @@ mod tests {
         let hybrid = "25 24 0:22 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
                       30 24 0:26 / /sys/fs/cgroup/unified rw,relatime shared:9 - cgroup2 cgroup2 rw\n";
         let found = Hierarchy::parse(hybrid).unwrap();
-        assert_eq!((found.mount.to_str().unwrap(), found.depth), ("/sys/fs/cgroup/unified", 0));
+        assert_eq!(
+            (found.mount.to_str().unwrap(), found.depth),
+            ("/sys/fs/cgroup/unified", 0)
+        );
         let inside = "30 24 0:26 /kubepods/pod1 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n";
         assert_eq!(Hierarchy::parse(inside).unwrap().depth, 2);
         assert!(Hierarchy::parse("25 24 0:22 / /x rw - cgroup cgroup rw\n").is_none());
@@ -327,7 +414,9 @@ mod tests {
         ] {
             assert!(scope.fits_name(&name), "{name}");
         }
-        assert!(!scope.fits_name("docker-ffff456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.scope"));
+        assert!(!scope.fits_name(
+            "docker-ffff456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.scope"
+        ));
         assert!(!scope.fits_name("0123456789ab"));
     }
 

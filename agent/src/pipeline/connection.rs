@@ -2,11 +2,13 @@
 
 use super::layers::{Output, Settings, Stream, Surroundings};
 use crate::{
-    flow::{Direction, Flow, FlowLimits, Nanos},
+    flow::{Direction, Flow, FlowLimits, GapReason, Nanos, Piece},
     http::head::Outcome,
     kernel::record::{Caller, Chunk, Endpoints, ProcessKey},
     tls,
 };
+use agent_common::event::CoverageReason;
+use tracing::trace;
 
 /// Callers that are remembered per direction.
 const CALLERS: usize = 16;
@@ -26,7 +28,9 @@ pub struct Connection {
     sequence: [Option<u32>; 2],
     pub processes: Vec<ProcessKey>,
     /// At most one coverage event per connection and reason.
-    pub reported: Vec<&'static str>,
+    pub reported: Vec<CoverageReason>,
+    /// TLS was met on it.
+    pub tls: bool,
     /// At least one exchange came out.
     pub read: bool,
 }
@@ -45,11 +49,18 @@ impl Connection {
             sequence: [None, None],
             processes: Vec::new(),
             reported: Vec::new(),
+            tls: false,
             read: false,
         }
     }
 
-    pub fn push(&mut self, chunk: Chunk, settings: &Settings, pool: &mut tls::Pool, out: &mut Vec<Output>) {
+    pub fn push(
+        &mut self,
+        chunk: Chunk,
+        settings: &Settings,
+        pool: &mut tls::Pool,
+        out: &mut Vec<Output>,
+    ) {
         let d = chunk.direction.index();
         self.last = chunk.time;
         if let Endpoints::Unix { path: None, .. } = self.endpoints {
@@ -63,12 +74,24 @@ impl Connection {
         }
         let flow = &mut self.flows[d];
         if chunk.skipped > 0 {
-            flow.push(chunk.offset.saturating_sub(chunk.skipped), chunk.skipped, Default::default(), chunk.time);
+            flow.push(
+                chunk.offset.saturating_sub(chunk.skipped),
+                chunk.skipped,
+                Default::default(),
+                chunk.time,
+            );
         }
         let end = chunk.offset + chunk.bytes.len() as u64;
         if !chunk.bytes.is_empty() {
-            flow.push(chunk.offset, 0, chunk.bytes, chunk.time);
+            match flow.pass(chunk.offset, chunk.bytes, chunk.time) {
+                Ok(piece) => {
+                    let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+                    self.stream.push(chunk.direction, piece, &mut with);
+                }
+                Err(bytes) => flow.push(chunk.offset, 0, bytes, chunk.time),
+            }
         }
+        let flow = &mut self.flows[d];
         if chunk.end {
             flow.end(end, chunk.time);
         }
@@ -78,7 +101,10 @@ impl Connection {
     /// Remembers who moves the bytes from `offset` on, where that changes.
     fn called(&mut self, d: usize, offset: u64, caller: Caller) {
         let callers = &mut self.callers[d];
-        if callers.last().is_some_and(|(_, last)| last.process == caller.process && last.comm == caller.comm) {
+        if callers
+            .last()
+            .is_some_and(|(_, last)| last.process == caller.process && last.comm == caller.comm)
+        {
             return;
         }
         if callers.len() == CALLERS {
@@ -91,14 +117,23 @@ impl Connection {
     pub fn caller_at(&self, direction: Direction, offset: u64) -> Option<&Caller> {
         let find = |d: usize| {
             let callers = &self.callers[d];
-            callers.iter().rev().find(|(from, _)| *from <= offset).or(callers.first()).map(|(_, caller)| caller)
+            callers
+                .iter()
+                .rev()
+                .find(|(from, _)| *from <= offset)
+                .or(callers.first())
+                .map(|(_, caller)| caller)
         };
         find(direction.index()).or_else(|| find(direction.opposite().index()))
     }
 
     /// Whoever used it last.
     pub fn last_caller(&self) -> Option<&Caller> {
-        self.callers.iter().flat_map(|callers| callers.last()).max_by_key(|(offset, _)| *offset).map(|(_, c)| c)
+        self.callers
+            .iter()
+            .flat_map(|callers| callers.last())
+            .max_by_key(|(offset, _)| *offset)
+            .map(|(_, c)| c)
     }
 
     /// TCP sequence number at a stream offset.
@@ -106,12 +141,29 @@ impl Connection {
         self.sequence[direction.index()].map(|base| base.wrapping_add(offset as u32))
     }
 
-    fn pump(&mut self, now: Nanos, settings: &Settings, pool: &mut tls::Pool, out: &mut Vec<Output>) {
-        let Self { flows, stream, processes, .. } = self;
-        let mut with = Surroundings { settings, pool, processes, out };
+    fn pump(
+        &mut self,
+        now: Nanos,
+        settings: &Settings,
+        pool: &mut tls::Pool,
+        out: &mut Vec<Output>,
+    ) {
+        let Self {
+            flows,
+            stream,
+            processes,
+            ..
+        } = self;
+        let mut with = Surroundings {
+            settings,
+            pool,
+            processes,
+            out,
+        };
         for direction in [Direction::Sent, Direction::Received] {
             let flow = &mut flows[direction.index()];
             while let Some(piece) = flow.pop(now) {
+                trace!(?direction, offset = piece.offset(), len = piece.len(), gap = ?gap(&piece), "socket");
                 stream.push(direction, piece, &mut with);
             }
             if flow.ended() {
@@ -120,8 +172,19 @@ impl Connection {
         }
     }
 
-    pub fn offer(&mut self, now: Nanos, settings: &Settings, pool: &mut tls::Pool, out: &mut Vec<Output>) {
-        let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+    pub fn offer(
+        &mut self,
+        now: Nanos,
+        settings: &Settings,
+        pool: &mut tls::Pool,
+        out: &mut Vec<Output>,
+    ) {
+        let mut with = Surroundings {
+            settings,
+            pool,
+            processes: &self.processes,
+            out,
+        };
         self.stream.offer(now, &mut with);
     }
 
@@ -139,7 +202,12 @@ impl Connection {
         out: &mut Vec<Output>,
     ) {
         self.pump(now, settings, pool, out);
-        let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+        let mut with = Surroundings {
+            settings,
+            pool,
+            processes: &self.processes,
+            out,
+        };
         self.stream.flush(now, max_age, &mut with);
     }
 
@@ -155,17 +223,33 @@ impl Connection {
             flow.close();
         }
         self.pump(now, settings, pool, out);
-        let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+        let mut with = Surroundings {
+            settings,
+            pool,
+            processes: &self.processes,
+            out,
+        };
         self.stream.finish(outcome, &mut with);
     }
 
     /// Bytes that positions say were there and that nothing saw.
     pub fn unseen(&self) -> u64 {
-        self.flows.iter().map(|flow| flow.counts().unseen + flow.counts().evicted).sum()
+        self.flows
+            .iter()
+            .map(|flow| flow.counts().unseen + flow.counts().evicted)
+            .sum()
     }
 
     /// Bytes that the policy left out.
     pub fn left_out(&self) -> u64 {
         self.flows.iter().map(|flow| flow.counts().policy).sum()
+    }
+}
+
+/// For diagnostics: places and sizes, never bytes.
+pub fn gap(piece: &Piece) -> Option<GapReason> {
+    match piece {
+        Piece::Data { .. } => None,
+        Piece::Gap { reason, .. } => Some(*reason),
     }
 }

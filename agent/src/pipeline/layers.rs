@@ -2,6 +2,7 @@
 //!
 //! Invariant: each layer sees its bytes once, in order; nesting is bounded.
 
+use super::connection::gap;
 use crate::{
     flow::{Budget, Direction, Nanos, Piece},
     http::{
@@ -11,6 +12,7 @@ use crate::{
     kernel::record::{PointId, ProcessKey},
     tls,
 };
+use tracing::trace;
 
 /// TLS in a tunnel in TLS is met; more than this is not.
 const DEPTH: u8 = 4;
@@ -80,7 +82,14 @@ pub struct Surroundings<'a> {
 impl Stream {
     /// `from_start`: both directions are seen from their first byte.
     pub fn new(settings: &Settings, from_start: bool) -> Self {
-        Self::nested(settings, h1::Layer::Socket, from_start, None, Around::default(), 0)
+        Self::nested(
+            settings,
+            h1::Layer::Socket,
+            from_start,
+            None,
+            Around::default(),
+            0,
+        )
     }
 
     fn nested(
@@ -92,7 +101,14 @@ impl Stream {
         depth: u8,
     ) -> Self {
         Self {
-            http: h1::Connection::new(h1::Start { layer, from_start, claim }, settings.http),
+            http: h1::Connection::new(
+                h1::Start {
+                    layer,
+                    from_start,
+                    claim,
+                },
+                settings.http,
+            ),
             layer,
             claim,
             depth,
@@ -166,7 +182,8 @@ impl Stream {
                 sealed.session.close();
                 sealed.drain(with);
                 sealed.inside.finish(outcome, with);
-                with.out.push(Output::TlsClosed(Box::new(sealed.session.facts().clone())));
+                with.out
+                    .push(Output::TlsClosed(Box::new(sealed.session.facts().clone())));
             }
             Inner::Stream(mut stream) => stream.finish(outcome, with),
             Inner::Nothing | Inner::Opaque => {}
@@ -179,8 +196,12 @@ impl Stream {
     fn take(&mut self, out: &mut Vec<h1::Output>, with: &mut Surroundings<'_>) {
         for output in out.drain(..) {
             match output {
-                h1::Output::Exchange(exchange) => with.out.push(Output::Exchange(exchange, self.around.clone())),
-                h1::Output::Unread(reason) => with.out.push(Output::HttpUnread(reason, self.around.clone())),
+                h1::Output::Exchange(exchange) => with
+                    .out
+                    .push(Output::Exchange(exchange, self.around.clone())),
+                h1::Output::Unread(reason) => with
+                    .out
+                    .push(Output::HttpUnread(reason, self.around.clone())),
                 h1::Output::Switched(switch) => self.inner = self.switched(switch, with),
                 h1::Output::Inner(direction, piece) => self.inner.push(direction, piece, with),
             }
@@ -200,16 +221,23 @@ impl Stream {
                     Around::default(),
                     self.depth + 1,
                 );
-                Inner::Tls(Box::new(Sealed { session, inside, point: None, facts: None }))
+                Inner::Tls(Box::new(Sealed {
+                    session,
+                    inside,
+                    point: None,
+                    facts: None,
+                }))
             }
-            h1::Switch::Tunnel | h1::Switch::H2c if self.depth < DEPTH => Inner::Stream(Box::new(Stream::nested(
-                with.settings,
-                self.layer,
-                true,
-                self.claim,
-                self.around.clone(),
-                self.depth + 1,
-            ))),
+            h1::Switch::Tunnel | h1::Switch::H2c if self.depth < DEPTH => {
+                Inner::Stream(Box::new(Stream::nested(
+                    with.settings,
+                    self.layer,
+                    true,
+                    self.claim,
+                    self.around.clone(),
+                    self.depth + 1,
+                )))
+            }
             _ => {
                 with.out.push(Output::Switched);
                 Inner::Opaque
@@ -222,7 +250,9 @@ impl Inner {
     fn push(&mut self, direction: Direction, piece: Piece, with: &mut Surroundings<'_>) {
         match self {
             Self::Tls(sealed) => {
-                sealed.session.push(direction, piece, with.pool, with.processes);
+                sealed
+                    .session
+                    .push(direction, piece, with.pool, with.processes);
                 sealed.drain(with);
             }
             Self::Stream(stream) => stream.push(direction, piece, with),
@@ -236,9 +266,13 @@ impl Sealed {
         while let Some(output) = self.session.pop() {
             match output {
                 tls::Output::Plain(direction, piece) => {
+                    trace!(?direction, offset = piece.offset(), len = piece.len(), gap = ?gap(&piece), "plaintext");
                     if self.facts.is_none() {
                         self.facts = Some(std::sync::Arc::new(self.session.facts().clone()));
-                        self.inside.around = Around { tls: self.facts.clone(), point: self.point };
+                        self.inside.around = Around {
+                            tls: self.facts.clone(),
+                            point: self.point,
+                        };
                     }
                     self.inside.push(direction, piece, with);
                 }
@@ -248,7 +282,10 @@ impl Sealed {
                 }
                 tls::Output::End { direction, .. } => self.inside.end(direction, with),
                 tls::Output::Unread { reason, .. } => {
-                    with.out.push(Output::TlsUnread(reason, Box::new(self.session.facts().clone())));
+                    with.out.push(Output::TlsUnread(
+                        reason,
+                        Box::new(self.session.facts().clone()),
+                    ));
                 }
             }
         }

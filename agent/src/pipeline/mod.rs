@@ -12,6 +12,7 @@ mod proof;
 mod report;
 
 use crate::{
+    coverage::{Ledger, Subject},
     credential::Observer,
     flow::{Budget, FlowLimits, Nanos},
     http::{
@@ -20,6 +21,7 @@ use crate::{
     },
     identity::{Clock, ProcessTable},
     kernel::{
+        self,
         points::Points,
         record::{Chunk, ConnectionKey, PointId, ProcessKey, ProcessRecord, Record, SecretRecord},
     },
@@ -35,6 +37,7 @@ use lru::LruCache;
 use proof::Proofs;
 pub use report::{Counters, Numbering};
 use std::{collections::HashMap, num::NonZeroUsize};
+use tracing::trace;
 
 /// Bounds, from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -72,17 +75,26 @@ pub struct Pipeline {
     numbering: Numbering,
     proofs: Proofs,
     counters: Counters,
+    ledger: Ledger,
     outputs: Vec<Output>,
     events: Vec<Envelope>,
     demands: Vec<Demand>,
     now: Nanos,
+    /// When this run began.
+    began: Nanos,
 }
+
+/// Programs that the ledger keeps apart.
+const PROGRAMS: usize = 4_096;
 
 /// Most connections that wait for one process's secrets.
 const WAITING: usize = 4_096;
 
 impl Pipeline {
-    #[expect(clippy::too_many_arguments, reason = "each is a stage that is made elsewhere")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a stage that is made elsewhere"
+    )]
     pub fn new(
         limits: Limits,
         observer: Observer,
@@ -96,7 +108,11 @@ impl Pipeline {
         Self {
             connections: LruCache::new(limits.connections),
             waiting: HashMap::new(),
-            settings: Settings { http: limits.http, tls: limits.tls, budget },
+            settings: Settings {
+                http: limits.http,
+                tls: limits.tls,
+                budget,
+            },
             limits,
             pool: tls::Pool::new(tls::PoolLimits::default()),
             observer,
@@ -107,10 +123,12 @@ impl Pipeline {
             numbering,
             proofs: Proofs::default(),
             counters: Counters::default(),
+            ledger: Ledger::new(PROGRAMS),
             outputs: Vec::new(),
             events: Vec::new(),
             demands: Vec::new(),
             now: 0,
+            began: kernel::decode::now(),
         }
     }
 
@@ -128,11 +146,20 @@ impl Pipeline {
     pub fn tick(&mut self, now: Nanos) {
         self.now = now;
         self.clock.now();
+        self.pool.expire(now);
         let mut out = std::mem::take(&mut self.outputs);
         let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
         for key in keys {
-            let Some(connection) = self.connections.peek_mut(&key) else { continue };
-            connection.tick(now, self.limits.response_wait, &self.settings, &mut self.pool, &mut out);
+            let Some(connection) = self.connections.peek_mut(&key) else {
+                continue;
+            };
+            connection.tick(
+                now,
+                self.limits.response_wait,
+                &self.settings,
+                &mut self.pool,
+                &mut out,
+            );
             self.handle(key, &mut out);
         }
         self.outputs = out;
@@ -171,7 +198,8 @@ impl Pipeline {
     pub fn emit(&mut self, at: Nanos, body: Body) {
         let time = self.clock.wall(at);
         let observed = self.clock.now().1;
-        self.events.push(self.numbering.envelope(time, observed, body));
+        self.events
+            .push(self.numbering.envelope(time, observed, body));
     }
 
     pub fn wall(&self, at: Nanos) -> agent_common::event::Time {
@@ -195,6 +223,7 @@ impl Pipeline {
             self.connections.put(key, connection);
         }
         let process = chunk.caller.process;
+        trace!(?key, comm = chunk.caller.comm, offset = chunk.offset, len = chunk.bytes.len(), "chunk");
         let mut out = std::mem::take(&mut self.outputs);
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.push(chunk, &self.settings, &mut self.pool, &mut out);
@@ -213,20 +242,26 @@ impl Pipeline {
         self.now = self.now.max(record.time);
         let (process, time) = (record.caller.process, record.time);
         self.counters.secrets += 1;
+        trace!(pid = process.pid, label = record.label, "secret");
         self.proofs.hit(process, record.point);
         let mut kept = false;
         for record in labelled(record) {
-            kept |= matches!(self.pool.insert(record), tls::Inserted::Kept(_));
+            // A duplicate may be news: a resumed connection logs its secret again.
+            kept |= !matches!(self.pool.insert(record), tls::Inserted::Ignored);
         }
         if !kept {
             return;
         }
-        let Some(waiting) = self.waiting.get_mut(&process) else { return };
+        let Some(waiting) = self.waiting.get_mut(&process) else {
+            return;
+        };
         let keys = std::mem::take(waiting);
         let mut still = Vec::new();
         let mut out = std::mem::take(&mut self.outputs);
         for key in keys {
-            let Some(connection) = self.connections.peek_mut(&key) else { continue };
+            let Some(connection) = self.connections.peek_mut(&key) else {
+                continue;
+            };
             connection.offer(time, &self.settings, &mut self.pool, &mut out);
             if connection.wants_secret() {
                 still.push(key);
@@ -262,12 +297,84 @@ impl Pipeline {
         if let Some(connection) = self.connections.pop(&key) {
             self.counters.bytes_unseen += connection.unseen();
             self.counters.bytes_left_out += connection.left_out();
-            if connection.read {
-                self.counters.connections_read += 1;
+            self.enter(&connection);
+        }
+    }
+
+    /// A connection has ended: into the ledger.
+    fn enter(&mut self, connection: &Connection) {
+        let unread = connection.reported.first().copied();
+        if unread.is_some() {
+            self.counters.connections_unread += 1;
+        } else {
+            self.counters.connections_read += 1;
+        }
+        let Some(caller) = connection.last_caller() else {
+            return;
+        };
+        let identity = self.processes.resolve(caller, connection.last, &self.clock);
+        let executable = identity.principal.process.executable.path.clone();
+        let protocol = match (connection.tls, connection.read) {
+            (true, _) => "tls",
+            (false, true) => "http",
+            (false, false) => "other",
+        };
+        let program = executable.unwrap_or_else(|| caller.comm.clone());
+        self.ledger.record(Subject { program, protocol }, unread);
+    }
+
+    /// What was read and what was not, of this run so far: one event in all, or also one by program and reason.
+    pub fn summarise(&mut self, at: Nanos, by_program: bool) {
+        let detail = |scope, connections, from| CoverageDetail {
+            scope,
+            reason: None,
+            detail: None,
+            protocol: None,
+            library: None,
+            connections,
+            from,
+            to: from,
+        };
+        let (from, to) = (self.clock.wall(self.began), self.clock.wall(at));
+        let mut details = vec![detail(CoverageScope::Agent, self.ledger.total(), from)];
+        if by_program {
+            for (subject, counts) in self.ledger.subjects() {
+                let whole = CoverageDetail {
+                    detail: Some(subject.program.clone()),
+                    protocol: Some(subject.protocol.to_owned()),
+                    ..detail(CoverageScope::Process, counts.connections(), from)
+                };
+                let by_reason = counts.unread.iter().map(|(reason, count)| CoverageDetail {
+                    reason: Some(*reason),
+                    connections: Connections {
+                        seen: *count,
+                        read: 0,
+                        unread: *count,
+                    },
+                    ..whole.clone()
+                });
+                if counts.read > 0 {
+                    let read = Connections {
+                        seen: counts.read,
+                        read: counts.read,
+                        unread: 0,
+                    };
+                    details.push(CoverageDetail {
+                        connections: read,
+                        ..whole.clone()
+                    });
+                }
+                details.extend(by_reason);
             }
-            if !connection.reported.is_empty() {
-                self.counters.connections_unread += 1;
-            }
+        }
+        for coverage in details {
+            let coverage = Coverage {
+                coverage: CoverageDetail { to, ..coverage },
+                principal: None,
+                network: None,
+                tls: None,
+            };
+            self.emit(at, Body::Coverage(Box::new(coverage)));
         }
     }
 
@@ -280,6 +387,9 @@ impl Pipeline {
                 Output::HttpUnread(reason, around) => self.http_unread(key, reason, &around),
                 Output::TlsUnread(reason, facts) => self.tls_unread(key, reason, &facts),
                 Output::TlsClosed(facts) => {
+                    if let Some(connection) = self.connections.peek_mut(&key) {
+                        connection.tls = true;
+                    }
                     self.counters.tls += 1;
                     self.counters.tls_opened += u64::from(facts.proven);
                 }
@@ -292,8 +402,11 @@ impl Pipeline {
         if exchange.outcome == Outcome::ResponseLost {
             self.counters.responses_lost += 1;
         }
-        let Some(connection) = self.connections.peek_mut(&key) else { return };
+        let Some(connection) = self.connections.peek_mut(&key) else {
+            return;
+        };
         connection.read = true;
+        connection.tls |= around.tls.is_some();
         let started = exchange.request.time;
         let time = self.clock.wall(started);
         let seconds = i64::try_from(time.unix_nanos() / 1_000_000_000).unwrap_or(0);
@@ -323,8 +436,12 @@ impl Pipeline {
         for usage in usage::build(exchange, observed, &facts) {
             match usage {
                 Ok(usage) => {
-                    let now = self.clock.now().1;
-                    self.events.push(self.numbering.envelope(time, now, Body::Usage(Box::new(usage))));
+                    let now = self.clock.reading();
+                    self.events.push(self.numbering.envelope(
+                        time,
+                        now,
+                        Body::Usage(Box::new(usage)),
+                    ));
                     self.counters.usage_events += 1;
                 }
                 Err(_) => self.counters.credentials_lost += 1,
@@ -334,6 +451,7 @@ impl Pipeline {
 
     fn http_unread(&mut self, key: ConnectionKey, reason: h1::Reason, around: &Around) {
         let tls = around.tls.as_deref();
+        let detail = report::http_detail(reason);
         let reason = match reason {
             h1::Reason::OpaqueProtocol => CoverageReason::NotHttp,
             h1::Reason::Http2 => CoverageReason::Http2,
@@ -345,23 +463,35 @@ impl Pipeline {
                 self.counters.heads_malformed += 1;
                 CoverageReason::NotHttp
             }
-            h1::Reason::RequestLost | h1::Reason::ResponseWithoutRequest | h1::Reason::FramingLost => {
+            h1::Reason::RequestLost
+            | h1::Reason::ResponseWithoutRequest
+            | h1::Reason::FramingLost => {
                 self.counters.heads_lost += 1;
                 CoverageReason::BytesLost
             }
         };
-        self.unread(key, reason, tls, None);
+        self.unread(key, reason, tls, Some((detail.to_owned(), None)));
     }
 
     fn tls_unread(&mut self, key: ConnectionKey, reason: tls::Reason, facts: &tls::Facts) {
-        let Some(connection) = self.connections.peek(&key) else { return };
-        let libraries: Vec<_> =
-            connection.processes.iter().flat_map(|process| self.points.of_process(*process)).collect();
+        let Some(connection) = self.connections.peek(&key) else {
+            return;
+        };
+        let libraries: Vec<_> = connection
+            .processes
+            .iter()
+            .flat_map(|process| self.points.of_process(*process))
+            .collect();
         let first = connection.first;
-        let late = libraries.iter().any(|mapped| mapped.attached.is_some_and(|since| since > first));
+        let late = libraries
+            .iter()
+            .any(|mapped| mapped.attached.is_some_and(|since| since > first));
         let readable = libraries.iter().any(|mapped| mapped.attached.is_some());
         let known = libraries.first().map(|mapped| mapped.library.name());
-        let secrets = connection.processes.iter().any(|process| self.proofs.gave_secrets(*process));
+        let secrets = connection
+            .processes
+            .iter()
+            .any(|process| self.proofs.gave_secrets(*process));
         let coverage = match reason {
             tls::Reason::OpenedBeforeAgent => CoverageReason::OpenedBefore,
             tls::Reason::NoSecret | tls::Reason::TrialsExhausted | tls::Reason::Overflow => {
@@ -401,15 +531,21 @@ impl Pipeline {
         tls: Option<&tls::Facts>,
         detail: Option<(String, Option<&'static str>)>,
     ) {
-        let Some(connection) = self.connections.peek_mut(&key) else { return };
-        let name = report::name(reason);
-        if connection.reported.contains(&name) {
+        let Some(connection) = self.connections.peek_mut(&key) else {
+            return;
+        };
+        if connection.reported.contains(&reason) {
             return;
         }
-        connection.reported.push(name);
+        connection.reported.push(reason);
+        let name = report::name(reason);
         *self.counters.unread.entry(name).or_default() += 1;
-        let Some(caller) = connection.last_caller().cloned() else { return };
-        let identity = self.processes.resolve(&caller, connection.last, &self.clock);
+        let Some(caller) = connection.last_caller().cloned() else {
+            return;
+        };
+        let identity = self
+            .processes
+            .resolve(&caller, connection.last, &self.clock);
         let (detail, library) = detail.unzip();
         let protocol = match (reason, tls.is_some()) {
             (CoverageReason::Http2, _) => Some("h2"),
@@ -424,7 +560,11 @@ impl Pipeline {
                 detail,
                 protocol: protocol.map(str::to_owned),
                 library: library.flatten().map(str::to_owned),
-                connections: Connections { seen: 1, read: 0, unread: 1 },
+                connections: Connections {
+                    seen: 1,
+                    read: 0,
+                    unread: 1,
+                },
                 from: self.clock.wall(connection.first),
                 to: self.clock.wall(connection.last),
             },

@@ -31,7 +31,10 @@ pub struct Proofs {
 
 impl Default for Proofs {
     fn default() -> Self {
-        Self { points: BTreeMap::new(), gave: LruCache::new(PROCESSES) }
+        Self {
+            points: BTreeMap::new(),
+            gave: LruCache::new(PROCESSES),
+        }
     }
 }
 
@@ -62,7 +65,9 @@ impl Proofs {
         let mut dropped = Vec::new();
         for process in processes {
             for point in self.gave.peek(process).into_iter().flatten() {
-                let Some(record) = self.points.get_mut(point) else { continue };
+                let Some(record) = self.points.get_mut(point) else {
+                    continue;
+                };
                 if !record.proven {
                     record.failures += 1;
                     if record.failures == FAILURES {

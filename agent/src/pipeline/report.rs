@@ -1,30 +1,38 @@
 //! Numbers: the events' own, and the counters that must add up.
 
+use crate::http::h1;
 use agent_common::event::{Body, CoverageReason, Envelope, Host, Producer, Time, V1};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Gives each event its number, contiguous from 1 within the run.
 pub struct Numbering {
     producer: Producer,
-    host: Host,
+    host: Arc<Host>,
 }
 
 impl Numbering {
     /// `id` names the installation, `epoch` the run.
     pub fn new(id: String, epoch: u64, host: Host) -> Self {
         let producer = Producer {
-            id,
+            id: id.into(),
             name: "tokentrail-agent".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             epoch,
             sequence: 0,
         };
-        Self { producer, host }
+        Self { producer, host: Arc::new(host) }
     }
 
     pub fn envelope(&mut self, time: Time, observed_time: Time, body: Body) -> Envelope {
         self.producer.sequence += 1;
-        Envelope { version: V1, time, observed_time, producer: self.producer.clone(), host: self.host.clone(), body }
+        Envelope {
+            version: V1,
+            time,
+            observed_time,
+            producer: self.producer.clone(),
+            host: self.host.clone(),
+            body,
+        }
     }
 
     pub fn last(&self) -> u64 {
@@ -82,7 +90,10 @@ impl Counters {
             ("tls.connections", self.tls),
             ("tls.opened", self.tls_opened),
             ("exchanges.seen", self.exchanges),
-            ("exchanges.without_credential", self.exchanges_without_credential),
+            (
+                "exchanges.without_credential",
+                self.exchanges_without_credential,
+            ),
             ("exchanges.response_lost", self.responses_lost),
             ("heads.lost", self.heads_lost),
             ("heads.malformed", self.heads_malformed),
@@ -94,8 +105,15 @@ impl Counters {
             ("bytes.unseen", self.bytes_unseen),
             ("bytes.left_out", self.bytes_left_out),
         ];
-        let unread = self.unread.iter().map(|(reason, count)| (format!("unread.{reason}"), *count));
-        fixed.into_iter().map(|(name, count)| (name.to_owned(), count)).chain(unread).collect()
+        let unread = self
+            .unread
+            .iter()
+            .map(|(reason, count)| (format!("unread.{reason}"), *count));
+        fixed
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count))
+            .chain(unread)
+            .collect()
     }
 }
 
@@ -123,21 +141,50 @@ pub fn name(reason: CoverageReason) -> &'static str {
     }
 }
 
+/// More about what HTTP did not read.
+pub fn http_detail(reason: h1::Reason) -> &'static str {
+    use h1::Reason as R;
+    match reason {
+        R::OpaqueProtocol => "opaque_protocol",
+        R::Http2 => "http2",
+        R::RequestLost => "request_lost",
+        R::ResponseWithoutRequest => "response_without_request",
+        R::FramingLost => "framing_lost",
+        R::HeadTooLong => "head_too_long",
+        R::TooManyFields => "too_many_fields",
+        R::Malformed => "malformed",
+        R::HeadIncomplete => "head_incomplete",
+        R::TooManyOutstanding => "too_many_outstanding",
+        R::OverLimit => "over_limit",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn sums_hold_or_say_why() {
-        let mut counters = Counters { credentials: 3, usage_events: 2, ..Default::default() };
-        assert_eq!(counters.sums().unwrap_err(), "credentials parsed 3 != events 2 + lost 0");
+        let mut counters = Counters {
+            credentials: 3,
+            usage_events: 2,
+            ..Default::default()
+        };
+        assert_eq!(
+            counters.sums().unwrap_err(),
+            "credentials parsed 3 != events 2 + lost 0"
+        );
         counters.credentials_lost = 1;
         counters.sums().unwrap();
     }
 
     #[test]
     fn reasons_are_named_as_in_the_json() {
-        for reason in [CoverageReason::OpenedBefore, CoverageReason::NoKeyLogPoint, CoverageReason::Http2] {
+        for reason in [
+            CoverageReason::OpenedBefore,
+            CoverageReason::NoKeyLogPoint,
+            CoverageReason::Http2,
+        ] {
             assert_eq!(serde_json::to_value(reason).unwrap(), name(reason));
         }
     }

@@ -11,6 +11,8 @@ pub mod message {
     pub const SERVER_HELLO: u8 = 2;
     pub const ENCRYPTED_EXTENSIONS: u8 = 8;
     pub const FINISHED: u8 = 20;
+    /// Certificate, ServerKeyExchange, ServerHelloDone, ClientKeyExchange: not in a resumed handshake of TLS 1.2.
+    pub const FULL: [u8; 4] = [11, 12, 14, 16];
     pub const KEY_UPDATE: u8 = 24;
 }
 

@@ -110,11 +110,12 @@ impl Keys {
     }
 
     /// The first of the `count` sequence numbers from `from` on for which the tag of the whole `body` is right.
-    /// `body` stays as it is.
+    /// `body` stays as it is. Where each number costs a pass over the record, `work` bytes are read at most.
     pub fn find(
         &mut self,
         from: u64,
         count: u64,
+        work: usize,
         head: [u8; HEAD_LEN],
         body: &mut [u8],
     ) -> Option<u64> {
@@ -133,7 +134,7 @@ impl Keys {
             });
         }
         // Here a number costs a pass over the record: the work is bounded, not the numbers.
-        let passes = (SEARCH_BYTES / body.len().max(64)) as u64;
+        let passes = (work / body.len().max(64)).max(1) as u64;
         let last = last.min(from.saturating_add(passes));
         let found = (from..last).find(|sequence| self.open(*sequence, head, body).is_some())?;
         // The same key stream again: ciphertext as before.
@@ -216,9 +217,6 @@ impl Keys {
     }
 }
 
-/// What [`Keys::find`] reads at most where every number costs a pass over the record.
-const SEARCH_BYTES: usize = 1 << 20;
-
 fn hash_key(aes: &impl BlockEncrypt<BlockSize = U16>) -> GHash {
     let mut block = Zeroizing::new([0u8; 16]);
     aes.encrypt_block((&mut *block).into());
@@ -273,6 +271,8 @@ mod tests {
     use super::super::suite::{Protocol, Suite, SuiteId};
     use super::*;
     use aes_gcm::{Aes128Gcm, Aes256Gcm};
+
+    const WORK: usize = 1 << 20;
 
     fn bytes(len: usize, seed: u8) -> Vec<u8> {
         (0..len)
@@ -397,10 +397,10 @@ mod tests {
         for mut keys in all() {
             let (head, mut body) = seal(&keys, 1234, 23, &bytes(100, 8));
             let before = body.clone();
-            assert_eq!(keys.find(1200, 64, head, &mut body), Some(1234));
-            assert_eq!(keys.find(1200, 34, head, &mut body), None);
-            assert_eq!(keys.find(1235, 64, head, &mut body), None);
-            assert_eq!(keys.find(u64::MAX, 64, head, &mut body), None);
+            assert_eq!(keys.find(1200, 64, WORK, head, &mut body), Some(1234));
+            assert_eq!(keys.find(1200, 34, WORK, head, &mut body), None);
+            assert_eq!(keys.find(1235, 64, WORK, head, &mut body), None);
+            assert_eq!(keys.find(u64::MAX, 64, WORK, head, &mut body), None);
             assert!(body == before);
         }
     }

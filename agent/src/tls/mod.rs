@@ -15,6 +15,8 @@
 //! budget. Invariant: what is not read is told, with a [`Reason`] of a closed set.
 
 mod facts;
+#[doc(hidden)]
+pub mod fuzz;
 mod half;
 mod handshake;
 mod hello;

@@ -4,7 +4,7 @@
 //! the records before it: the sequence number is certain as long as the bounds of records are. When a tag does not
 //! fit, the number and the key generation are searched for, forward and within bounds.
 //!
-//! Invariant: the sequence number moves only forward, and a search moves it only with a tag's proof.
+//! Invariant: a search moves the sequence number only with a tag's proof.
 
 use super::keys::{Keys, TAG_LEN};
 use super::record::{Record, kind};
@@ -20,6 +20,9 @@ pub struct Plain {
     pub gap: usize,
     pub tail: Zeroizing<Vec<u8>>,
 }
+
+/// Bytes that a search reads at most, of each generation, where every number costs a pass.
+const SEARCH_WORK: usize = 1 << 20;
 
 /// Key generations that are tried beyond the present one.
 const GENERATIONS: usize = 2;
@@ -68,6 +71,11 @@ impl Opener {
         self.sequence = self.sequence.saturating_add(1);
     }
 
+    /// The `count` records before the next one, which were not opened yet, are to be opened after all.
+    pub fn rewind(&mut self, count: u64) {
+        self.sequence = self.sequence.saturating_sub(count);
+    }
+
     /// Opens a whole record, if it is the next one.
     pub fn open_whole(&mut self, record: &mut Record) -> Option<Plain> {
         let range = self
@@ -99,10 +107,13 @@ impl Opener {
     /// Moves to the sequence number, of the next `window` and of the next generations, that proves the whole
     /// `record`. True if there is one; `passed` is then how many records lie between, if that is known.
     pub fn search(&mut self, record: &mut Record, window: u64) -> Option<Passed> {
-        if let Some(found) = self
-            .keys
-            .find(self.sequence, window, record.head, &mut record.first)
-        {
+        if let Some(found) = self.keys.find(
+            self.sequence,
+            window,
+            SEARCH_WORK,
+            record.head,
+            &mut record.first,
+        ) {
             let passed = found - self.sequence;
             self.sequence = found;
             return Some(Passed {
@@ -118,7 +129,7 @@ impl Opener {
                     .or(self.secret.as_ref())?,
             )?;
             let mut keys = traffic_keys(self.suite, &secret)?;
-            if let Some(found) = keys.find(0, window, record.head, &mut record.first) {
+            if let Some(found) = keys.find(0, window, SEARCH_WORK, record.head, &mut record.first) {
                 (self.secret, self.keys, self.sequence) = (Some(secret), keys, found);
                 return Some(Passed { records: None });
             }
@@ -134,7 +145,13 @@ impl Opener {
         let explicit_len = self.keys.explicit_len();
         let text_len = record.body_len().checked_sub(explicit_len + TAG_LEN)?;
         if record.first.len() < explicit_len {
-            return None;
+            // TLS 1.2: nothing can be decrypted, but type and length are known.
+            return Some(Plain {
+                kind: record.kind(),
+                first: Zeroizing::default(),
+                gap: text_len,
+                tail: Zeroizing::default(),
+            });
         }
         let mut first = std::mem::take(&mut record.first);
         let explicit: Vec<u8> = first.drain(..explicit_len).collect();

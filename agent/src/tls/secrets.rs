@@ -31,7 +31,7 @@ pub struct PoolLimits {
     pub per_process: usize,
     /// Secrets kept in all.
     pub total: usize,
-    /// How long a secret waits to be proven.
+    /// How long a secret waits to be proven: a client may connect long before it sends its first request.
     pub lifetime: Nanos,
     /// How long a proven master secret of TLS 1.2 is kept after it was last used.
     pub proven_lifetime: Nanos,
@@ -42,7 +42,7 @@ impl Default for PoolLimits {
         Self {
             per_process: 1024,
             total: 16 << 10,
-            lifetime: 60_000_000_000,
+            lifetime: 3_600_000_000_000,
             proven_lifetime: 7_200_000_000_000,
         }
     }
@@ -102,6 +102,13 @@ impl Candidate {
         self.keys.as_mut().map(|(_, keys)| keys)
     }
 
+    /// Keeps the keys and drops their tables: there may be thousands of candidates.
+    fn rest(&mut self) {
+        if let Some((_, keys)) = &mut self.keys {
+            keys.rest();
+        }
+    }
+
     pub(super) fn into_parts(self) -> (TrafficSecret, Option<Keys>) {
         (self.secret, self.keys.map(|(_, keys)| keys))
     }
@@ -115,8 +122,10 @@ pub struct Query<'a> {
     pub after: SecretId,
     /// Candidates from this time on come first.
     pub around: Nanos,
-    /// Older ones are not tried at all.
+    /// Older ones are tried only if they were proven before, to resume by.
     pub since: Nanos,
+    /// So many of those, of each process.
+    pub resumable: usize,
     /// A candidate that names another client random is not tried.
     pub client_random: Option<[u8; 32]>,
 }
@@ -135,6 +144,28 @@ struct OfProcess {
     /// In the order of their time.
     candidates: VecDeque<Box<Candidate>>,
     digests: HashSet<u64>,
+}
+
+impl OfProcess {
+    fn place(&mut self, candidate: Box<Candidate>) {
+        let place = self
+            .candidates
+            .partition_point(|other| other.time <= candidate.time);
+        self.candidates.insert(place, candidate);
+    }
+
+    /// Gives the candidate of this digest a later number and time.
+    fn renew(&mut self, digest: u64, id: SecretId, time: Nanos) {
+        let mut all = self.candidates.iter();
+        if let Some(place) = all.position(|candidate| candidate.digest == digest)
+            && let Some(mut candidate) = self.candidates.remove(place)
+        {
+            candidate.id = id;
+            candidate.time = candidate.time.max(time);
+            candidate.used = candidate.used.max(time);
+            self.place(candidate);
+        }
+    }
 }
 
 /// See the module.
@@ -180,6 +211,11 @@ impl Pool {
         self.last
     }
 
+    #[cfg(test)]
+    pub(super) fn arrivals_len(&self) -> usize {
+        self.arrivals.len()
+    }
+
     /// Keeps the secret of one hit of a key-log point.
     pub fn insert(&mut self, record: SecretRecord) -> Inserted {
         let label = Label::parse(&record.label).filter(|label| match label {
@@ -193,11 +229,15 @@ impl Pool {
         let process = record.caller.process;
         let digest = self.hasher.hash_one((label, &*record.secret));
         let of_process = self.processes.entry(process).or_default();
+        self.last.0 += 1;
         if !of_process.digests.insert(digest) {
+            // A library may log at a resumption what it logged before: it is news for the connection that resumes.
             self.counts.duplicate += 1;
+            of_process.renew(digest, self.last, record.time);
+            self.arrivals.push_back((process, self.last));
+            self.compact();
             return Inserted::Duplicate;
         }
-        self.last.0 += 1;
         let candidate = Candidate {
             id: self.last,
             point: record.point,
@@ -210,10 +250,7 @@ impl Pool {
             digest,
             keys: None,
         };
-        let place = of_process
-            .candidates
-            .partition_point(|other| other.time <= candidate.time);
-        of_process.candidates.insert(place, Box::new(candidate));
+        of_process.place(Box::new(candidate));
         self.arrivals.push_back((process, self.last));
         self.held += 1;
         self.counts.kept += 1;
@@ -269,21 +306,24 @@ impl Pool {
             let Some(of_process) = self.processes.get_mut(process) else {
                 continue;
             };
-            let start = of_process
-                .candidates
-                .partition_point(|candidate| candidate.time < query.around);
-            let oldest = of_process
-                .candidates
-                .partition_point(|candidate| candidate.time < query.since);
-            for place in
-                (start..of_process.candidates.len()).chain((oldest.min(start)..start).rev())
-            {
-                let candidate = &mut of_process.candidates[place];
-                let other_connection = candidate.client_random.is_some_and(|random| {
-                    query
-                        .client_random
-                        .is_some_and(|of_connection| of_connection != random)
-                });
+            let candidates = &mut of_process.candidates;
+            let start = candidates.partition_point(|candidate| candidate.time < query.around);
+            let mut resumable = query.resumable;
+            for place in (start..candidates.len()).chain((0..start).rev()) {
+                let candidate = &mut candidates[place];
+                if candidate.time < query.since {
+                    if resumable == 0 {
+                        break;
+                    }
+                    if !candidate.proven {
+                        continue;
+                    }
+                    resumable -= 1;
+                }
+                let other_connection = candidate
+                    .client_random
+                    .zip(query.client_random)
+                    .is_some_and(|(named, random)| named != random);
                 if candidate.id <= query.after
                     || other_connection
                     || !query.labels.contains(&candidate.label)
@@ -300,6 +340,7 @@ impl Pool {
                         result,
                     });
                 }
+                candidate.rest();
             }
         }
         None
@@ -325,6 +366,8 @@ impl Pool {
         {
             self.counts.proven += u64::from(!candidate.proven);
             candidate.proven = true;
+            // Connections that resume have other randoms.
+            candidate.client_random = None;
             candidate.used = candidate.used.max(now);
         }
     }

@@ -45,6 +45,8 @@ pub struct Session {
     shared: Shared,
     share: Share,
     processes: Vec<ProcessKey>,
+    /// Records have waited in vain.
+    hopeless: bool,
     closed: bool,
 }
 
@@ -55,6 +57,7 @@ impl Session {
             shared: Shared::new(limits),
             share: budget.share(),
             processes: Vec::new(),
+            hopeless: false,
             closed: false,
         }
     }
@@ -72,7 +75,7 @@ impl Session {
         if self.shared.failed || half.is_over() || piece.is_empty() {
             return;
         }
-        let now = piece.time();
+        let (now, offset, len) = (piece.time(), piece.offset(), piece.len());
         half.deframer.push(piece);
         loop {
             let half = &mut self.halves[direction.index()];
@@ -83,9 +86,10 @@ impl Session {
                     self.pump(pool, processes, now);
                 }
                 Some(Framed::NotARecord) => {
-                    if self.shared.facts.counts[direction.index()].records == 0
-                        || self.shared.protocol.is_none()
-                    {
+                    let counts = self.shared.facts.counts[direction.index()];
+                    if counts.records == 0 && counts.wire == len && offset > 0 {
+                        self.shared.fail(Reason::OpenedBeforeAgent);
+                    } else if counts.records == 0 || self.shared.protocol.is_none() {
                         self.shared.fail(Reason::Malformed("not a record"));
                     }
                     self.shared.counts(direction).losses += 1;
@@ -109,20 +113,29 @@ impl Session {
         !self.shared.failed && self.halves.iter().any(Half::wants_secret)
     }
 
-    /// Drops what has waited too long.
+    /// Drops what has waited too long; a connection without any secret is then told of, though one that comes later
+    /// still helps. To be called now and then, while the connection lives.
     pub fn expire(&mut self, now: Nanos) {
         for half in &mut self.halves {
             let deadline = now.saturating_sub(self.shared.limits.wait);
             while half.oldest().is_some_and(|time| time < deadline) {
-                let reason = if self.shared.protocol.is_some() {
-                    Reason::NoSecret
-                } else {
-                    Reason::Incomplete
-                };
-                self.shared.report(Some(half.direction), reason);
                 half.drop_oldest(&mut self.shared);
+                self.hopeless = !self.shared.facts.proven;
             }
         }
+        if self.hopeless {
+            let reason = match self.shared.protocol {
+                Some(_) => Reason::NoSecret,
+                None => Reason::Incomplete,
+            };
+            self.shared.report(None, reason);
+        }
+        self.bound();
+    }
+
+    /// The connection's secrets will not come: its library is not read.
+    pub fn give_up(&mut self) {
+        self.shared.fail(Reason::NoSecret);
         self.bound();
     }
 
@@ -252,7 +265,12 @@ impl Session {
         if self.shared.failed {
             self.halves.iter_mut().for_each(Half::give_up);
         }
-        while self.held() > self.shared.limits.waiting || !self.share.resize(self.held()) {
+        // A secret may still come, but it is not likely: room for the record that would prove it.
+        let waiting = match self.hopeless && !self.shared.facts.proven {
+            true => self.shared.limits.waiting / 8,
+            false => self.shared.limits.waiting,
+        };
+        while self.held() > waiting || !self.share.resize(self.held()) {
             let fuller = usize::from(self.halves[1].held() > self.halves[0].held());
             let half = &mut self.halves[fuller];
             self.shared.report(Some(half.direction), Reason::Overflow);

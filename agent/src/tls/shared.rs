@@ -17,6 +17,9 @@ use std::collections::VecDeque;
 /// A secret may be older than the hello by this much, for clocks and the order of probes.
 const SLACK: Nanos = 1_000_000_000;
 
+/// Proven master secrets of before that are tried on a resumed connection, of each process.
+const RESUMABLE: usize = 256;
+
 /// TLS versions (RFC 8446 section 4.2.1).
 const TLS12: u16 = 0x0303;
 const TLS13: u16 = 0x0304;
@@ -71,6 +74,8 @@ pub struct Shared {
     server_random: Option<[u8; 32]>,
     /// When the first hello came.
     hello_time: Nanos,
+    /// TLS 1.2: messages have come that a resumed handshake does not have.
+    full: bool,
     early_offered: bool,
     early_accepted: Option<bool>,
     /// TLS 1.2: keys that the other direction's proof gave.
@@ -92,6 +97,7 @@ impl Shared {
             client_random: None,
             server_random: None,
             hello_time: 0,
+            full: false,
             early_offered: false,
             early_accepted: None,
             connection_keys: [None, None],
@@ -184,18 +190,17 @@ impl Shared {
         labels: &'a [Label],
         after: SecretId,
     ) -> Query<'a> {
-        // Traffic secrets are younger than the hello; a resumed connection's master secret may be old.
-        let oldest = if self.protocol == Some(Protocol::Tls13) {
-            self.hello_time.saturating_sub(SLACK)
-        } else {
-            0
-        };
         Query {
             processes: candidates.processes,
             labels,
             after,
             around: self.hello_time,
-            since: oldest,
+            // Secrets are younger than the hello, but for a resumed connection's master secret.
+            since: self.hello_time.saturating_sub(SLACK),
+            resumable: match self.protocol {
+                Some(Protocol::Tls12) if !self.full => RESUMABLE,
+                _ => 0,
+            },
             client_random: self.client_random,
         }
     }
@@ -218,7 +223,10 @@ impl Shared {
                 self.fail(Reason::LostRecords);
                 Said::Hello
             }
-            _ => Said::Other,
+            (kind, _) => {
+                self.full |= message::FULL.contains(&kind);
+                Said::Other
+            }
         }
     }
 

@@ -1,12 +1,24 @@
 //! Exchange, observations and identity to usage events.
 //!
+//! One event per observation; what an exchange's events share is made once. Text out of traffic is bounded here, so
+//! that no request can make an event of any size.
+//!
 //! Invariant: takes only what is sanitised: no payload, no header value reaches an event from here.
-//! Invariant: `exchange.id` depends on nothing but what both ends of a connection see alike.
+//! Invariant: `exchange.id` depends on nothing but what both ends of a connection see alike ([`exchange_id`]).
+
+pub mod exchange_id;
+mod method;
+pub mod network;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use network::{network, tls};
 
 use crate::{
-    credential::observation::{Observation, Observed},
+    credential::observation::{Observation, Observed, Sanitized},
     flow::Direction,
-    http::head::{Exchange, Outcome, Version},
+    http::head::{Exchange, Outcome},
     identity::Identity,
     kernel::{
         points::Attached,
@@ -14,9 +26,8 @@ use crate::{
     },
     tls,
 };
-use agent_common::event::{self, Fingerprint, Network, Tls, Usage};
-use sha2::{Digest as _, Sha256};
-use std::net::SocketAddr;
+use agent_common::event::{self, Fingerprint, Usage};
+use text::{LONG, SHORT, bounded, bounded_map};
 
 /// What is known around an exchange.
 pub struct Facts<'a> {
@@ -43,53 +54,105 @@ pub fn build(
     observed: Observed,
     facts: &Facts<'_>,
 ) -> impl Iterator<Item = Result<Usage, NotAFingerprint>> {
+    let mut observations = observed.observations.into_iter();
+    let mut common = (observations.len() > 0).then(|| common(exchange, observed.sanitized, facts));
+    std::iter::from_fn(move || {
+        let observation = observations.next()?;
+        // The last event takes what they share, the others a copy.
+        let shared = if observations.len() == 0 {
+            common.take()
+        } else {
+            common.clone()
+        };
+        shared.map(|shared| with_credential(shared, observation))
+    })
+}
+
+fn common(exchange: &Exchange, sanitized: Sanitized, facts: &Facts<'_>) -> Usage {
     let side = match exchange.request_direction {
         Direction::Sent => event::Direction::Client,
         Direction::Received => event::Direction::Server,
     };
-    let (client_end, server_end) = ends(facts.endpoints, side);
-    let sanitized = observed.sanitized;
-    let server = event::Server {
-        address: sanitized
-            .host
-            .clone()
-            .or_else(|| facts.tls.and_then(|tls| tls.sni.clone()))
-            .or_else(|| server_end.as_ref().map(|end| end.address.clone()))
-            .unwrap_or_default(),
-        port: sanitized.port.or_else(|| server_end.as_ref().and_then(|end| end.port)),
+    let network = network::of(facts.endpoints, Some(exchange.request.version), Some(side));
+    let (client_end, server_end) = match side {
+        event::Direction::Client => (&network.local, &network.peer),
+        event::Direction::Server => (&network.peer, &network.local),
     };
-    let common = Usage {
+    let server = server(&sanitized, facts.tls, server_end.as_ref());
+    let client = client_end.clone().map(|end| event::Client {
+        address: end.address,
+        port: end.port,
+    });
+    let comm = Some(bounded(facts.caller.comm.clone(), SHORT)).filter(|comm| !comm.is_empty());
+    Usage {
         direction: side,
-        exchange: event::Exchange { id: exchange_id(exchange, facts), outcome: outcome(exchange.outcome) },
+        exchange: event::Exchange {
+            id: exchange_id::of(exchange, facts),
+            outcome: outcome(exchange.outcome),
+        },
         principal: facts.identity.principal.clone(),
-        thread: Some(event::Thread { id: facts.caller.thread, name: Some(facts.caller.comm.clone()) }),
-        network: network(facts.endpoints, Some(exchange.request.version)),
+        thread: Some(event::Thread {
+            id: facts.caller.thread,
+            name: comm,
+        }),
+        network,
         server,
-        client: client_end.map(|end| event::Client { address: end.address, port: end.port }),
-        tls: facts.tls.map(tls),
+        client,
+        tls: facts.tls.map(network::tls),
         http: event::Http {
-            request: event::HttpRequest { method: method(&exchange.request.method).to_owned() },
-            response: exchange.response.as_ref().map(|head| event::HttpResponse { status_code: head.status }),
+            request: event::HttpRequest {
+                method: method::registered(&exchange.request.method).to_owned(),
+            },
+            response: exchange.response.as_ref().map(|head| event::HttpResponse {
+                status_code: head.status,
+            }),
         },
         url: event::Url {
             scheme: if facts.tls.is_some() { "https" } else { "http" }.into(),
-            path: sanitized.path,
-            query: sanitized.query,
-            template: Some(sanitized.template).filter(|template| !template.is_empty()),
+            path: bounded(sanitized.path, LONG),
+            query: sanitized.query.map(|query| bounded(query, LONG)),
+            template: Some(bounded(sanitized.template, LONG))
+                .filter(|template| !template.is_empty()),
         },
-        user_agent: sanitized.user_agent.map(|original| event::UserAgent { original }),
+        user_agent: sanitized.user_agent.map(|original| event::UserAgent {
+            original: bounded(original, SHORT),
+        }),
         token: blank(),
         evidence: event::Evidence {
-            socket: if facts.tls.is_some() { event::SocketEvidence::Record } else { event::SocketEvidence::Socket },
+            socket: if facts.tls.is_some() {
+                event::SocketEvidence::Record
+            } else {
+                event::SocketEvidence::Socket
+            },
             provider: None,
             identity: facts.identity.source,
             hook: facts.hook,
-            library: facts.library.as_ref().map(|point| point.path.display().to_string()),
+            library: facts
+                .library
+                .as_ref()
+                .map(|point| point.path.display().to_string()),
         },
-        forwarded: sanitized.forwarded,
-        correlation: sanitized.ids,
-    };
-    observed.observations.into_iter().map(move |observation| with_credential(common.clone(), observation))
+        forwarded: bounded_map(sanitized.forwarded),
+        correlation: bounded_map(sanitized.ids),
+    }
+}
+
+/// By the name that the client used: in the request, in its TLS hello, else by the server's end.
+fn server(
+    sanitized: &Sanitized,
+    tls: Option<&tls::Facts>,
+    end: Option<&event::Endpoint>,
+) -> event::Server {
+    let address = sanitized
+        .host
+        .clone()
+        .or_else(|| tls?.sni.clone())
+        .or_else(|| Some(end?.address.clone()))
+        .unwrap_or_default();
+    event::Server {
+        address: bounded(address, SHORT),
+        port: sanitized.port.or_else(|| end?.port),
+    }
 }
 
 fn blank() -> event::Token {
@@ -106,8 +169,11 @@ fn blank() -> event::Token {
 }
 
 fn with_credential(mut usage: Usage, observation: Observation) -> Result<Usage, NotAFingerprint> {
-    let fingerprints: Result<Vec<Fingerprint>, _> =
-        observation.fingerprints.iter().map(|text| text.parse()).collect();
+    let fingerprints: Result<Vec<Fingerprint>, _> = observation
+        .fingerprints
+        .into_iter()
+        .map(Fingerprint::try_from)
+        .collect();
     let (provider, class, evidence) = match observation.provider {
         Some(provider) => (Some(provider.name), provider.class, Some(provider.evidence)),
         None => (None, None, None),
@@ -122,9 +188,9 @@ fn with_credential(mut usage: Usage, observation: Observation) -> Result<Usage, 
         fingerprints: fingerprints.map_err(|_| NotAFingerprint)?,
         provider,
         class,
-        scheme: observation.scheme,
-        carrier: observation.carrier,
-        user: observation.user,
+        scheme: bounded(observation.scheme, SHORT),
+        carrier: bounded(observation.carrier, SHORT),
+        user: observation.user.map(|user| bounded(user, SHORT)),
         public: observation.public,
         unresolved: observation.unresolved,
     };
@@ -138,100 +204,4 @@ fn outcome(outcome: Outcome) -> event::Outcome {
         Outcome::ResponseLost => event::Outcome::ResponseLost,
         Outcome::Unfinished => event::Outcome::Unfinished,
     }
-}
-
-/// Registered methods (RFC 9110, 5789, 4918, 3253, ...); others could hold anything.
-fn method(method: &str) -> &str {
-    const REGISTERED: &[&str] = &[
-        "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "COPY", "LOCK", "MKCOL", "MOVE",
-        "PROPFIND", "PROPPATCH", "UNLOCK", "SEARCH", "REPORT", "LINK", "UNLINK", "QUERY",
-    ];
-    if REGISTERED.contains(&method) { method } else { "_OTHER" }
-}
-
-fn ends(
-    endpoints: &Endpoints,
-    side: event::Direction,
-) -> (Option<event::Endpoint>, Option<event::Endpoint>) {
-    let network = network(endpoints, None);
-    match side {
-        event::Direction::Client => (network.local, network.peer),
-        event::Direction::Server => (network.peer, network.local),
-    }
-}
-
-/// The connection, with what is spoken on it if that is known.
-pub fn network(endpoints: &Endpoints, version: Option<Version>) -> Network {
-    let protocol = version.map(|version| event::NetworkProtocol {
-        name: "http".into(),
-        version: Some(
-            match version {
-                Version::Http10 => "1.0",
-                Version::Http11 => "1.1",
-                Version::Http2 => "2",
-            }
-            .into(),
-        ),
-    });
-    match endpoints {
-        Endpoints::Tcp { local, peer } => Network {
-            transport: event::Transport::Tcp,
-            network_type: Some(if local.ip().to_canonical().is_ipv4() {
-                event::NetworkType::Ipv4
-            } else {
-                event::NetworkType::Ipv6
-            }),
-            local: Some(event::Endpoint::tcp(local.ip(), local.port())),
-            peer: Some(event::Endpoint::tcp(peer.ip(), peer.port())),
-            protocol,
-        },
-        Endpoints::Unix { path, .. } => {
-            let end = path.clone().map(|address| event::Endpoint { address, port: None });
-            Network { transport: event::Transport::Unix, network_type: None, local: end.clone(), peer: end, protocol }
-        }
-    }
-}
-
-pub fn tls(facts: &tls::Facts) -> Tls {
-    Tls {
-        protocol: facts.version.and_then(|version| {
-            let version = match version {
-                0x0303 => "1.2",
-                0x0304 => "1.3",
-                _ => return None,
-            };
-            Some(event::TlsProtocol { name: "tls".into(), version: version.into() })
-        }),
-        cipher: facts.suite.map(|suite| suite.to_string()),
-        next_protocol: facts.alpn.clone(),
-        client: facts.sni.clone().map(|server_name| event::TlsClient { server_name }),
-        resumed: None,
-    }
-}
-
-/// Names an exchange alike at both ends: the unordered pair of ends, the place of the request on the connection, and,
-/// for loopback addresses, which every network namespace has, the namespace.
-fn exchange_id(exchange: &Exchange, facts: &Facts<'_>) -> String {
-    let mut hash = Sha256::new();
-    match facts.endpoints {
-        Endpoints::Tcp { local, peer } => {
-            let canonical = |end: &SocketAddr| (end.ip().to_canonical(), end.port());
-            let (mut first, mut second) = (canonical(local), canonical(peer));
-            if first > second {
-                std::mem::swap(&mut first, &mut second);
-            }
-            hash.update(format!("tcp {}:{} {}:{}", first.0, first.1, second.0, second.1));
-            if first.0.is_loopback() || second.0.is_loopback() {
-                hash.update(facts.caller.network_namespace.to_be_bytes());
-            }
-            hash.update(facts.sequence.unwrap_or(0).to_be_bytes());
-        }
-        Endpoints::Unix { peer_inode, .. } => {
-            let (own, peer) = (facts.connection.inode, *peer_inode);
-            hash.update(format!("unix {} {}", own.min(peer), own.max(peer)));
-            hash.update(exchange.request.origin.wire.to_be_bytes());
-        }
-    }
-    hash.update(exchange.request.origin.within.to_be_bytes());
-    hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
 }

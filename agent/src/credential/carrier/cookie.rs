@@ -1,8 +1,8 @@
 //! Cookies (RFC 6265), by names that the configuration lists.
 //!
 //! The value is hashed as it stands between `=` and `;`, because cookies have no encoding of their own; only the
-//! quotes that section 4.1.1 allows are taken off. Every other cookie's value is hidden, in case that it stands in
-//! a path or query too.
+//! quotes that section 4.1.1 allows are taken off. Every other cookie's value is hidden if it is long and one
+//! word, in case that it stands in a path or query too.
 //!
 //! Invariant: a cookie's name is recorded only if the configuration lists it.
 
@@ -53,7 +53,14 @@ fn found<'a>(
         .find(|listed| listed.as_bytes() == name)
     {
         Some(listed) => finds.add(Find::new(carrier(listed), SCHEME, Secret::copy_from(value))),
-        None if value.len() >= HIDE_MIN => finds.hide(value),
+        None if value.len() >= HIDE_MIN && is_one_word(value) => finds.hide(value),
         None => {}
     }
+}
+
+/// Not a list of settings (`a%3D1%26b%3D2`), whose words stand in paths too.
+fn is_one_word(value: &[u8]) -> bool {
+    value
+        .iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.~+/=:".contains(byte))
 }

@@ -3,6 +3,7 @@
 //! Invariant: names are lower case and sorted (a test says so), because they are looked up by bisection.
 
 use super::super::find::{Carrier, Find, Finds, Hint};
+use super::super::names::Filter;
 use super::super::{basic, params, scheme, text};
 use super::{cookie, subprotocol};
 use agent_common::fingerprint::Secret;
@@ -133,7 +134,21 @@ pub(super) fn request(name: &str, value: &[u8], finds: &mut Finds<'_>) {
     }
 }
 
+/// Every name of the table, to say no quickly.
+static FILTER: Filter = {
+    let mut filter = Filter::none();
+    let mut row = 0;
+    while row < HEADERS.len() {
+        filter = filter.with(HEADERS[row].0);
+        row += 1;
+    }
+    filter
+};
+
 fn listed(name: &str) -> Option<(&'static str, Kind)> {
+    if !FILTER.may_hold(name.as_bytes()) {
+        return None;
+    }
     let place = HEADERS
         .binary_search_by(|(listed, _)| (*listed).cmp(name))
         .ok()?;
@@ -153,7 +168,6 @@ fn read(name: &str, kind: Kind, value: &[u8], finds: &mut Finds<'_>) {
             }
         }
         Kind::ApiKey(hint) => {
-            finds.hide(value.trim_ascii());
             if value
                 .trim_ascii()
                 .get(..6)

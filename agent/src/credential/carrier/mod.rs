@@ -20,7 +20,7 @@ use crate::http::head::Exchange;
 
 /// Adds every credential of the exchange.
 pub(super) fn collect(exchange: &Exchange, target: &Target<'_>, finds: &mut Finds<'_>) {
-    for (name, value) in &exchange.request.headers.0 {
+    for (name, value) in exchange.request.headers.iter() {
         header::request(name, value, finds);
     }
     collect_target(target, finds);

@@ -7,6 +7,7 @@
 
 use super::super::find::{Carrier, Find, Finds, Hint};
 use super::super::redact::Target;
+use super::super::text::Decoded;
 use super::super::{provider, text};
 use zeroize::Zeroizing;
 
@@ -38,6 +39,16 @@ struct Row {
     host: &'static str,
     parts: &'static [Part],
     hint: Hint,
+}
+
+impl Row {
+    /// Can a path that begins with this segment, still encoded, be of this row?
+    fn may_begin(&self, segment: &[u8]) -> bool {
+        match self.parts.first() {
+            Some(Is(word)) => segment == word.as_bytes() || segment.contains(&b'%'),
+            _ => true,
+        }
+    }
 }
 
 const fn row(
@@ -76,20 +87,23 @@ pub(super) fn collect(target: &Target<'_>, finds: &mut Finds<'_>) {
     let Some(path) = target.path.strip_prefix(b"/") else {
         return;
     };
-    let segments: Vec<Zeroizing<Vec<u8>>> = path
-        .split(|&byte| byte == b'/')
-        .take(SEGMENTS_MAX)
-        .map(text::percent)
-        .collect();
-    telegram(&segments, finds);
-    for row in ROWS {
-        if is_within(target.host, row.host) {
-            matched(row, &segments, finds);
-        }
+    let first = path.split(|&byte| byte == b'/').next().unwrap_or_default();
+    let rows = || {
+        ROWS.iter()
+            .filter(|row| row.may_begin(first) && is_within(target.host, row.host))
+    };
+    let bot = first.starts_with(b"bot") || first == b"file" || first.contains(&b'%');
+    if !bot && rows().next().is_none() {
+        return;
     }
+    let parts = path.split(|&byte| byte == b'/').take(SEGMENTS_MAX);
+    let segments: Vec<Decoded<'_>> = parts.map(|part| text::decoded(part, 1)).collect();
+    telegram(&segments, finds);
+    rows().for_each(|row| matched(row, &segments, finds));
 }
 
 fn is_within(host: &[u8], domain: &str) -> bool {
+    let host = host.split(|&byte| byte == b':').next().unwrap_or_default();
     let Some(start) = host.len().checked_sub(domain.len()) else {
         return false;
     };
@@ -98,7 +112,7 @@ fn is_within(host: &[u8], domain: &str) -> bool {
 }
 
 /// `/bot<token>/<method>`, or `/file/bot<token>/<path>`.
-fn telegram(segments: &[Zeroizing<Vec<u8>>], finds: &mut Finds<'_>) {
+fn telegram(segments: &[Decoded<'_>], finds: &mut Finds<'_>) {
     let place = usize::from(segments.first().is_some_and(|first| **first == *b"file"));
     let Some(token) = segments
         .get(place)
@@ -115,7 +129,7 @@ fn telegram(segments: &[Zeroizing<Vec<u8>>], finds: &mut Finds<'_>) {
     }
 }
 
-fn matched(row: &Row, segments: &[Zeroizing<Vec<u8>>], finds: &mut Finds<'_>) {
+fn matched(row: &Row, segments: &[Decoded<'_>], finds: &mut Finds<'_>) {
     let word = |segment: &[u8], min: usize| {
         segment.len() >= min
             && segment
@@ -127,7 +141,7 @@ fn matched(row: &Row, segments: &[Zeroizing<Vec<u8>>], finds: &mut Finds<'_>) {
     let mut public = None;
     for part in row.parts {
         if let Version = part {
-            let is_version = |segment: &&Zeroizing<Vec<u8>>| {
+            let is_version = |segment: &&Decoded<'_>| {
                 segment
                     .strip_prefix(b"v")
                     .is_some_and(|digits| digits.iter().all(u8::is_ascii_digit))

@@ -162,39 +162,6 @@ pub(super) fn listed(name: &[u8]) -> Option<&'static Row> {
 
 /// Is this the name of a parameter, option or path part whose value may be a secret? Rather once too often.
 pub(in crate::credential) fn is_secret_name(name: &[u8]) -> bool {
-    const ANYWHERE: &[&str] = &[
-        "token",
-        "secret",
-        "passw",
-        "passphrase",
-        "passcode",
-        "pwd",
-        "apikey",
-        "accesskey",
-        "privatekey",
-        "authkey",
-        "signature",
-        "credential",
-        "session",
-        "sessid",
-        "jwt",
-        "assertion",
-        "saml",
-        "ticket",
-        "nonce",
-        "cookie",
-        "csrf",
-        "xsrf",
-        "hmac",
-        "oauth",
-        "authoriz",
-        "authentic",
-        "bearer",
-        "webhook",
-        "invite",
-        "otp",
-        "verif",
-    ];
     const WHOLE: &[&str] = &[
         "auth", "code", "cred", "creds", "hash", "mac", "magic", "pass", "pin", "proof", "pw",
         "salt", "seed", "sid", "sig", "sign", "state",
@@ -202,12 +169,50 @@ pub(in crate::credential) fn is_secret_name(name: &[u8]) -> bool {
     if name.len() > NAME_MAX {
         return true;
     }
-    let plain: Zeroizing<Vec<u8>> = Zeroizing::new(plain(name).collect());
-    ANYWHERE
-        .iter()
-        .any(|part| text::contains(&plain, part.as_bytes()))
-        || WHOLE.iter().any(|whole| whole.as_bytes() == &**plain)
-        || plain.ends_with(b"key")
+    // What is asked may itself be a secret in a name's place.
+    let mut buffer = Zeroizing::new([0; NAME_MAX]);
+    let mut len = 0;
+    for (place, byte) in buffer.iter_mut().zip(plain(name)) {
+        *place = byte;
+        len += 1;
+    }
+    let plain = &buffer[..len];
+    let holds = |place: usize| {
+        telling(plain[place])
+            .iter()
+            .any(|part| plain[place..].starts_with(part.as_bytes()))
+    };
+    plain.ends_with(b"key")
+        || WHOLE.iter().any(|whole| whole.as_bytes() == plain)
+        || (0..len).any(holds)
+}
+
+/// Parts that tell a secret's name, by their first letter: every place of every path segment is asked for them.
+fn telling(first: u8) -> &'static [&'static str] {
+    match first {
+        b'a' => &[
+            "accesskey",
+            "apikey",
+            "assertion",
+            "authentic",
+            "authkey",
+            "authoriz",
+        ],
+        b'b' => &["bearer"],
+        b'c' => &["cookie", "credential", "csrf"],
+        b'h' => &["hmac"],
+        b'i' => &["invite"],
+        b'j' => &["jwt"],
+        b'n' => &["nonce"],
+        b'o' => &["oauth", "otp"],
+        b'p' => &["passcode", "passphrase", "passw", "privatekey", "pwd"],
+        b's' => &["saml", "secret", "sessid", "session", "signature"],
+        b't' => &["ticket", "token"],
+        b'v' => &["verif"],
+        b'w' => &["webhook"],
+        b'x' => &["xsrf"],
+        _ => &[],
+    }
 }
 
 #[cfg(test)]
@@ -245,6 +250,27 @@ mod tests {
                 row.name
             );
         }
+    }
+
+    #[test]
+    fn telling_parts_begin_with_their_letter() {
+        for letter in 0..=u8::MAX {
+            assert!(
+                telling(letter)
+                    .iter()
+                    .all(|part| part.as_bytes()[0] == letter)
+            );
+            for part in telling(letter) {
+                for name in [
+                    (*part).to_owned(),
+                    format!("x-{part}"),
+                    format!("{}_x", part.to_uppercase()),
+                ] {
+                    assert!(is_secret_name(name.as_bytes()), "{name}");
+                }
+            }
+        }
+        assert!(is_secret_name(&[b'a'; NAME_MAX + 1]) && !is_secret_name(&[b'a'; NAME_MAX]));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(super) fn collect(target: &Target<'_>, finds: &mut Finds<'_>) {
         .unwrap_or(userinfo.len());
     let user = text::percent(&userinfo[..colon]);
     let password = text::percent(userinfo.get(colon + 1..).unwrap_or_default());
-    finds.hide(&userinfo[..colon]);
+    // Also as it stands, encoded; the user name is hidden if it is no name.
     finds.hide(userinfo.get(colon + 1..).unwrap_or_default());
     basic::pair_found(Carrier::Userinfo, "Basic", &user, &password, finds);
 }

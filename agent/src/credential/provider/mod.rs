@@ -14,6 +14,8 @@ mod checksum;
 mod structure;
 mod table;
 
+#[cfg(test)]
+pub(super) use checksum::{base36_of, base62_of};
 pub(super) use structure::jwt_like;
 
 /// The evidence that a shape gives.

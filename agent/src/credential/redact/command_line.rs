@@ -179,7 +179,7 @@ fn option_name(name: &[u8]) -> Option<&str> {
 }
 
 fn hides_value(name: &[u8]) -> bool {
-    let lower = name.to_ascii_lowercase();
+    let lower = zeroize::Zeroizing::new(name.to_ascii_lowercase());
     is_secret_name(&lower)
         || HIDES_NEXT_LONG
             .iter()

@@ -4,6 +4,7 @@
 
 use super::super::find::{Finds, SEARCH_MIN};
 use super::super::{provider, text};
+use std::ops::Range;
 
 /// Longer values are not searched: they are not recorded at all.
 const LEN_MAX: usize = 512;
@@ -27,14 +28,10 @@ impl<'a> Known<'a> {
 
     /// Does the value, as it stands or percent-decoded once or twice, hold a secret?
     pub(in crate::credential) fn secret(&self, value: &[u8]) -> bool {
-        if value.len() > LEN_MAX || self.holds(value) {
-            return true;
-        }
-        if !value.contains(&b'%') {
-            return false;
-        }
-        let once = text::percent(value);
-        self.holds(&once) || (once.contains(&b'%') && self.holds(&text::percent(&once)))
+        value.len() > LEN_MAX
+            || self.holds(value)
+            || (value.contains(&b'%')
+                && (self.holds(&text::decoded(value, 1)) || self.holds(&text::decoded(value, 2))))
     }
 
     fn holds(&self, value: &[u8]) -> bool {
@@ -43,15 +40,19 @@ impl<'a> Known<'a> {
 
     /// Is a secret of this exchange in the value, or the value in one?
     pub(in crate::credential) fn known(&self, value: &[u8]) -> bool {
-        let Some(finds) = self.finds else {
-            return false;
-        };
-        finds.overflowed()
-            || finds.secrets().any(|secret| {
-                secret == value
-                    || (secret.len() >= SEARCH_MIN && text::contains(value, secret))
-                    || (value.len() >= PART_MIN && text::contains(secret, value))
-            })
+        self.any(|secret| {
+            is_in(secret, value) || (value.len() >= PART_MIN && is_longer_in(value, secret))
+        })
+    }
+
+    /// Is a secret of this exchange in a value that is public by what it is? A name may well be part of a secret.
+    pub(in crate::credential) fn within(&self, value: &[u8]) -> bool {
+        self.any(|secret| is_in(secret, value))
+    }
+
+    fn any(&self, test: impl Fn(&[u8]) -> bool) -> bool {
+        self.finds
+            .is_some_and(|finds| finds.overflowed() || finds.secrets().any(test))
     }
 
     /// Nothing that rests on knowing every secret may be recorded: more was found than is looked at.
@@ -59,12 +60,25 @@ impl<'a> Known<'a> {
         self.finds.is_some_and(Finds::overflowed)
     }
 
-    /// Is a secret that holds a slash spread over this path's segments?
-    pub(in crate::credential) fn spread(&self, path: &[u8]) -> bool {
-        self.finds.is_some_and(|finds| {
-            finds.secrets().any(|secret| {
-                secret.len() >= SEARCH_MIN && secret.contains(&b'/') && text::contains(path, secret)
+    /// Where in this path secrets stand that hold a slash, and so are spread over segments.
+    pub(in crate::credential) fn spread(&self, path: &[u8]) -> Vec<Range<usize>> {
+        let secrets = self.finds.into_iter().flat_map(Finds::secrets);
+        let slashed = secrets.filter(|secret| secret.len() >= SEARCH_MIN && secret.contains(&b'/'));
+        slashed
+            .flat_map(|secret| {
+                let places = memchr::memmem::find_iter(path, secret);
+                places
+                    .map(|place| place..place + secret.len())
+                    .collect::<Vec<_>>()
             })
-        })
+            .collect()
     }
+}
+
+fn is_in(secret: &[u8], value: &[u8]) -> bool {
+    secret == value || (secret.len() >= SEARCH_MIN && is_longer_in(secret, value))
+}
+
+fn is_longer_in(part: &[u8], whole: &[u8]) -> bool {
+    part.len() < whole.len() && text::contains(whole, part)
 }

@@ -52,6 +52,7 @@ pub(super) fn sanitize(exchange: &Exchange, target: &Target<'_>, finds: &Finds<'
         port: port.or(target.port),
         user_agent: request
             .first("user-agent")
+            .filter(|agent| !agent.is_empty())
             .map(|agent| agent::sanitize(agent, &known)),
         ids: ids::collect(request, response, &known),
         forwarded: forwarded::collect(request, exchange.proxy_claim.as_ref(), &known),

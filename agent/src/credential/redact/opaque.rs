@@ -1,14 +1,17 @@
 //! Does a text read like words, numbers and ids, or like something random?
 //!
-//! A text is split where letters and digits end. A part counts with its whole length if it is none of: a number; one
-//! or a few words, also in camel case; a word with a number on one side (`v2`, `sha256`). The sum is the text's
-//! weight: 0 for `resource-groups`, 10 for `api-7d9f8b6c4d`, 32 for an MD5. UUIDs and SHA-1 sums (git) count
-//! nothing: APIs put them into paths as ids everywhere.
+//! A text is split where letters and digits (and `+` and `=`, which base64 has) end. A part counts with its whole
+//! length if it is none of: a number; one or a few words, also in camel case; a word with a number on one side (`v2`,
+//! `sha256`). The sum is the text's weight; a text that changes between upper case, lower case and digits all the time
+//! weighs its length, however it is split: 0 for `resource-groups`, 10 for `api-7d9f8b6c4d`, 32 for an MD5. UUIDs, SHA-1 sums (git) and
+//! `sha256:` digests (container images) count nothing: APIs put them into paths as ids everywhere.
 //!
 //! This cannot tell a random lower-case word from a real one: a secret of 15 lower-case letters in an unknown slot
 //! weighs nothing. No shape could tell it either.
 //!
 //! Invariant: linear; longer than [`LEN_MAX`] weighs its length unread.
+
+use zeroize::Zeroizing;
 
 /// Longer texts are no words.
 const LEN_MAX: usize = 512;
@@ -18,12 +21,16 @@ const NUMBER_MAX: usize = 20;
 const WORD_MAX: usize = 20;
 /// A word with a number at one side is no longer than this.
 const NUMBERED_MAX: usize = 12;
+/// Shorter texts may mix everything (`iOS17b2`).
+const MIXED_MIN: usize = 16;
+/// So many one- and two-letter parts, if they are the most, are no words.
+const STUBS_MIN: usize = 4;
 /// More consonants in a row are in no word.
 const CONSONANTS_MAX: usize = 5;
 
 /// How many bytes do not read like words or ordinary ids.
 pub(in crate::credential) fn weight(text: &[u8]) -> usize {
-    if is_uuid(text) || is_sha1(text) {
+    if is_uuid(text) || is_sha1(text) || is_digest(text) {
         0
     } else {
         raw_weight(text)
@@ -39,20 +46,50 @@ pub(in crate::credential) fn raw_weight(text: &[u8]) -> usize {
         // Names in other scripts are fine, binary is not.
         return match std::str::from_utf8(text) {
             Ok(text) if text.chars().all(|character| !character.is_control()) => {
-                let ascii: Vec<u8> = text
+                let bytes = text
                     .bytes()
-                    .map(|byte| if byte.is_ascii() { byte } else { b'-' })
-                    .collect();
+                    .map(|byte| if byte.is_ascii() { byte } else { b'-' });
+                let ascii: Zeroizing<Vec<u8>> = Zeroizing::new(bytes.collect());
                 raw_weight(&ascii)
             }
             _ => text.len(),
         };
     }
-    let parts = text.split(|byte| !byte.is_ascii_alphanumeric());
-    parts
+    // `+` and `=` join: they are part of base64 and of nothing that reads like words.
+    let joins = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'=');
+    let parts = || {
+        text.split(|&byte| !joins(byte))
+            .filter(|part| !part.is_empty())
+    };
+    if mixes_everything(text) {
+        return text.len();
+    }
+    let stubs = parts()
+        .filter(|part| part.len() <= 2 && part.iter().any(u8::is_ascii_alphabetic))
+        .count();
+    if stubs >= STUBS_MIN && stubs * 2 > parts().count() {
+        return text.len();
+    }
+    parts()
         .filter(|part| !reads_like_words(part))
         .map(<[u8]>::len)
         .sum()
+}
+
+/// Upper case, lower case and digits, changing at every other character or more: no words do, however they are joined.
+fn mixes_everything(text: &[u8]) -> bool {
+    let class = |byte: u8| match byte {
+        b'a'..=b'z' => 1_u8,
+        b'A'..=b'Z' => 2,
+        b'0'..=b'9' => 4,
+        _ => 0,
+    };
+    let classes = text.iter().fold(0, |classes, &byte| classes | class(byte));
+    let changes = text
+        .windows(2)
+        .filter(|pair| class(pair[0]) != class(pair[1]))
+        .count();
+    classes == 7 && text.len() >= MIXED_MIN && changes * 2 >= text.len()
 }
 
 /// 8-4-4-4-12 hexadecimal digits.
@@ -71,12 +108,24 @@ fn is_sha1(text: &[u8]) -> bool {
             .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
+/// `sha256:` and 64 hexadecimal digits: the name of a container image's content.
+fn is_digest(text: &[u8]) -> bool {
+    let digits = text
+        .strip_prefix(b"sha256:")
+        .filter(|digits| digits.len() == 64);
+    digits.is_some_and(|digits| {
+        digits
+            .iter()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    })
+}
+
 fn reads_like_words(part: &[u8]) -> bool {
     let letters = part
         .iter()
         .filter(|byte| byte.is_ascii_alphabetic())
         .count();
-    if letters == 0 {
+    if part.iter().all(u8::is_ascii_digit) {
         return part.len() <= NUMBER_MAX;
     }
     if letters == part.len() {

@@ -6,7 +6,6 @@
 use super::super::carrier::is_secret_name;
 use super::super::text;
 use super::{CUT, Known, OPAQUE, SECRET, opaque};
-use zeroize::Zeroizing;
 
 /// A path's recorded length in bytes, at most, and its segments.
 const LEN_MAX: usize = 2048;
@@ -16,6 +15,8 @@ const SEGMENT_MAX: usize = 128;
 const OPAQUE_MIN: usize = 16;
 /// Neighbours of at least this weight count together: a secret with slashes in it is several segments.
 const NEIGHBOUR_MIN: usize = 6;
+/// Longer segments are hardly part of a template.
+const WORDS_MAX: usize = 64;
 /// After a segment like `token` or `reset-password`, less weight is enough.
 const AFTER_NAME_MIN: usize = 8;
 
@@ -33,31 +34,26 @@ pub(super) fn sanitize(path: &[u8], known: &Known<'_>) -> Sanitized {
             path,
         };
     }
-    let decoded = if path.contains(&b'%') {
-        Some(text::percent(path))
-    } else {
-        None
-    };
-    if known.everything() || known.spread(path) || decoded.is_some_and(|path| known.spread(&path)) {
+    let places = known.spread(path);
+    // In an encoded path places shift: then nothing of it is kept.
+    let encoded = path.contains(&b'%') && !known.spread(&text::percent(path)).is_empty();
+    if known.everything() || encoded {
         let path = format!("/{SECRET}");
         return Sanitized {
             template: path.clone(),
             path,
         };
     }
-    let segments: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
-    let cut = segments.len() > SEGMENTS_MAX;
-    let segments = &segments[..segments.len().min(SEGMENTS_MAX)];
-    let weights: Vec<usize> = segments
-        .iter()
-        .map(|segment| opaque::weight(&plain(segment)))
-        .collect();
+    let mut parts = path.split(|&byte| byte == b'/');
+    let segments: Vec<&[u8]> = parts.by_ref().take(SEGMENTS_MAX).collect();
+    let cut = parts.next().is_some();
+    let weights: Vec<usize> = segments.iter().map(|segment| weigh(segment)).collect();
     let opaque = opaque_segments(&weights);
+    let mut start = 0;
     let mut out = Sanitized {
-        path: String::new(),
-        template: String::new(),
+        path: String::with_capacity(path.len()),
+        template: String::with_capacity(path.len()),
     };
-    let mut after_name = false;
     for (index, segment) in segments.iter().enumerate() {
         if index > 0 {
             out.path.push('/');
@@ -68,9 +64,18 @@ pub(super) fn sanitize(path: &[u8], known: &Known<'_>) -> Sanitized {
             out.template.push_str(CUT);
             return out;
         }
-        let heavy = opaque[index] || (after_name && weights[index] >= AFTER_NAME_MIN);
-        push_segment(segment, heavy, known, &mut out);
-        after_name = is_secret_name(segment);
+        let spread = places
+            .iter()
+            .any(|place| place.start < start + segment.len() && start < place.end);
+        start += segment.len() + 1;
+        if spread {
+            out.path.push_str(SECRET);
+            out.template.push_str(SECRET);
+            continue;
+        }
+        let after_name = || index > 0 && is_secret_name(segments[index - 1]);
+        let heavy = opaque[index] || (weights[index] >= AFTER_NAME_MIN && after_name());
+        push_segment(segment, weights[index], heavy, known, &mut out);
     }
     if cut {
         out.path.push('/');
@@ -81,13 +86,12 @@ pub(super) fn sanitize(path: &[u8], known: &Known<'_>) -> Sanitized {
     out
 }
 
-/// Percent-decoded, if it is encoded at all.
-fn plain(segment: &[u8]) -> Zeroizing<Vec<u8>> {
-    let once = text::percent(segment);
-    if once.contains(&b'%') {
-        text::percent(&once)
+/// A short segment's weight never matters.
+fn weigh(segment: &[u8]) -> usize {
+    if segment.len() < NEIGHBOUR_MIN {
+        0
     } else {
-        once
+        opaque::weight(&text::decoded(segment, 2))
     }
 }
 
@@ -106,7 +110,13 @@ fn opaque_segments(weights: &[usize]) -> Vec<bool> {
     opaque
 }
 
-fn push_segment(segment: &[u8], heavy: bool, known: &Known<'_>, out: &mut Sanitized) {
+fn push_segment(
+    segment: &[u8],
+    weight: usize,
+    heavy: bool,
+    known: &Known<'_>,
+    out: &mut Sanitized,
+) {
     if segment.iter().any(|byte| matches!(byte, b';' | b'=')) {
         let text = push_parameters(segment, known);
         out.template
@@ -132,11 +142,12 @@ fn push_segment(segment: &[u8], heavy: bool, known: &Known<'_>, out: &mut Saniti
                 .push_str(if mark == SECRET { SECRET } else { "{id}" });
         }
         None => {
+            let start = out.path.len();
             push_plain(segment, &mut out.path);
-            if is_variable(segment) {
+            if is_variable(segment, weight) {
                 out.template.push_str("{id}");
             } else {
-                push_plain(segment, &mut out.template);
+                out.template.push_str(&out.path[start..]);
             }
         }
     }
@@ -169,7 +180,7 @@ fn push_plain(segment: &[u8], out: &mut String) {
 }
 
 /// Looks like it differs from request to request: numbers, ids, whatever has digits in it beyond a version.
-fn is_variable(segment: &[u8]) -> bool {
+fn is_variable(segment: &[u8], weight: usize) -> bool {
     let digits = segment.iter().filter(|byte| byte.is_ascii_digit()).count();
     let version = matches!(segment, [b'v' | b'V', rest @ ..] if rest.len() <= 8
         && rest.first().is_some_and(u8::is_ascii_digit)
@@ -183,5 +194,6 @@ fn is_variable(segment: &[u8]) -> bool {
         || segment.contains(&b'%')
         || !segment.is_ascii()
         || (digits > 0 && segment.len() >= 7 && segment.iter().all(u8::is_ascii_hexdigit))
-        || opaque::raw_weight(segment) >= NEIGHBOUR_MIN
+        || weight >= NEIGHBOUR_MIN
+        || segment.len() > WORDS_MAX
 }

@@ -59,7 +59,7 @@ fn judge<'v>(value: &'v [u8], secret: bool, known: &Known<'_>) -> &'v str {
         |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b',' | b':' | b'-');
     let plain = value.len() <= VALUE_MAX
         && value.iter().all(|&byte| allowed(byte))
-        && opaque::weight(value) < OPAQUE_MIN;
+        && (value.len() < OPAQUE_MIN || opaque::weight(value) < OPAQUE_MIN);
     std::str::from_utf8(value)
         .ok()
         .filter(|_| plain)
@@ -73,7 +73,7 @@ fn judge_name<'v>(name: &'v [u8], known: &Known<'_>) -> &'v str {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-[]$:~%@".contains(&byte);
     let plain = name.len() <= NAME_MAX
         && name.iter().all(|&byte| allowed(byte))
-        && opaque::weight(name) < OPAQUE_MIN;
+        && (name.len() < OPAQUE_MIN || opaque::weight(name) < OPAQUE_MIN);
     std::str::from_utf8(name)
         .ok()
         .filter(|_| plain)

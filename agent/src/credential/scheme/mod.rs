@@ -30,10 +30,9 @@ pub(super) fn authorization(carrier: Carrier<'_>, value: &[u8], finds: &mut Find
     if value.is_empty() {
         return;
     }
-    finds.hide(value);
     let (first, rest) = split_word(value);
     if let Some(row) = table::scheme(first) {
-        finds.hide(rest);
+        hide_proofs(row.form, rest, finds);
         if rest.is_empty() {
             finds.add(Find::unresolved(carrier, row.name, Unresolved::Malformed));
         } else {
@@ -46,18 +45,21 @@ pub(super) fn authorization(carrier: Carrier<'_>, value: &[u8], finds: &mut Find
     } else if rest.is_empty() {
         finds.add(Find::new(carrier, BARE, Secret::copy_from(value)));
     } else if rest.iter().any(|byte| matches!(byte, b' ' | b',' | b'"')) {
+        finds.hide(value);
+        params(rest, b',').for_each(|(_, value)| finds.hide(&text::unquoted(value)));
         finds.add(Find::unresolved(
             carrier,
             UNKNOWN,
             Unresolved::UnknownScheme,
         ));
     } else {
+        finds.hide(first);
         finds.add(Find::new(carrier, UNKNOWN, Secret::copy_from(rest)));
     }
 }
 
 /// The value of a header that holds an API key: some clients put a scheme before it.
-pub(super) fn api_key<'a>(value: &'a [u8]) -> Option<(&'static str, &'a [u8])> {
+pub(super) fn api_key(value: &[u8]) -> Option<(&'static str, &[u8])> {
     let value = value.trim_ascii();
     let (first, rest) = split_word(value);
     if value.is_empty() {
@@ -66,6 +68,47 @@ pub(super) fn api_key<'a>(value: &'a [u8]) -> Option<(&'static str, &'a [u8])> {
     match table::scheme(first) {
         Some(row) if row.form == Form::Whole && !rest.is_empty() => Some((row.name, rest)),
         _ => Some(("api-key", value)),
+    }
+}
+
+/// Parameters, beside signatures, that prove knowledge of a secret.
+const PROOFS: &[&[u8]] = &[
+    b"cnonce",
+    b"data",
+    b"kc1",
+    b"mac",
+    b"p",
+    b"response",
+    b"result",
+    b"vkc",
+];
+
+/// Signatures and the like are no finds, and must not be recorded from a path or query either.
+fn hide_proofs(form: Form, rest: &[u8], finds: &mut Finds<'_>) {
+    match form {
+        Form::Whole | Form::WholeOr(_) | Form::Basic => {}
+        Form::Negotiate => finds.hide(rest),
+        Form::IdColonSignature { .. } => {
+            let signature = rest.splitn(2, |&byte| byte == b':').nth(1);
+            finds.hide(signature.unwrap_or(rest));
+        }
+        _ => {
+            let separator = match form {
+                Form::Parameter { separator, .. } => separator,
+                Form::Sas => b'&',
+                _ => b',',
+            };
+            for (name, value) in params(rest, separator) {
+                let name = name.to_ascii_lowercase();
+                if text::contains(&name, b"sig") || PROOFS.contains(&name.as_slice()) {
+                    let value = text::unquoted(value);
+                    finds.hide(&value);
+                    if value.contains(&b'%') {
+                        finds.hide(&text::percent(&value));
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -82,7 +125,6 @@ fn known(carrier: Carrier<'_>, name: &'static str, form: Form, rest: &[u8], find
         Form::Whole => finds.add(Find::new(carrier, name, text::unquoted(rest))),
         Form::WholeOr(parameter) => match param(rest, b',', parameter) {
             Some(value) => {
-                finds.hide(&value);
                 finds.add(Find::new(carrier, name, value));
             }
             None => finds.add(Find::new(carrier, name, text::unquoted(rest))),
@@ -96,7 +138,6 @@ fn known(carrier: Carrier<'_>, name: &'static str, form: Form, rest: &[u8], find
                 finds.add(Find::unresolved(carrier, name, Unresolved::Malformed));
                 return;
             };
-            finds.hide(&value);
             let shown = |(key, label): &(&str, &str)| {
                 let value = param(rest, separator, key)?;
                 Some(((*label).to_owned(), public_value(&value)?))
@@ -171,15 +212,6 @@ fn public_value(value: &[u8]) -> Option<String> {
 
 /// Digest (RFC 7616) and Mutual (RFC 8120): the user name, unless it is hashed or of a token's form.
 fn user_only(carrier: Carrier<'_>, name: &'static str, rest: &[u8], finds: &mut Finds<'_>) {
-    for (key, value) in params(rest, b',') {
-        // Not to be seen again in a path: `response` and `cnonce` prove knowledge of the password.
-        if [&b"response"[..], b"cnonce", b"nonce", b"kc1", b"vkc"]
-            .iter()
-            .any(|proof| key.eq_ignore_ascii_case(proof))
-        {
-            finds.hide(&text::unquoted(value));
-        }
-    }
     let hashed =
         param(rest, b',', "userhash").is_some_and(|value| value.eq_ignore_ascii_case(b"true"));
     // RFC 8187: `username*=UTF-8''J%C3%A4s%C3%B8n`.
@@ -244,7 +276,6 @@ fn oauth(carrier: Carrier<'_>, name: &'static str, rest: &[u8], finds: &mut Find
     let client = decoded("oauth_consumer_key");
     let shown = client.as_ref().and_then(|client| public_value(client));
     if let Some(value) = decoded("oauth_token") {
-        finds.hide(&value);
         finds.add(Find::new(carrier, name, value).public("oauth_consumer_key", shown));
     } else if let Some(client) = client {
         finds.add(

@@ -57,10 +57,10 @@ fn declared(headers: &Headers) -> Declared {
     // One walk: this is on the path of every message.
     let mut coding: Option<&[u8]> = None;
     let mut length: Option<Option<u64>> = None;
-    for (name, value) in &headers.0 {
-        match name.as_str() {
-            "transfer-encoding" => coding = Some(value),
-            "content-length" => {
+    for (name, value) in headers.parts() {
+        match name {
+            b"transfer-encoding" => coding = Some(value),
+            b"content-length" => {
                 for part in value.split(|byte| *byte == b',') {
                     let this = decimal(part.trim_ascii());
                     length = Some(match length {

@@ -1,5 +1,8 @@
 //! One direction's pieces that wait to be read.
 //!
+//! Most often one piece comes, is read, and is gone, so the first has a place of its own and the queue behind it holds
+//! no memory on a quiet connection.
+//!
 //! Invariant: what is taken out is contiguous: a jump in offsets becomes a gap, an overlap is cut off.
 
 use super::Layer;
@@ -12,10 +15,12 @@ const PIECE_COST: usize = size_of::<Piece>();
 
 #[derive(Default)]
 pub(super) struct Lane {
-    pending: VecDeque<Piece>,
-    /// Bytes of the first pending piece that were read already.
+    first: Option<Piece>,
+    /// Behind the first: empty if there is no first.
+    more: VecDeque<Piece>,
+    /// Bytes of the first piece that were read already.
     skip: u64,
-    /// Memory held by `pending`.
+    /// Memory held by all pieces.
     held: usize,
     /// Where the next piece should begin.
     next: Option<u64>,
@@ -101,7 +106,11 @@ impl Lane {
         self.next = Some(piece.offset().saturating_add(piece.len()));
         if !piece.is_empty() {
             self.held += cost(&piece);
-            self.pending.push_back(piece);
+            if self.first.is_none() {
+                self.first = Some(piece);
+            } else {
+                self.more.push_back(piece);
+            }
         }
     }
 
@@ -110,18 +119,15 @@ impl Lane {
         if !self.strip_now() {
             return None;
         }
-        let piece = self.pending.pop_front()?;
-        self.held -= cost(&piece);
-        Some(Taken {
-            piece,
-            skip: std::mem::take(&mut self.skip),
-        })
+        let skip = self.skip;
+        let piece = self.pop()?;
+        Some(Taken { piece, skip })
     }
 
     /// Throws away what is to be stripped; true if something is left to read.
     pub fn strip_now(&mut self) -> bool {
         while self.strip > 0 {
-            let Some(front) = self.pending.front() else {
+            let Some(front) = &self.first else {
                 return false;
             };
             let step = self.strip.min(front.len().saturating_sub(self.skip));
@@ -131,22 +137,33 @@ impl Lane {
                 self.drop_front();
             }
         }
-        !self.pending.is_empty()
+        self.first.is_some()
     }
 
     pub fn put_back(&mut self, taken: Taken) {
         if taken.len() > 0 {
             self.held += cost(&taken.piece);
             self.skip = taken.skip;
-            self.pending.push_front(taken.piece);
+            if let Some(second) = self.first.replace(taken.piece) {
+                self.more.push_front(second);
+            }
         }
     }
 
     pub fn drop_front(&mut self) {
-        if let Some(piece) = self.pending.pop_front() {
-            self.held -= cost(&piece);
-        }
+        self.pop();
+    }
+
+    fn pop(&mut self) -> Option<Piece> {
+        let piece = self.first.take()?;
+        self.held -= cost(&piece);
         self.skip = 0;
+        self.first = self.more.pop_front();
+        if self.first.is_none() && self.more.capacity() > 0 {
+            // After a burst.
+            self.more = VecDeque::new();
+        }
+        Some(piece)
     }
 
     /// Throws away the next `bytes`, whenever they come.
@@ -155,11 +172,11 @@ impl Lane {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+        self.first.is_none()
     }
 
     pub fn pieces(&self) -> usize {
-        self.pending.len()
+        usize::from(self.first.is_some()) + self.more.len()
     }
 
     pub fn held(&self) -> usize {
@@ -168,22 +185,22 @@ impl Lane {
 
     /// When the front piece came.
     pub fn since(&self) -> Option<Nanos> {
-        self.pending.front().map(Piece::time)
+        self.first.as_ref().map(Piece::time)
     }
 
     /// The bytes at the front, across pieces if there are several: at most `most`, up to the first gap.
     /// `None` if a gap is first.
     pub fn view<R>(&self, most: usize, look: impl FnOnce(Option<&[u8]>) -> R) -> R {
         let mut skip = self.skip as usize;
-        let Some(Piece::Data { bytes, .. }) = self.pending.front() else {
+        let Some(Piece::Data { bytes, .. }) = &self.first else {
             return look(None);
         };
         let first = bytes.get(skip..).unwrap_or_default();
-        if first.len() >= most || self.pending.len() == 1 {
+        if first.len() >= most || self.more.is_empty() {
             return look(Some(&first[..first.len().min(most)]));
         }
         let mut joined = Zeroizing::new(Vec::with_capacity(most));
-        for piece in &self.pending {
+        for piece in self.first.iter().chain(&self.more) {
             let Piece::Data { bytes, .. } = piece else {
                 break;
             };

@@ -271,6 +271,12 @@ impl Connection {
         lanes.chain(self.open.oldest()).min()
     }
 
+    /// Memory held beyond the connection itself, in bytes.
+    pub fn held(&self) -> usize {
+        let lanes = self.lanes[Direction::Sent].held() + self.lanes[Direction::Received].held();
+        lanes + self.requests.gathered() + self.responses.gathered() + self.open.weight()
+    }
+
     fn drive(&mut self, out: &mut Vec<Output>) {
         loop {
             let moved = match self.stage {

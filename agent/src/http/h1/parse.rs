@@ -156,13 +156,11 @@ fn version(minor: u8) -> Version {
 }
 
 fn collect(fields: &[httparse::Header<'_>]) -> Headers {
-    let field = |field: &httparse::Header<'_>| {
-        (
-            field.name.to_ascii_lowercase(),
-            Payload::copy_from(field.value),
-        )
-    };
-    Headers(fields.iter().map(field).collect())
+    Headers::of(
+        fields
+            .iter()
+            .map(|field| (field.name.as_bytes(), field.value)),
+    )
 }
 
 /// What precedes a request line's version, and the minor version.
@@ -192,8 +190,8 @@ impl<'a> Iterator for Lines<'a> {
 
 /// Header fields of any quality. A line without a colon or with an impossible name is not a field: servers drop it or
 /// refuse the message, and its text could be anything.
-fn lenient_fields(lines: Lines<'_>, most: usize) -> Result<Headers, Reason> {
-    let mut fields: Vec<(String, SecretBuffer)> = Vec::new();
+fn lenient_fields<'a>(lines: Lines<'a>, most: usize) -> Result<Headers, Reason> {
+    let mut fields: Vec<(&'a [u8], SecretBuffer)> = Vec::new();
     // Whether the last line was a field: only then does a folded line (RFC 9112 section 5.2) belong to it.
     let mut unfolds = false;
     for line in lines {
@@ -220,14 +218,11 @@ fn lenient_fields(lines: Lines<'_>, most: usize) -> Result<Headers, Reason> {
         }
         let mut value = SecretBuffer::default();
         value.append(trim(&line[colon + 1..]));
-        fields.push((String::from_utf8_lossy(name).to_ascii_lowercase(), value));
+        fields.push((name, value));
         unfolds = true;
     }
-    Ok(Headers(
-        fields
-            .into_iter()
-            .map(|(name, mut value)| (name, value.take()))
-            .collect(),
+    Ok(Headers::of(
+        fields.iter().map(|(name, value)| (*name, &**value)),
     ))
 }
 

@@ -53,6 +53,11 @@ impl Requests {
         self.gather.is_begun()
     }
 
+    /// Bytes of a head that goes on.
+    pub fn gathered(&self) -> usize {
+        self.gather.len()
+    }
+
     pub fn is_paused(&self) -> bool {
         matches!(self.state, State::Paused(_))
     }

@@ -40,6 +40,11 @@ impl Responses {
         self.synced = synced;
     }
 
+    /// Bytes of a head that goes on.
+    pub fn gathered(&self) -> usize {
+        self.gather.len()
+    }
+
     pub fn activity(&self) -> Option<Nanos> {
         self.activity
     }

@@ -58,7 +58,7 @@ impl ProcessTable {
         if image.still_runs(key.pid, &self.proc) {
             return;
         }
-        let now = Image::running(key.pid, &self.proc, self.options.redact);
+        let now = Image::running(key.pid, &self.proc);
         let same = |proc: &ProcFs| {
             let stat = proc.stat(key.pid);
             stat.is_some_and(|stat| proc.same_start(key.start, stat.start_ticks))
@@ -95,7 +95,7 @@ impl ProcessTable {
                 above = self.line_from(known);
                 break;
             }
-            let Some(image) = Image::running(pid, &self.proc, self.options.redact) else {
+            let Some(image) = Image::running(pid, &self.proc) else {
                 break;
             };
             // The pid meant the same process all the while.

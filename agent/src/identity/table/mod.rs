@@ -248,6 +248,13 @@ impl ProcessTable {
     /// May wait for the program's digest, at most [`Options::hash_wait`] after the program was met.
     pub fn resolve(&mut self, caller: &Caller, at: Nanos, clock: &Clock) -> Identity {
         let key = caller.process;
+        // The common case, by one look: a process that runs and of which nothing has changed.
+        if let Some(entry) = self.running.get(&key)
+            && let Some((of, identity)) = &entry.cached
+            && *of == entry.facts(caller, at)
+        {
+            return identity.clone();
+        }
         if self.load_known(key).is_none() {
             self.counters.unknown += 1;
             return self.by_call_alone(caller, clock);
@@ -277,13 +284,16 @@ impl ProcessTable {
             }
             None => (unknown_executable(), None, true),
         };
+        let arguments = image
+            .as_ref()
+            .and_then(|image| image.arguments(key, &self.proc, self.options.redact));
         let placement = self.cgroups.place(caller.cgroup, Some(key.pid));
         let namespace = user_namespace.or(inherited);
         let process = Process {
             parent_pid: parent,
             executable,
-            command_args: image.as_ref().and_then(|image| image.arguments.clone()),
-            command_args_truncated: image.is_some_and(|image| image.arguments_truncated),
+            command_args: arguments.map(|(arguments, _)| arguments.clone()),
+            command_args_truncated: arguments.is_some_and(|(_, truncated)| *truncated),
             ancestors: ancestors
                 .iter()
                 .map(|forebear| forebear.ancestor(clock.wall(forebear.key.start)))

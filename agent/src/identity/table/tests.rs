@@ -85,6 +85,13 @@ fn key(pid: u32) -> ProcessKey {
     }
 }
 
+/// As `/proc` gives it.
+fn rounded(pid: u32) -> ProcessKey {
+    let proc = ProcFs::new(Path::new("/proc"));
+    let start = proc.tick_start(proc.stat(pid).unwrap().start_ticks);
+    ProcessKey { pid, start }
+}
+
 fn caller(process: ProcessKey) -> Caller {
     let proc = ProcFs::new(Path::new("/proc"));
     let own = std::process::id();
@@ -186,6 +193,10 @@ fn a_process_that_ran_before() {
     };
     let child = sleeper();
     assert!(table.scan().unwrap() >= 2);
+    let image = table.entry(rounded(child.pid())).unwrap().images[0]
+        .0
+        .clone();
+    assert!(!image.has_arguments(), "read without need");
     let identity = resolve(&mut table, key(child.pid()), Nanos::MAX);
     let process = &identity.principal.process;
     assert_eq!(identity.source, IdentitySource::Proc);

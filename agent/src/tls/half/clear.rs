@@ -16,7 +16,8 @@ impl Half {
         };
         match (record.kind(), shared.protocol) {
             (kind::HANDSHAKE, _) => self.read_clear(shared),
-            (kind::ALERT, _) => {
+            // Two bytes in the clear; more when encrypted.
+            (kind::ALERT, _) if record.body_len() == 2 => {
                 let alert = record
                     .first
                     .get(..2)
@@ -45,6 +46,10 @@ impl Half {
             }
             (_, Some(Protocol::Tls13)) => {
                 self.phase = Phase::Sealed { handshake: true };
+                Step::Done
+            }
+            (_, Some(Protocol::Tls12)) if self.unsure => {
+                self.phase = Phase::Sealed { handshake: false };
                 Step::Done
             }
             (_, Some(Protocol::Tls12)) => {

@@ -106,7 +106,12 @@ impl Half {
             match opener.open_part(&mut record) {
                 Some(plain) => {
                     shared.counts(self.direction).parts += 1;
-                    self.read(plain, at, time, gap, shared);
+                    if plain.kind == kind::APPLICATION_DATA {
+                        self.read(plain, at, time, gap, shared);
+                    } else {
+                        // Unproven, so nothing is followed from it.
+                        self.messages.reset();
+                    }
                 }
                 None => self.unopened(len, time, shared),
             }
@@ -127,6 +132,7 @@ impl Half {
         if let Some(passed) = opener.search(&mut record, window) {
             let overhead = opener.record_overhead() as u64;
             let plain = opener.open_whole(&mut record);
+            self.messages.reset();
             if let Some(lost) = self.lost.take() {
                 let bytes = record.at.saturating_sub(lost.from);
                 // Exact while the keys are the same, nothing was padded, and all of it was data.
@@ -218,6 +224,7 @@ impl Half {
                 for message in self.read_messages(&plain) {
                     if shared.protocol == Some(Protocol::Tls13)
                         && message.kind == message::KEY_UPDATE
+                        && self.messages.is_idle()
                     {
                         self.update_keys(shared);
                     }

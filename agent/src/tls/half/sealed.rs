@@ -9,13 +9,26 @@
 use super::{Half, NEAR, Phase, Step};
 use crate::flow::GapReason;
 use crate::tls::facts::{Label, Reason};
-use crate::tls::keys::Keys;
 use crate::tls::opener::Opener;
 use crate::tls::record::kind;
-use crate::tls::schedule::{TrafficSecret, connection_keys};
+use crate::tls::schedule::connection_keys;
 use crate::tls::secrets::Candidate;
 use crate::tls::shared::{Candidates, EarlyData, Shared};
-use crate::tls::suite::{Protocol, Suite};
+use crate::tls::suite::{Aead, Protocol, Suite};
+
+/// Bytes that a trial of one secret reads at most, where every sequence number costs a pass.
+const TRIAL_WORK: usize = 256 << 10;
+
+/// Records that an encrypted handshake takes, about, in one direction.
+const HANDSHAKE_RECORDS: u64 = 12;
+
+/// A record in the queue.
+#[derive(Clone, Copy)]
+struct Place {
+    at: usize,
+    /// Records right before it that are not whole, so that no secret could be tried on them.
+    parts: usize,
+}
 
 impl Half {
     pub(super) fn step_sealed(
@@ -38,31 +51,51 @@ impl Half {
                 _ => {}
             }
         }
+        let mut parts = 0;
         for place in 0..self.queue.len() {
-            let tried = match suite.protocol {
-                Protocol::Tls13 => self.try_traffic(place, suite, shared, candidates),
-                Protocol::Tls12 => self.try_master(place, suite, shared, candidates),
+            let record = &self.queue[place].record;
+            parts = if record.lost.is_some() { 0 } else { parts };
+            let (at, whole) = (Place { at: place, parts }, record.is_whole());
+            let proven = match suite.protocol {
+                Protocol::Tls13 => whole && self.try_traffic(at, suite, shared, candidates),
+                Protocol::Tls12 => self.try_master(at, suite, shared, candidates),
             };
-            if tried {
+            if proven {
                 return Step::Done;
             }
+            parts = if whole { 0 } else { parts + 1 };
         }
         Step::Blocked
     }
 
-    /// How many sequence numbers from 0 on a first record may have.
-    fn window(&self) -> u64 {
-        if self.unsure || self.dropped > 0 {
-            self.dropped.saturating_add(NEAR)
-        } else {
-            1
-        }
+    /// Records are missing that were never in the queue, or are no longer.
+    fn is_broken(&self) -> bool {
+        self.unsure || self.dropped > 0
     }
 
-    /// Tries traffic secrets on the record at `place`; true if one proved itself, and the phase is another.
+    /// The sequence numbers that the record there may have: the first and how many.
+    ///
+    /// Whole records before it would have proven the secret themselves, had it been theirs; only parts, and what was
+    /// dropped or lost, can come before it. Of what was dropped, in TLS 1.3, some was the handshake's.
+    fn sequences(&self, place: Place, suite: Suite) -> (u64, u64) {
+        if !self.is_broken() {
+            return (0, place.parts as u64 + 1);
+        }
+        let expected = self.dropped.saturating_add(place.at as u64);
+        let lost = if self.unsure { NEAR } else { 0 };
+        let handshake = match (suite.protocol, suite.aead) {
+            (Protocol::Tls12, _) => 0,
+            // A number costs a pass over the record.
+            (Protocol::Tls13, Aead::ChaCha20Poly1305) => expected.min(HANDSHAKE_RECORDS),
+            (Protocol::Tls13, _) => expected,
+        };
+        (expected - handshake, handshake.saturating_add(lost + 1))
+    }
+
+    /// Tries traffic secrets on the whole record at `place`; true if one proved itself, and the phase is another.
     fn try_traffic(
         &mut self,
-        place: usize,
+        place: Place,
         suite: Suite,
         shared: &mut Shared,
         candidates: &mut Candidates<'_>,
@@ -75,15 +108,13 @@ impl Half {
         // The handshake's first record is the first there is, but for early data before it.
         let early = client && shared.early_data() != EarlyData::None;
         let handshake = matches!(self.phase, Phase::Sealed { handshake: true })
-            && self.window() == 1
-            && (place == 0 || early);
+            && !self.is_broken()
+            && (place.at == 0 || early);
         let labels = [of_application, of_handshake];
-        let window = self.window();
-        let Some(waiting) = self.queue.get_mut(place) else {
-            return false;
-        };
+        let (from, count) = self.sequences(place, suite);
+        let waiting = &mut self.queue[place.at];
         let tried = waiting.tried >= candidates.pool.last();
-        if tried || !waiting.record.is_whole() || waiting.record.kind() != kind::APPLICATION_DATA {
+        if tried || waiting.record.kind() != kind::APPLICATION_DATA {
             return false;
         }
         let query = shared.query(
@@ -95,14 +126,19 @@ impl Half {
         let (trials, record) = (&mut shared.trials, &mut waiting.record);
         let found = candidates.pool.search(&query, |candidate| {
             trials.spend()?;
-            let window = if candidate.label == of_handshake {
+            // The handshake's secret is tried only where nothing is missing.
+            let count = if candidate.label == of_handshake {
                 1
             } else {
-                window
+                count
             };
-            candidate
-                .traffic_keys(suite)?
-                .find(0, window, record.head, &mut record.first)
+            candidate.traffic_keys(suite)?.find(
+                from,
+                count,
+                TRIAL_WORK,
+                record.head,
+                &mut record.first,
+            )
         });
         let Some(found) = found else { return false };
         let taken = candidates
@@ -114,11 +150,11 @@ impl Half {
         };
         shared.proved(found.point, found.label);
         if found.label == of_handshake {
-            self.drop_early(place, shared);
+            self.drop_early(place.at, shared);
             self.phase = Phase::Handshake(Opener::new(suite, keys, None, 0));
         } else {
-            self.drop_handshake(place, found.result, shared);
-            self.begin_application(suite, keys, Some(secret), found.result);
+            let opener = Opener::new(suite, keys, Some(secret), found.result);
+            self.begin_application(place, opener, found.result, shared);
         }
         true
     }
@@ -127,38 +163,36 @@ impl Half {
     /// `shared.connection_keys`, for both directions.
     fn try_master(
         &mut self,
-        place: usize,
+        place: Place,
         suite: Suite,
         shared: &mut Shared,
         candidates: &mut Candidates<'_>,
     ) -> bool {
         let client = self.is_client(shared);
-        let window = self.window();
+        let (from, count) = self.sequences(place, suite);
+        let record = &mut self.queue[place.at].record;
+        let whole = record.is_whole();
         if let Some(mut keys) = shared.connection_keys[self.direction.index()].take() {
-            let record = self.queue.get_mut(place).map(|waiting| &mut waiting.record);
-            // With nothing lost the first record is the first; else it has to prove its number.
-            let sequence = match record {
-                _ if window == 1 => Some(0),
-                Some(record) if record.is_whole() => {
-                    keys.find(0, window, record.head, &mut record.first)
-                }
+            // With nothing missing the first record is the first; else one has to prove its number.
+            let sequence = match (from, count) {
+                (0, 1) => Some(0),
+                _ if whole => keys.find(from, count, TRIAL_WORK, record.head, &mut record.first),
                 _ => None,
             };
-            let Some(sequence) = sequence else {
-                shared.connection_keys[self.direction.index()] = Some(keys);
-                return false;
-            };
-            self.drop_handshake(place, sequence, shared);
-            self.begin_application(suite, keys, None, sequence);
-            return true;
+            match sequence {
+                Some(sequence) => {
+                    let opener = Opener::new(suite, keys, None, sequence);
+                    self.begin_application(place, opener, sequence, shared);
+                }
+                None => shared.connection_keys[self.direction.index()] = Some(keys),
+            }
+            return sequence.is_some();
         }
         let Some((client_random, server_random)) = shared.randoms() else {
             return false;
         };
-        let Some(waiting) = self.queue.get_mut(place) else {
-            return false;
-        };
-        if waiting.tried >= candidates.pool.last() || !waiting.record.is_whole() {
+        let waiting = &mut self.queue[place.at];
+        if !whole || waiting.tried >= candidates.pool.last() {
             return false;
         }
         let query = shared.query(candidates, &[Label::Master], waiting.tried);
@@ -173,7 +207,7 @@ impl Half {
             } else {
                 (of_server, of_client)
             };
-            let sequence = own.find(0, window, record.head, &mut record.first)?;
+            let sequence = own.find(from, count, TRIAL_WORK, record.head, &mut record.first)?;
             Some((own, other, sequence))
         });
         let Some(found) = found else { return false };
@@ -183,20 +217,9 @@ impl Half {
             .keep_proven(found.process, found.id, candidates.now);
         shared.proved(found.point, found.label);
         shared.connection_keys[self.direction.opposite().index()] = Some(other);
-        self.drop_handshake(place, sequence, shared);
-        self.begin_application(suite, own, None, sequence);
+        let opener = Opener::new(suite, own, None, sequence);
+        self.begin_application(place, opener, sequence, shared);
         true
-    }
-
-    fn begin_application(
-        &mut self,
-        suite: Suite,
-        keys: Keys,
-        secret: Option<TrafficSecret>,
-        sequence: u64,
-    ) {
-        self.messages.reset();
-        self.phase = Phase::Application(Opener::new(suite, keys, secret, sequence));
     }
 
     /// The records before the handshake's first: early data, which is not read, and where the server has accepted
@@ -220,41 +243,58 @@ impl Half {
         }
     }
 
-    /// The records before the one at `place`, which has this sequence number under the application's keys:
-    /// the handshake's, but for the last `sequence` of them.
-    fn drop_handshake(&mut self, place: usize, sequence: u64, shared: &mut Shared) {
-        let (mut missed, time) = (0u64, self.time);
-        let data_from = (place as u64).saturating_sub(sequence);
-        for (at, waiting) in self.drain(place).into_iter().enumerate() {
-            if at as u64 >= data_from {
-                missed += waiting.plain_len();
-                shared.counts(self.direction).unopened += 1;
-            } else {
-                shared.counts(self.direction).skipped += 1;
-            }
+    /// Application data begins: the record at `place` has this sequence number under the keys of `opener`. Parts
+    /// before it that are of the same keys are opened too; what came before them was the handshake.
+    fn begin_application(
+        &mut self,
+        place: Place,
+        mut opener: Opener,
+        sequence: u64,
+        shared: &mut Shared,
+    ) {
+        // At most the length of the queue.
+        let parts = (place.parts as u64).min(sequence);
+        opener.rewind(parts);
+        let missing = sequence - parts;
+        for _ in self.drain(place.at - parts as usize) {
+            shared.counts(self.direction).skipped += 1;
         }
-        if sequence > place as u64 {
-            missed += self.dropped_plain;
-        }
-        if sequence > 0 {
-            self.plain = shared.gap(
-                self.direction,
-                self.plain,
-                missed,
-                time,
-                GapReason::Unopened,
-            );
-            shared.report(Some(self.direction), Reason::LostRecords);
-        }
-        if self.is_client(shared)
-            && matches!(
-                shared.early_data(),
-                EarlyData::Offered | EarlyData::Accepted
-            )
+        if let Some(first) = self.queue.front().map(|waiting| &waiting.record)
+            && missing > 0
         {
+            let (len, reason) = match first.lost {
+                Some(lost) => {
+                    let overhead = missing.saturating_mul(opener.record_overhead() as u64);
+                    let bytes = first.at.saturating_sub(lost.from);
+                    // In TLS 1.2 the first of them was Finished (RFC 5246 section 7.4.9).
+                    let finished = if shared.protocol == Some(Protocol::Tls12) {
+                        16
+                    } else {
+                        0
+                    };
+                    (
+                        bytes.saturating_sub(overhead.saturating_add(finished)),
+                        lost.reason,
+                    )
+                }
+                None => (self.dropped_plain, GapReason::Evicted),
+            };
+            let time = first.time;
+            self.plain = shared.gap(self.direction, self.plain, len, time, reason);
+        }
+        if let Some(first) = self.queue.front_mut() {
+            first.record.lost = None;
+        }
+        let early = matches!(
+            shared.early_data(),
+            EarlyData::Offered | EarlyData::Accepted
+        );
+        if self.is_client(shared) && early {
             // The handshake's secret was not there, so how many of these records held early data is not known.
             shared.report(Some(self.direction), Reason::EarlyData);
         }
         (self.dropped, self.dropped_plain, self.unsure) = (0, 0, false);
+        self.messages.reset();
+        self.phase = Phase::Application(opener);
     }
 }

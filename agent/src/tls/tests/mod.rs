@@ -1,3 +1,6 @@
+mod broken;
+mod fuzzed;
 mod peers;
+mod pool;
 mod real;
 mod replay;

@@ -91,6 +91,10 @@ impl Proxy {
         }
     }
 
+    pub fn connections(&self) -> usize {
+        self.connections.lock().unwrap().len()
+    }
+
     /// What passed on the connection of this number.
     pub fn chunks(&self, number: usize) -> Vec<(Direction, Vec<u8>)> {
         let chunks = Arc::clone(&self.connections.lock().unwrap()[number]);
@@ -272,17 +276,17 @@ pub fn openssl_client(
     for say in conversation {
         match say {
             Say::Line(line) => {
-                writeln!(stdin, "{line}").unwrap();
+                write_line(&mut stdin, line);
                 lines.wait_for(&line.chars().rev().collect::<String>());
             }
             Say::Told(line, server) => {
                 let before = server.text().len();
-                writeln!(stdin, "{line}").unwrap();
+                write_line(&mut stdin, line);
                 server.wait_after(before, line);
             }
             Say::Command(letter, mark) => {
                 let before = errors.text().len();
-                writeln!(stdin, "{letter}").unwrap();
+                write_line(&mut stdin, letter);
                 errors.wait_after(before, mark);
             }
         }
@@ -291,6 +295,11 @@ pub fn openssl_client(
     drop(stdin);
     finish(peer);
     key_log(&log)
+}
+
+/// A line, in one piece: the program sends what it reads.
+fn write_line(stdin: &mut impl Write, line: &str) {
+    stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
 pub fn finish(mut peer: Peer) {
@@ -399,7 +408,10 @@ pub fn python(script: &str, arguments: &[&str]) -> Recording {
 }
 
 /// `gnutls-serv --echo` and `gnutls-cli` with this priority.
-pub fn gnutls(priority: &str, lines: &[&str]) -> Recording {
+///
+/// A line `^rekey^` changes keys. With `-r` there are two connections, of which the second resumes the first; the
+/// key log is that of both.
+pub fn gnutls(priority: &str, arguments: &[&str], lines: &[&str]) -> Vec<Recording> {
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -432,8 +444,10 @@ pub fn gnutls(priority: &str, lines: &[&str]) -> Recording {
             priority,
             "--port",
             &proxy.address.port().to_string(),
-            "127.0.0.1",
+            "--inline-commands",
         ])
+        .args(arguments)
+        .arg("127.0.0.1")
         .env("SSLKEYLOGFILE", &log)
         .current_dir(folder())
         .stdin(Stdio::piped())
@@ -446,13 +460,31 @@ pub fn gnutls(priority: &str, lines: &[&str]) -> Recording {
     let peer = Peer(child);
     output.wait_for("Simple Client Mode");
     for line in lines {
-        writeln!(stdin, "{line}").unwrap();
-        output.wait_for(line);
+        let before = output.text().len();
+        write_line(&mut stdin, line);
+        let rekey = *line == "^rekey^";
+        output.wait_after(before, if rekey { "Rekey was completed" } else { line });
     }
     drop(stdin);
     finish(peer);
-    Recording {
-        chunks: proxy.chunks(0),
-        secrets: key_log(&log),
-    }
+    let secrets = key_log(&log);
+    (0..proxy.connections())
+        .map(|number| Recording {
+            chunks: proxy.chunks(number),
+            secrets: secrets.clone(),
+        })
+        .collect()
+}
+
+/// Has `openssl s_client` try a handshake that fails.
+pub fn openssl_refused(proxy: &Proxy, arguments: &[&str]) {
+    let status = Command::new("openssl")
+        .args(["s_client", "-connect", &proxy.address.to_string()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("openssl is installed");
+    assert!(!status.success());
 }

@@ -26,7 +26,7 @@ fn joined(lines: &[&str]) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-fn check_lines(read: &Read) {
+pub fn check_lines(read: &Read) {
     assert_eq!(read.sent(), joined(&LINES), "{:?}", read.unread);
     assert_eq!(read.received(), reversed(&LINES), "{:?}", read.unread);
     assert_eq!(read.unread, Vec::<String>::new());
@@ -123,7 +123,7 @@ fn gnutls_suites() {
         ),
     ];
     for (priority, suite) in rows {
-        let read = read(&gnutls(priority, &LINES));
+        let read = read(&gnutls(priority, &[], &LINES)[0]);
         assert_eq!(read.facts.suite.unwrap().0, suite);
         assert_eq!(read.sent(), joined(&LINES), "{priority} {:?}", read.unread);
         assert_eq!(
@@ -133,6 +133,39 @@ fn gnutls_suites() {
             read.unread
         );
         assert_eq!(read.unread, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn gnutls_resumes_and_changes_keys() {
+    for (version, updates) in [("TLS1.3", 2), ("TLS1.2", 0)] {
+        let priority = format!("NORMAL:-VERS-ALL:+VERS-{version}");
+        let rekey: &[&str] = if updates > 0 { &["^rekey^"] } else { &[] };
+        let recordings = gnutls(
+            &priority,
+            &["-r"],
+            &[&LINES[..1], rekey, &LINES[1..]].concat(),
+        );
+        assert_eq!(recordings.len(), 2);
+        let len = |number: usize| recordings[number].stream(Direction::Received).len();
+        assert!(len(1) < len(0), "no certificate: it did resume");
+        // Both connections' secrets are candidates for both.
+        let mut replay = Replay::new();
+        replay.learn(&recordings[0]);
+        let mut pool = replay.pool;
+        for recording in &recordings {
+            let mut replay = Replay::new();
+            std::mem::swap(&mut replay.pool, &mut pool);
+            replay.all(recording);
+            std::mem::swap(&mut replay.pool, &mut pool);
+            let read = replay.close();
+            assert_eq!(read.unread, Vec::<String>::new());
+            if recording.stream(Direction::Sent) == recordings[1].stream(Direction::Sent) {
+                assert_eq!(read.sent(), joined(&LINES));
+                assert_eq!(read.received(), joined(&LINES));
+                assert_eq!(read.facts.key_updates, updates);
+            }
+        }
     }
 }
 
@@ -149,14 +182,6 @@ fn a_hello_retry_request_is_followed() {
     assert_eq!(read.proved.len(), 4);
 }
 
-fn without_empty_lines(text: &[u8]) -> Vec<u8> {
-    text.split_inclusive(|byte| *byte == b'\n')
-        .filter(|line| *line != b"\n")
-        .flatten()
-        .copied()
-        .collect()
-}
-
 #[test]
 fn key_updates_of_either_side_are_followed() {
     for suite in SUITES_13 {
@@ -167,15 +192,11 @@ fn key_updates_of_either_side_are_followed() {
             Say::Command("K", "KEYUPDATE"),
             Say::Line(LINES[2]),
         ];
-        let mut read = read(&openssl(
+        let read = read(&openssl(
             &["-tls1_3"],
             &["-tls1_3", "-ciphersuites", suite],
             &conversation,
         ));
-        // The command's line end may go out as a line of its own.
-        read.text
-            .iter_mut()
-            .for_each(|text| *text = without_empty_lines(text));
         check_lines(&read);
         assert_eq!(
             read.facts.key_updates, 3,
@@ -426,10 +447,13 @@ fn every_split_gives_the_same() {
     for number in 0..6 {
         let recording = sample(number);
         let longest = Direction::Received;
-        for split in 0..recording
+        // One of each version at every byte, the others at some.
+        let step = if number % 3 == 0 { 1 } else { 7 };
+        for split in (0..recording
             .stream(longest)
             .len()
-            .max(recording.stream(Direction::Sent).len())
+            .max(recording.stream(Direction::Sent).len()))
+            .step_by(step)
         {
             let mut replay = Replay::new();
             replay.learn(recording);
@@ -461,5 +485,58 @@ fn byte_by_byte_and_either_direction_first() {
             }
             check_lines(&replay.close());
         }
+    }
+}
+
+/// A server and its client in one program; the client sends a large body twice on one connection.
+const UPLOAD: &str = r#"
+import socket, ssl, sys, threading
+log, version = sys.argv[1], getattr(ssl.TLSVersion, sys.argv[2])
+body = bytes(97 + i // 5 % 26 for i in range(300_000))
+def context(purpose):
+    made = ssl.SSLContext(purpose)
+    made.minimum_version = made.maximum_version = version
+    made.set_alpn_protocols(["http/1.1"])
+    return made
+def serve(listener, made):
+    plain, _ = listener.accept()
+    with made.wrap_socket(plain, server_side=True) as peer:
+        for _ in range(2):
+            left = len(body)
+            while left:
+                left -= len(peer.recv(left))
+            peer.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+        peer.recv(1)
+server, client = context(ssl.PROTOCOL_TLS_SERVER), context(ssl.PROTOCOL_TLS_CLIENT)
+server.load_cert_chain("cert.pem", "key.pem")
+client.load_verify_locations("cert.pem")
+client.keylog_filename = log
+client.check_hostname = False
+listener = socket.create_server(("127.0.0.1", 0))
+thread = threading.Thread(target=serve, args=(listener, server))
+thread.start()
+print("port", listener.getsockname()[1], flush=True)
+with socket.create_connection(("127.0.0.1", int(sys.stdin.readline()))) as plain:
+    with client.wrap_socket(plain, server_hostname="upload.example") as peer:
+        for _ in range(2):
+            peer.sendall(body)
+            assert peer.recv(100).startswith(b"HTTP/1.1 204")
+thread.join()
+"#;
+
+#[test]
+fn python_uploads_are_read() {
+    for (version, wire) in [("TLSv1_3", 0x0304), ("TLSv1_2", 0x0303)] {
+        let read = read(&python(UPLOAD, &[version]));
+        let body: Vec<u8> = (0..300_000).map(|at| b'a' + (at / 5 % 26) as u8).collect();
+        assert_eq!(read.unread, Vec::<String>::new());
+        assert!(read.text[0] == [&body[..], &body].concat());
+        assert_eq!(read.received(), "HTTP/1.1 204 No Content\r\n\r\n".repeat(2));
+        let facts = read.facts;
+        assert_eq!(
+            (facts.version, facts.alpn.as_deref()),
+            (Some(wire), Some("http/1.1"))
+        );
+        assert_eq!(facts.sni.as_deref(), Some("upload.example"));
     }
 }

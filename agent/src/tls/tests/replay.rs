@@ -29,6 +29,10 @@ impl Read {
         String::from_utf8_lossy(&self.text[1]).into_owned()
     }
 
+    pub fn is_silent(&self) -> bool {
+        self.text.iter().all(Vec::is_empty)
+    }
+
     pub fn take(&mut self, session: &mut Session) {
         while let Some(output) = session.pop() {
             match output {
@@ -110,7 +114,10 @@ impl Replay {
     pub fn with(limits: SessionLimits, budget: &Budget) -> Self {
         Self {
             session: Session::new(limits, budget),
-            pool: Pool::new(PoolLimits::default()),
+            pool: Pool::new(PoolLimits {
+                per_process: 5000,
+                ..PoolLimits::default()
+            }),
             read: Read::default(),
             offsets: [0; 2],
             now: 5_000_000_000,
@@ -162,7 +169,7 @@ impl Replay {
         );
     }
 
-    fn push(&mut self, direction: Direction, piece: Piece) {
+    pub fn push(&mut self, direction: Direction, piece: Piece) {
         self.now += 1;
         self.offsets[direction.index()] += piece.len();
         self.session

@@ -188,14 +188,7 @@ fn given_out_as_soon_as_known() {
         received("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n1234"),
         received("5678"),
     ]);
-    let mut connection = Connection::new(
-        Start {
-            layer: Layer::Socket,
-            from_start: true,
-            claim: None,
-        },
-        limits,
-    );
+    let mut connection = Connection::new(START, limits);
     let mut counts = Vec::new();
     for (direction, piece) in talk.pieces(|_, _| vec![]) {
         let mut out = Vec::new();
@@ -219,18 +212,33 @@ fn next_request_ends_the_wait() {
 }
 
 #[test]
+fn a_quiet_connection_is_small() {
+    // Ten thousand of them are to stay within some megabytes.
+    assert!(
+        size_of::<Connection>() <= 768,
+        "{}",
+        size_of::<Connection>()
+    );
+    let talk = play([
+        sent("GET /1 HTTP/1.1\r\n\r\n"),
+        received("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"),
+    ]);
+    let mut connection = Connection::new(START, Limits::default());
+    let mut out = Vec::new();
+    for (direction, piece) in talk.pieces(|_, len| (1..len).collect()) {
+        connection.push(direction, piece, &mut out);
+    }
+    assert_eq!((connection.held(), out.len()), (0, 1));
+}
+
+#[test]
 fn flushed_once() {
     let talk = play([
         sent("GET /events HTTP/1.1\r\n\r\n"),
         received("HTTP/1.1 200 OK\r\n\r\ndata: 1\n"),
         received("data: 2\n"),
     ]);
-    let start = Start {
-        layer: Layer::Socket,
-        from_start: true,
-        claim: None,
-    };
-    let mut connection = Connection::new(start, Limits::default());
+    let mut connection = Connection::new(START, Limits::default());
     let mut pieces = talk.pieces(|_, _| vec![]).into_iter();
     let mut out = Vec::new();
     for (direction, piece) in pieces.by_ref().take(2) {
@@ -256,12 +264,7 @@ fn late_answer_is_not_the_next_one() {
         sent("GET /2 HTTP/1.1\r\n\r\n"),
         received("HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n"),
     ]);
-    let start = Start {
-        layer: Layer::Socket,
-        from_start: true,
-        claim: None,
-    };
-    let mut connection = Connection::new(start, Limits::default());
+    let mut connection = Connection::new(START, Limits::default());
     let mut out = Vec::new();
     for (at, (direction, piece)) in talk.pieces(|_, _| vec![]).into_iter().enumerate() {
         connection.push(direction, piece, &mut out);

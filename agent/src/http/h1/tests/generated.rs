@@ -188,13 +188,16 @@ proptest! {
             prop_assert_eq!(&got, &expected, "shuffled");
         } else {
             // Pushed out of order, the next request may cut the wait for a body short; nothing else may differ.
-            let heads = |lines: &[String]| -> Vec<String> {
-                lines.iter().map(|line| line.split(' ').take(3).collect::<Vec<_>>().join(" ")).collect()
-            };
-            prop_assert_eq!(heads(&got), heads(&expected), "shuffled");
+            prop_assert_eq!(got.len(), expected.len());
+            for (got, expected) in got.iter().zip(&expected) {
+                let cut_short = got.strip_suffix('…').is_some_and(|start| expected.starts_with(start));
+                prop_assert!(got == expected || cut_short, "shuffled: {} for {}", got, expected);
+            }
         }
     }
+}
 
+proptest! {
     /// Any bytes and gaps in any order: nothing panics, nothing comes after the end, memory stays bounded.
     #[test]
     fn any_pieces(bytes in vec(any::<u8>(), 0..400)) {

@@ -229,12 +229,7 @@ fn jumps_and_overlaps() {
         bytes: Payload::copy_from(bytes.as_bytes()),
     };
     let run = |pieces: Vec<(Direction, Piece)>| {
-        let start = Start {
-            layer: Layer::Socket,
-            from_start: true,
-            claim: None,
-        };
-        let mut connection = Connection::new(start, Limits::default());
+        let mut connection = Connection::new(START, Limits::default());
         let mut out = Vec::new();
         for (direction, piece) in pieces {
             connection.push(direction, piece, &mut out);
@@ -398,14 +393,7 @@ fn responses_without_end_before_any_request() {
         held: 1000,
         ..Limits::default()
     };
-    let mut connection = Connection::new(
-        Start {
-            layer: Layer::Socket,
-            from_start: true,
-            claim: None,
-        },
-        limits,
-    );
+    let mut connection = Connection::new(START, limits);
     let mut out = Vec::new();
     for at in 0..100 {
         let origin = Origin {

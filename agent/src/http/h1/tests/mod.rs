@@ -30,6 +30,12 @@ fn gap(direction: Direction, len: u64) -> Part {
     Part::Gap(direction, len)
 }
 
+const START: Start = Start {
+    layer: Layer::Socket,
+    from_start: true,
+    claim: None,
+};
+
 /// How a conversation is given to the connection.
 #[derive(Clone)]
 struct Play {
@@ -262,9 +268,8 @@ fn render_exchange(exchange: &Exchange) -> String {
 /// Without what only says how long the body is.
 fn render_headers(headers: &Headers) -> String {
     let shown = headers
-        .0
         .iter()
-        .filter(|(name, _)| name != "content-length" && name != "transfer-encoding");
+        .filter(|(name, _)| *name != "content-length" && *name != "transfer-encoding");
     shown
         .map(|(name, value)| format!(" {name}={}", value.escape_ascii()))
         .collect()

@@ -11,9 +11,8 @@ const PLACE: (u64, Origin) = (7, Origin { wire: 3, within: 1 });
 
 fn shown(headers: &Headers) -> Vec<(String, Vec<u8>)> {
     headers
-        .0
         .iter()
-        .map(|(name, value)| (name.clone(), value.to_vec()))
+        .map(|(name, value)| (name.to_owned(), value.to_vec()))
         .collect()
 }
 

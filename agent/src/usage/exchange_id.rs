@@ -1,0 +1,66 @@
+//! A name for an exchange that both ends of a connection give alike.
+//!
+//! It is the begin of a SHA-256 over the unordered pair of ends and the request's place on the wire. For TCP that
+//! place is the sequence number of the byte, or of the TLS record that carried it, which both ends see (also on two
+//! hosts, unless an address is translated between them); the network namespace is added for loopback addresses,
+//! because every namespace has the same ones. For Unix sockets the ends are the sockets' inode numbers, and the place
+//! is the offset since the connection began, so that a connection that was open before the agent may have two names.
+
+use super::Facts;
+use crate::http::head::Exchange;
+use crate::kernel::record::Endpoints;
+use sha2::{Digest as _, Sha256};
+use std::net::{IpAddr, SocketAddr};
+
+/// Bytes of the hash that are kept.
+const LENGTH: usize = 16;
+
+pub(super) fn of(exchange: &Exchange, facts: &Facts<'_>) -> String {
+    let mut hash = Sha256::new();
+    let origin = exchange.request.origin;
+    match facts.endpoints {
+        Endpoints::Tcp { local, peer } => {
+            let (local, peer) = (canonical(local), canonical(peer));
+            hash.update(b"tokentrail exchange 1 tcp\0");
+            for (address, port) in [local.min(peer), local.max(peer)] {
+                match address {
+                    IpAddr::V4(address) => hash.update(address.to_ipv6_mapped().octets()),
+                    IpAddr::V6(address) => hash.update(address.octets()),
+                }
+                hash.update(port.to_be_bytes());
+            }
+            let loopback = local.0.is_loopback() || peer.0.is_loopback();
+            let namespace = if loopback {
+                facts.caller.network_namespace
+            } else {
+                0
+            };
+            hash.update(namespace.to_be_bytes());
+            match facts.sequence {
+                Some(sequence) => hash.update(u64::from(sequence).to_be_bytes()),
+                // No one else can name it then, but the exchanges of a connection still differ.
+                None => hash.update((u64::from(u32::MAX) + 1 + origin.wire).to_be_bytes()),
+            }
+        }
+        Endpoints::Unix { peer_inode, .. } => {
+            let (own, peer) = (facts.connection.inode, *peer_inode);
+            hash.update(b"tokentrail exchange 1 unix\0");
+            hash.update(own.min(peer).to_be_bytes());
+            hash.update(own.max(peer).to_be_bytes());
+            hash.update(origin.wire.to_be_bytes());
+        }
+    }
+    hash.update(origin.within.to_be_bytes());
+    let mut name = String::with_capacity(LENGTH * 2);
+    for byte in &hash.finalize()[..LENGTH] {
+        for digit in [byte >> 4, byte & 15] {
+            name.extend(char::from_digit(u32::from(digit), 16));
+        }
+    }
+    name
+}
+
+/// A dual-stack server sees an IPv4 client as `::ffff:a.b.c.d`, and the client does not.
+fn canonical(end: &SocketAddr) -> (IpAddr, u16) {
+    (end.ip().to_canonical(), end.port())
+}

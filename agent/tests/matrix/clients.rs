@@ -1,0 +1,369 @@
+//! Every client against nginx over cleartext, TLS 1.2 and TLS 1.3; curl against every server, over IPv6, as another
+//! user, through a gateway, with every cipher suite.
+
+use crate::support::agent::Agent;
+use crate::support::clients::{CLIENTS, CURL, Client, Errand, Ran, run};
+use crate::support::event::Event;
+use crate::support::expect::{Expectations, Expected, Side, Who, stop, unread_in};
+use crate::support::lab::Lab;
+use crate::support::process::Place;
+use crate::support::report::Cells;
+use crate::support::servers::{self, Server, Target, Wire};
+use crate::support::token::Shape;
+use crate::support::{nginx, pause, turn};
+use anyhow::{Context, Result, ensure};
+use std::net::SocketAddr;
+
+/// What the cells of this file share.
+struct Stage<'a> {
+    lab: &'a Lab,
+    cells: Cells,
+    expected: Expectations,
+    number: usize,
+}
+
+/// One cell: a client, told to reach a listener of a server.
+struct Cell<'a> {
+    name: String,
+    client: &'a Client,
+    server: &'a Server,
+    target: Target,
+    place: Place,
+    /// Further arguments of the client.
+    args: &'a [&'a str],
+}
+
+impl<'a> Stage<'a> {
+    fn errand(&mut self, cell: &Cell) -> (Errand<'a>, Shape) {
+        self.number += 1;
+        let shape = Shape::nth(self.number);
+        let errand = Errand {
+            lab: self.lab,
+            target: cell.target.clone(),
+            path: self.lab.cell_path(&cell.name),
+            credential: shape.generate(),
+        };
+        (errand, shape)
+    }
+
+    /// Runs the client; what it made is expected, what it did not make is a failure of the cell.
+    fn cell(&mut self, cell: Cell) {
+        let (errand, shape) = self.errand(&cell);
+        let mut call = match cell.client.call(&errand) {
+            Ok(call) => call,
+            Err(missing) => return self.cells.skip(&cell.name, &format!("{missing:#}")),
+        };
+        call.spec = call.spec.args(cell.args.iter().copied());
+        let made =
+            run(call, &errand, &cell.place).and_then(|ran| expect(&cell, &errand, shape, &ran));
+        match made {
+            Ok(expected) => self.expected.add(expected),
+            Err(error) => self.cells.check(&cell.name, Err(error)),
+        }
+    }
+}
+
+/// Clients whose TLS code is in files that the agent meets only when they run.
+const OWN_FILES: [&str; 4] = ["curl_cffi", "cryptography", "node-fetch", "bun-fetch"];
+
+/// One request by each client with TLS code of its own: the first handshake of a file may be over before the file is
+/// known, the second must be read. Gives what the first ones would have been.
+fn first_handshakes(stage: &mut Stage, web: &Server) -> Vec<Expected> {
+    let mut first = Vec::new();
+    for client in CLIENTS
+        .iter()
+        .filter(|client| OWN_FILES.contains(&client.name))
+    {
+        let name = format!("first-{}", client.name);
+        let target = web.target(Wire::Tls13);
+        let cell = Cell {
+            name,
+            client,
+            server: web,
+            target,
+            place: stage.lab.inside(),
+            args: &[],
+        };
+        let (errand, shape) = stage.errand(&cell);
+        let made = client
+            .run(&errand, &cell.place)
+            .and_then(|ran| expect(&cell, &errand, shape, &ran));
+        if let Ok(made) = made {
+            stage.expected.whatever(&errand.credential);
+            first.extend(made.into_iter().filter(|one| one.side == Side::Client));
+        }
+    }
+    pause(2);
+    first
+}
+
+/// Read, or listed as attached late.
+fn read_or_late(first: &Expected, fingerprint: &str, events: &[Event]) -> Result<()> {
+    if events
+        .iter()
+        .any(|event| first.is_about(fingerprint, event))
+    {
+        return Ok(());
+    }
+    let (local, peer) = first.ends.context("its ends")?;
+    unread_in(events, local, peer, &["attached_late"]).map(drop)
+}
+
+/// Both ends' events, and that curl and the server agree about the socket.
+fn expect(cell: &Cell, errand: &Errand, shape: Shape, ran: &Ran) -> Result<Vec<Expected>> {
+    ensure!(
+        ran.status == 200,
+        "the client got the status {}",
+        ran.status
+    );
+    let facts = cell
+        .server
+        .facts(&ran.call.path, |fact| fact.status == 200)?;
+    let fact = facts.first().context("a fact")?;
+    ensure!(
+        fact.tls == cell.target.wire.version(),
+        "{} was spoken",
+        fact.tls
+    );
+    if cell.client.name.starts_with("curl") {
+        let ends = curl_ends(ran);
+        if ends.is_some() {
+            ensure!(
+                ends == fact.remote().zip(fact.local()),
+                "curl says {ends:?}, the server {fact:?}"
+            );
+        }
+    }
+    let mut both = Expected::both(&cell.name, &errand.credential, fact, cell.server, ran);
+    for one in &mut both {
+        one.provider = shape.provider();
+        if let (Side::Client, Some(user)) = (one.side, cell.place.user) {
+            one.user = user;
+        }
+    }
+    Ok(both)
+}
+
+/// curl's own word for both ends.
+fn curl_ends(ran: &Ran) -> Option<(SocketAddr, SocketAddr)> {
+    let words: Vec<_> = ran.stdout.last()?.split_whitespace().collect();
+    let end = |ip: &str, port: &str| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?));
+    Some((
+        end(words.get(1)?, words.get(2)?)?,
+        end(words.get(3)?, words.get(4)?)?,
+    ))
+}
+
+const NOBODY: u32 = 65534;
+
+#[test]
+fn clients() {
+    let Some(_turn) = turn("clients") else { return };
+    let lab = Lab::new("clients").unwrap();
+    // nginx is found as a running process, the Python servers when they start.
+    let python_before = servers::python(&lab, &lab.inside()).unwrap();
+    let upstream = python_before.target(Wire::Clear).address;
+    let web = nginx::start(&lab, &lab.inside(), Some(upstream)).unwrap();
+    let mut agent = Agent::start(&lab).unwrap();
+    let aiohttp = servers::aiohttp(&lab, &lab.inside());
+    let mut stage = Stage {
+        lab: &lab,
+        cells: Cells::new("clients"),
+        expected: Expectations::default(),
+        number: 0,
+    };
+
+    let first = first_handshakes(&mut stage, &web);
+    for client in &CLIENTS {
+        for wire in Wire::ALL.into_iter().filter(|wire| client.speaks(*wire)) {
+            let name = format!("{}-{}", client.name, wire.name());
+            stage.cell(Cell {
+                name,
+                client,
+                server: &web,
+                target: web.target(wire),
+                place: lab.inside(),
+                args: &[],
+            });
+        }
+    }
+    for wire in Wire::ALL {
+        for server in [Ok(&python_before), aiohttp.as_ref()] {
+            let Ok(server) = server else {
+                stage.cells.skip(
+                    &format!("curl-aiohttp-{}", wire.name()),
+                    "TOKENTRAIL_FIXTURES has no venv",
+                );
+                continue;
+            };
+            let name = format!("curl-to-{}-{}", server.name, wire.name());
+            let target = server.target(wire);
+            stage.cell(Cell {
+                name,
+                client: &CURL,
+                server,
+                target,
+                place: lab.inside(),
+                args: &[],
+            });
+        }
+        let name = format!("curl-v6-{}", wire.name());
+        let target = web.target_v6(wire);
+        stage.cell(Cell {
+            name,
+            client: &CURL,
+            server: &web,
+            target,
+            place: lab.inside(),
+            args: &[],
+        });
+        let name = format!("curl-as-nobody-{}", wire.name());
+        let target = web.target(wire);
+        stage.cell(Cell {
+            name,
+            client: &CURL,
+            server: &web,
+            target,
+            place: lab.inside_as(NOBODY),
+            args: &[],
+        });
+    }
+    suites(&mut stage, &web);
+    let gateway = through_gateway(&mut stage, &web, &python_before);
+    if let Err(error) = gateway {
+        stage.cells.check("gateway", Err(error));
+    }
+
+    let Stage {
+        mut cells,
+        expected,
+        ..
+    } = stage;
+    expected.check(&mut agent, &mut cells).unwrap();
+    cells.check("query-redacted", query_redacted(&agent.events));
+    cells.check("arguments-redacted", arguments_redacted(&agent.events));
+    expected.no_strangers(&agent, &mut cells).unwrap();
+    let fingerprints: Vec<_> = first
+        .iter()
+        .map(|one| agent.fingerprint(&one.credential).unwrap())
+        .collect();
+    if let Some(stopped) = stop(agent, &mut cells) {
+        for (one, fingerprint) in first.iter().zip(fingerprints) {
+            cells.check(&one.cell, read_or_late(one, &fingerprint, &stopped.events));
+        }
+    }
+    cells.finish();
+}
+
+/// Every cipher suite that is read, a handshake that begins anew, and one suite that is not read is in `unread`.
+fn suites(stage: &mut Stage, web: &Server) {
+    let table: [(&str, Wire, &str, &[&str]); 6] = [
+        (
+            "suite-12-aes128",
+            Wire::Tls12,
+            "tls12",
+            &["--ciphers", "ECDHE-ECDSA-AES128-GCM-SHA256"],
+        ),
+        (
+            "suite-12-aes256",
+            Wire::Tls12,
+            "tls12",
+            &["--ciphers", "ECDHE-ECDSA-AES256-GCM-SHA384"],
+        ),
+        (
+            "suite-12-chacha",
+            Wire::Tls12,
+            "tls12",
+            &["--ciphers", "ECDHE-ECDSA-CHACHA20-POLY1305"],
+        ),
+        (
+            "suite-13-aes128",
+            Wire::Tls13,
+            "tls13",
+            &["--tls13-ciphers", "TLS_AES_128_GCM_SHA256"],
+        ),
+        (
+            "suite-13-chacha",
+            Wire::Tls13,
+            "tls13",
+            &["--tls13-ciphers", "TLS_CHACHA20_POLY1305_SHA256"],
+        ),
+        ("hello-retry", Wire::Tls13, "hrr", &[]),
+    ];
+    for (name, wire, listener, args) in table {
+        let (target, place) = (web.listener(listener, wire), stage.lab.inside());
+        stage.cell(Cell {
+            name: name.into(),
+            client: &CURL,
+            server: web,
+            target,
+            place,
+            args,
+        });
+    }
+}
+
+/// curl to nginx over TLS, nginx to the Python server in cleartext: nginx is a server and a client, in one credential.
+fn through_gateway(stage: &mut Stage, web: &Server, behind: &Server) -> Result<()> {
+    let path = stage.lab.cell_path("gateway");
+    let errand = Errand {
+        lab: stage.lab,
+        target: web.target(Wire::Tls13),
+        path: format!("/gateway{path}"),
+        credential: Shape::GitHub.generate(),
+    };
+    let ran = CURL.run(&errand, &stage.lab.inside())?;
+    let (front, back) = (web.fact(&ran.call.path)?, behind.fact(&path)?);
+    stage.expected.add(Expected::both(
+        "gateway",
+        &errand.credential,
+        &front,
+        web,
+        &ran,
+    ));
+    let mut passing = Expected::client(
+        "gateway-behind",
+        &errand.credential,
+        &back,
+        Who::Is(front.pid),
+        web.executable.clone(),
+    );
+    passing.user = web.user;
+    stage.expected.add([
+        passing,
+        Expected::server("gateway-behind", &errand.credential, &back, behind),
+    ]);
+    Ok(())
+}
+
+/// The credential in a query is replaced, the rest of the query is not.
+fn query_redacted(events: &[Event]) -> Result<()> {
+    let queries: Vec<_> = events
+        .iter()
+        .filter(|event| event.carrier() == Some("query:access_token"))
+        .collect();
+    ensure!(
+        !queries.is_empty(),
+        "no event has the carrier query:access_token"
+    );
+    for event in queries {
+        ensure!(
+            event.query() == Some("page=2&access_token={secret}"),
+            "the query is {:?}",
+            event.query()
+        );
+    }
+    Ok(())
+}
+
+/// curl was given its credential as an argument: its arguments are recorded without it.
+fn arguments_redacted(events: &[Event]) -> Result<()> {
+    let of_curl = |event: &&Event| event.is_usage() && event.executable() == Some("/usr/bin/curl");
+    let event = events.iter().find(of_curl).context("no event of curl")?;
+    ensure!(
+        event.command_args().contains(&"-sS"),
+        "arguments are {:?}",
+        event.command_args()
+    );
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! The agent end to end: real programs, a real agent, one generated credential per cell (see `support`).
+//!
+//! `cargo test -p agent --test matrix` says what it skips and why; `cargo xtask test` runs it as it should be run.
+
+mod canary;
+mod clients;
+mod connections;
+mod container;
+mod fixtures;
+mod hostile;
+mod late;
+mod processes;
+mod scope;
+mod stop;
+mod support;
+mod unread;

@@ -1,0 +1,301 @@
+//! A real agent: started with a scope, ready by its ready descriptor, stopped by SIGTERM.
+
+use super::counters::Counters;
+use super::event::Event;
+use super::lab::Lab;
+use super::process::{Place, Program, Spec, run};
+use super::{host_scope, seconds, wait_for};
+use anyhow::{Context, Result, bail, ensure};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+/// The agent's program.
+pub fn program() -> PathBuf {
+    std::env::var_os("TOKENTRAIL_AGENT").map_or_else(
+        || env!("CARGO_BIN_EXE_tokentrail-agent").into(),
+        PathBuf::from,
+    )
+}
+
+/// How to start an agent.
+pub struct Options {
+    pub scope: String,
+    pub args: Vec<String>,
+    /// Log filter, as the variable TOKENTRAIL_LOG has it.
+    pub log: Option<&'static str>,
+    /// Where standard output goes instead of to the test.
+    pub stdout: Option<PathBuf>,
+}
+
+pub struct Agent {
+    program: Program,
+    key: PathBuf,
+    folder: PathBuf,
+    /// Every line of standard output as it came.
+    pub lines: Vec<String>,
+    pub events: Vec<Event>,
+    known: RefCell<HashMap<String, String>>,
+}
+
+/// What is left of an agent.
+pub struct Stopped {
+    pub events: Vec<Event>,
+    pub lines: Vec<String>,
+    pub stderr: String,
+    /// The agent's own folder: working directory and temporary files.
+    pub folder: PathBuf,
+}
+
+impl Options {
+    /// The lab's cgroup, or the whole machine where the environment says so.
+    pub fn scope_of(lab: &Lab) -> Result<Self> {
+        let scope = match host_scope() {
+            true => "host".to_owned(),
+            false => format!("cgroup:{}", lab.scope()?.path().display()),
+        };
+        Ok(Self::with_scope(scope))
+    }
+
+    pub fn with_scope(scope: String) -> Self {
+        let mut args = Vec::new();
+        if let Ok(rung) = std::env::var("TOKENTRAIL_RUNG") {
+            args.extend(["--rung".to_owned(), rung]);
+        }
+        Self {
+            scope,
+            args,
+            log: None,
+            stdout: None,
+        }
+    }
+}
+
+impl Agent {
+    /// An agent that watches the lab's cgroup.
+    pub fn start(lab: &Lab) -> Result<Self> {
+        Self::start_with(lab, &Options::scope_of(lab)?)
+    }
+
+    pub fn start_with(lab: &Lab, options: &Options) -> Result<Self> {
+        let key = lab.path("fingerprint.key");
+        if !key.exists() {
+            run(
+                &Spec::new(program()).arg("keygen").arg(&key),
+                &Place::default(),
+            )
+            .context("keygen")?;
+        }
+        let folder = lab.path("agent");
+        std::fs::create_dir_all(&folder)?;
+        let (mut ready, signal) = std::io::pipe()?;
+        // Only this end is handed down; it closes here as soon as the agent has it.
+        rustix::io::fcntl_setfd(&signal, rustix::io::FdFlags::empty())?;
+        let mut spec = match &options.stdout {
+            Some(path) => Spec::new("/bin/sh")
+                .args(["-c", r#"exec "$@" >"$0""#])
+                .arg(path)
+                .arg(program()),
+            None => Spec::new(program()),
+        };
+        spec = spec
+            .args([
+                "run",
+                "--scope",
+                &options.scope,
+                "--output",
+                "ndjson",
+                "--ready-fd",
+            ])
+            .arg(signal.as_raw_fd().to_string())
+            .arg("--fingerprint-key")
+            .arg(&key)
+            .args(&options.args)
+            .env("TMPDIR", &folder)
+            .folder(&folder);
+        if let Some(filter) = options.log {
+            spec = spec.env("TOKENTRAIL_LOG", filter);
+        }
+        let mut program = Program::start(&spec, &Place::default())?;
+        drop(signal);
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            let _ = sender.send(ready.read(&mut [0; 64]).is_ok_and(|count| count > 0));
+        });
+        let started = wait_for(seconds(60), || match receiver.try_recv() {
+            Ok(said) => Some(said),
+            Err(_) => (!program.is_running()).then_some(false),
+        });
+        if started != Some(true) {
+            let ended = !program.is_running();
+            let said = if ended {
+                program.remains().1
+            } else {
+                program.stderr()
+            };
+            bail!("the agent is not ready: {said}");
+        }
+        Ok(Self {
+            program,
+            key,
+            folder,
+            lines: Vec::new(),
+            events: Vec::new(),
+            known: RefCell::default(),
+        })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.program.pid()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.program.is_running()
+    }
+
+    /// `fentry` or `raw_tracepoint`, as its first event says.
+    pub fn hook(&mut self) -> Result<String> {
+        self.wait_until(seconds(20), |events| !events.is_empty())?;
+        let hook = self.events.iter().find_map(|event| event.started_with());
+        Ok(hook
+            .context("no audit event `agent_started` with its hook")?
+            .to_owned())
+    }
+
+    pub fn stderr(&self) -> String {
+        self.program.stderr()
+    }
+
+    /// What `tokentrail-agent fingerprint` says of a credential.
+    pub fn fingerprint(&self, credential: &str) -> Result<String> {
+        if let Some(known) = self.known.borrow().get(credential) {
+            return Ok(known.clone());
+        }
+        let spec = Spec::new(program())
+            .args(["fingerprint", "--fingerprint-key"])
+            .arg(&self.key);
+        let (_, lines) = run(&spec.stdin(credential), &Place::default()).context("fingerprint")?;
+        let word = lines
+            .iter()
+            .flat_map(|line| line.split_whitespace())
+            .find(|word| word.starts_with("tkf1:"));
+        let found = word
+            .with_context(|| format!("no fingerprint in {lines:?}"))?
+            .to_owned();
+        self.known
+            .borrow_mut()
+            .insert(credential.to_owned(), found.clone());
+        Ok(found)
+    }
+
+    /// Reads what has come on standard output since.
+    pub fn look(&mut self) -> Result<&[Event]> {
+        for line in self.program.waiting_lines() {
+            self.events.push(Event::parse(&line)?);
+            self.lines.push(line);
+        }
+        Ok(&self.events)
+    }
+
+    /// Waits for events until `done` is content, or the time is over; says whether it was.
+    pub fn wait_until(
+        &mut self,
+        limit: Duration,
+        mut done: impl FnMut(&[Event]) -> bool,
+    ) -> Result<bool> {
+        let mut failure = None;
+        let found = wait_for(limit, || match self.look() {
+            Ok(events) => done(events).then_some(true),
+            Err(error) => {
+                failure = Some(error);
+                Some(false)
+            }
+        });
+        match failure {
+            Some(error) => Err(error),
+            None => Ok(found == Some(true)),
+        }
+    }
+
+    /// SIGTERM, then everything that must hold after any clean stop: exit status, numbers of events, sums.
+    pub fn stop(self) -> Result<Stopped> {
+        self.stop_by(rustix::process::Signal::TERM)
+    }
+
+    pub fn stop_by(mut self, signal: rustix::process::Signal) -> Result<Stopped> {
+        let (status, lines, stderr) = self.end_by(signal)?;
+        for line in lines {
+            self.events.push(Event::parse(&line)?);
+            self.lines.push(line);
+        }
+        keep(&self.lines, &stderr)?;
+        ensure!(status.success(), "the agent ended with {status}: {stderr}");
+        contiguous(&self.events)?;
+        Counters::of(&self.events)?.check(&self.events, &stderr)?;
+        Ok(Stopped {
+            events: self.events,
+            lines: self.lines,
+            stderr,
+            folder: self.folder,
+        })
+    }
+
+    /// SIGTERM and the end, whatever it is; gives the exit status and standard error.
+    pub fn end(mut self) -> Result<(ExitStatus, String)> {
+        let (status, _, stderr) = self.end_by(rustix::process::Signal::TERM)?;
+        Ok((status, stderr))
+    }
+
+    fn end_by(
+        &mut self,
+        signal: rustix::process::Signal,
+    ) -> Result<(ExitStatus, Vec<String>, String)> {
+        ensure!(
+            self.program.is_running(),
+            "the agent ended by itself: {}",
+            self.program.stderr()
+        );
+        self.program.signal(signal)?;
+        let status = self.program.wait(seconds(60))?;
+        self.look()?;
+        let (lines, stderr) = self.program.remains();
+        Ok((status, lines, stderr))
+    }
+}
+
+/// For people who look into a failure: what the agent said, in the folder that TOKENTRAIL_KEEP names.
+fn keep(lines: &[String], stderr: &str) -> Result<()> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let Some(folder) = std::env::var_os("TOKENTRAIL_KEEP").map(PathBuf::from) else {
+        return Ok(());
+    };
+    let test = std::thread::current()
+        .name()
+        .unwrap_or("test")
+        .replace("::", "-");
+    let name = format!("{test}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join(format!("{name}.ndjson")), lines.join("\n"))?;
+    std::fs::write(folder.join(format!("{name}.stderr")), stderr)?;
+    Ok(())
+}
+
+/// The producer's sequence has no hole within its epoch.
+fn contiguous(events: &[Event]) -> Result<()> {
+    for (place, event) in events.iter().enumerate() {
+        let wanted = u64::try_from(place)? + 1;
+        ensure!(
+            event.sequence() == Some(wanted),
+            "event {wanted} has the sequence {:?}",
+            event.sequence()
+        );
+        ensure!(event.epoch() == events[0].epoch(), "two epochs in one run");
+    }
+    Ok(())
+}

@@ -1,0 +1,414 @@
+//! The clients: how each real program is told to send one request with one credential.
+
+use super::lab::Lab;
+use super::process::{Place, Program, Spec};
+use super::servers::{Target, Wire};
+use super::{fixtures, seconds};
+use anyhow::{Context, Result, ensure};
+use std::path::PathBuf;
+
+/// One request to make.
+pub struct Errand<'a> {
+    pub lab: &'a Lab,
+    pub target: Target,
+    /// Path of the cell; what the client asks for begins with it.
+    pub path: String,
+    pub credential: String,
+}
+
+/// What to start, and what will be on the wire.
+pub struct Call {
+    pub spec: Spec,
+    /// The path that carries the credential.
+    pub path: String,
+    pub carrier: &'static str,
+    pub scheme: &'static str,
+    /// The executable that owns the socket.
+    pub executable: PathBuf,
+    /// The socket belongs to a descendant of the started process.
+    pub descendant: bool,
+    /// It takes the end of its standard input for the end of the connection.
+    pub holds_stdin: bool,
+}
+
+pub struct Client {
+    pub name: &'static str,
+    call: fn(&Errand) -> Result<Call>,
+    wires: &'static [Wire],
+}
+
+/// What a client run was, once it has ended.
+pub struct Ran {
+    pub pid: u32,
+    pub call: Call,
+    /// Its own word for the answer's status.
+    pub status: u16,
+    pub stdout: Vec<String>,
+}
+
+const TLS_ONLY: &[Wire] = &[Wire::Tls12, Wire::Tls13];
+
+pub const CURL: Client = Client {
+    name: "curl",
+    call: curl,
+    wires: &Wire::ALL,
+};
+
+/// Every client whose traffic the agent reads.
+pub const CLIENTS: [Client; 16] = [
+    CURL,
+    Client {
+        name: "curl-key-header",
+        call: curl_key_header,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "curl-query",
+        call: curl_query,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "curl-basic",
+        call: curl_basic,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "wget",
+        call: wget,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "git",
+        call: git,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "requests",
+        call: requests,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "httpx",
+        call: httpx,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "aiohttp",
+        call: aiohttp,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "curl_cffi",
+        call: curl_cffi,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "cryptography",
+        call: cryptography,
+        wires: TLS_ONLY,
+    },
+    Client {
+        name: "node-fetch",
+        call: node_fetch,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "node-https",
+        call: node_https,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "bun-fetch",
+        call: bun_fetch,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "s_client",
+        call: s_client,
+        wires: TLS_ONLY,
+    },
+    Client {
+        name: "gnutls-cli",
+        call: gnutls_cli,
+        wires: TLS_ONLY,
+    },
+];
+
+impl Client {
+    pub fn speaks(&self, wire: Wire) -> bool {
+        self.wires.contains(&wire)
+    }
+
+    /// What to start; an error says which program is missing.
+    pub fn call(&self, errand: &Errand) -> Result<Call> {
+        (self.call)(errand)
+    }
+
+    /// Makes the request and waits for the client's end.
+    pub fn run(&self, errand: &Errand, place: &Place) -> Result<Ran> {
+        run(self.call(errand)?, errand, place)
+    }
+}
+
+/// Runs what was prepared by [`Client::call`], perhaps changed since.
+pub fn run(call: Call, errand: &Errand, place: &Place) -> Result<Ran> {
+    let spec = call.spec.clone().folder(errand.lab.folder());
+    let mut program = Program::start(&spec, place)?;
+    let pid = program.pid();
+    if call.holds_stdin {
+        program.wait(seconds(60))?;
+    }
+    let finished = program.finish()?;
+    let name = spec.program.display();
+    ensure!(
+        finished.status.success(),
+        "{name}: {}: {}",
+        finished.status,
+        finished.stderr.trim()
+    );
+    let said = finished
+        .stdout
+        .iter()
+        .rev()
+        .find_map(|line| status_in(line));
+    let status = said.with_context(|| format!("{name} said no status: {:?}", finished.stdout))?;
+    Ok(Ran {
+        pid,
+        call,
+        status,
+        stdout: finished.stdout,
+    })
+}
+
+/// A line that is, or begins with, a status (`200 ...`), or a status line (`HTTP/1.1 200 OK`).
+fn status_in(line: &str) -> Option<u16> {
+    let line = line.strip_prefix("HTTP/1.1 ").unwrap_or(line);
+    line.split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+        .filter(|status| (100..600).contains(status))
+}
+
+fn bearer(spec: Spec, errand: &Errand) -> Call {
+    Call {
+        executable: spec.executable(),
+        spec,
+        path: errand.path.clone(),
+        carrier: "header:authorization",
+        scheme: "Bearer",
+        descendant: false,
+        holds_stdin: false,
+    }
+}
+
+/// What curl prints at its end: status, its own end, the other end.
+const CURL_FACTS: &str = "%{http_code} %{local_ip} %{local_port} %{remote_ip} %{remote_port}\n";
+
+fn bare_curl(errand: &Errand, path: &str) -> Result<Spec> {
+    Ok(Spec::new(fixtures::system("/usr/bin/curl")?)
+        .args([
+            "-q",
+            "-sS",
+            "-o",
+            "/dev/null",
+            "-w",
+            CURL_FACTS,
+            "--noproxy",
+            "*",
+            "--cacert",
+        ])
+        .arg(errand.lab.certificate())
+        .arg(errand.target.url(path)))
+}
+
+fn curl(errand: &Errand) -> Result<Call> {
+    let header = format!("Authorization: Bearer {}", errand.credential);
+    Ok(bearer(
+        bare_curl(errand, &errand.path)?.arg("-H").arg(header),
+        errand,
+    ))
+}
+
+fn curl_key_header(errand: &Errand) -> Result<Call> {
+    let spec = bare_curl(errand, &errand.path)?
+        .arg("-H")
+        .arg(format!("X-Api-Key: {}", errand.credential));
+    Ok(Call {
+        carrier: "header:x-api-key",
+        scheme: "api-key",
+        ..bearer(spec, errand)
+    })
+}
+
+fn curl_query(errand: &Errand) -> Result<Call> {
+    let spec = bare_curl(
+        errand,
+        &format!("{}?page=2&access_token={}", errand.path, errand.credential),
+    )?;
+    Ok(Call {
+        carrier: "query:access_token",
+        ..bearer(spec, errand)
+    })
+}
+
+fn curl_basic(errand: &Errand) -> Result<Call> {
+    let spec = bare_curl(errand, &errand.path)?
+        .arg("-u")
+        .arg(format!("x-access-token:{}", errand.credential));
+    Ok(Call {
+        scheme: "Basic",
+        ..bearer(spec, errand)
+    })
+}
+
+/// Debian's wget is built with GnuTLS. Its exit status says whether the answer was 200.
+fn wget(errand: &Errand) -> Result<Call> {
+    let spec = Spec::new("/bin/sh")
+        .args(["-c", r#""$@" && echo 200"#, "sh"])
+        .arg(fixtures::system("/usr/bin/wget")?)
+        .args([
+            "--no-config",
+            "--no-hsts",
+            "--no-proxy",
+            "-q",
+            "-O",
+            "/dev/null",
+        ])
+        .arg(format!(
+            "--ca-certificate={}",
+            errand.lab.certificate().display()
+        ))
+        .arg(format!(
+            "--header=Authorization: Bearer {}",
+            errand.credential
+        ))
+        .arg(errand.target.url(&errand.path));
+    Ok(Call {
+        executable: "/usr/bin/wget".into(),
+        descendant: true,
+        ..bearer(spec, errand)
+    })
+}
+
+/// git asks without a credential first, is refused, and asks again with Basic (libcurl over GnuTLS).
+fn git(errand: &Errand) -> Result<Call> {
+    let repository = format!("{}/repository.git", errand.path);
+    let url = errand.target.url(&repository).replacen(
+        "://",
+        &format!("://x-access-token:{}@", errand.credential),
+        1,
+    );
+    let spec = Spec::new("/bin/sh")
+        .args(["-c", r#""$@" >/dev/null && echo 200"#, "sh"])
+        .arg(fixtures::system("/usr/bin/git")?)
+        .args(["ls-remote"])
+        .arg(url)
+        .env("GIT_SSL_CAINFO", errand.lab.certificate())
+        .env("GIT_CONFIG_NOSYSTEM", "1")
+        .env("GIT_TERMINAL_PROMPT", "0");
+    let executable =
+        std::fs::canonicalize("/usr/lib/git-core/git-remote-http").context("git-remote-http")?;
+    Ok(Call {
+        path: format!("{repository}/info/refs"),
+        scheme: "Basic",
+        executable,
+        descendant: true,
+        ..bearer(spec, errand)
+    })
+}
+
+/// A client of ours over somebody's library: told what to do on standard input.
+fn script(errand: &Errand, spec: Spec) -> Call {
+    let plan = serde_json::json!({
+        "url": errand.target.url(&errand.path), "method": "GET", "body": "", "ca": errand.lab.certificate(),
+        "headers": [["Authorization", format!("Bearer {}", errand.credential)]],
+    });
+    bearer(spec.stdin(format!("{plan}\n")), errand)
+}
+
+fn venv(errand: &Errand, name: &str) -> Result<Call> {
+    Ok(script(
+        errand,
+        Spec::new(fixtures::venv_python()?).arg(errand.lab.path(name)),
+    ))
+}
+
+fn requests(errand: &Errand) -> Result<Call> {
+    venv(errand, "client_requests.py")
+}
+
+fn httpx(errand: &Errand) -> Result<Call> {
+    venv(errand, "client_httpx.py")
+}
+
+fn aiohttp(errand: &Errand) -> Result<Call> {
+    venv(errand, "client_aiohttp.py")
+}
+
+fn curl_cffi(errand: &Errand) -> Result<Call> {
+    venv(errand, "client_curl_cffi.py")
+}
+
+fn cryptography(errand: &Errand) -> Result<Call> {
+    venv(errand, "client_cryptography.py")
+}
+
+fn node(errand: &Errand, name: &str) -> Result<Call> {
+    let spec = Spec::new(fixtures::system("/usr/bin/node")?).arg(errand.lab.path(name));
+    Ok(script(
+        errand,
+        spec.env("NODE_EXTRA_CA_CERTS", errand.lab.certificate()),
+    ))
+}
+
+fn node_fetch(errand: &Errand) -> Result<Call> {
+    node(errand, "client_fetch.mjs")
+}
+
+fn node_https(errand: &Errand) -> Result<Call> {
+    node(errand, "client_https.mjs")
+}
+
+fn bun_fetch(errand: &Errand) -> Result<Call> {
+    let spec = Spec::new(fixtures::bun()?).arg(errand.lab.path("client_fetch.mjs"));
+    Ok(script(
+        errand,
+        spec.env("BUN_RUNTIME_TRANSPILER_CACHE_PATH", "0")
+            .env("DO_NOT_TRACK", "1"),
+    ))
+}
+
+fn raw_request(errand: &Errand) -> String {
+    format!(
+        "GET {} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\nConnection: close\r\n\r\n",
+        errand.path, errand.target.address, errand.credential
+    )
+}
+
+fn s_client(errand: &Errand) -> Result<Call> {
+    let spec = Spec::new(fixtures::system("/usr/bin/openssl")?)
+        .args([
+            "s_client",
+            "-quiet",
+            "-connect",
+            &errand.target.address.to_string(),
+            "-CAfile",
+        ])
+        .arg(errand.lab.certificate());
+    Ok(bearer(spec.stdin(raw_request(errand)), errand))
+}
+
+fn gnutls_cli(errand: &Errand) -> Result<Call> {
+    let spec = Spec::new(fixtures::system("/usr/bin/gnutls-cli")?)
+        .args(["--port", &errand.target.address.port().to_string()])
+        .arg(format!(
+            "--x509cafile={}",
+            errand.lab.certificate().display()
+        ))
+        .arg(errand.target.address.ip().to_string());
+    Ok(Call {
+        holds_stdin: true,
+        ..bearer(spec.stdin(raw_request(errand)), errand)
+    })
+}

@@ -1,0 +1,204 @@
+//! What must be among the events of one agent, held against them cell by cell.
+
+use super::agent::{Agent, Stopped};
+use super::event::Event;
+pub use super::expected::{Expected, Side, Who};
+use super::report::Cells;
+use super::seconds;
+use anyhow::{Result, bail};
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+
+/// All expectations of one test, held against the events of one agent.
+#[derive(Default)]
+pub struct Expectations {
+    list: Vec<Expected>,
+    /// Credentials that no event may have, by cell.
+    never: Vec<(String, String)>,
+    /// Credentials that may or may not have events.
+    whatever: Vec<String>,
+}
+
+impl Expectations {
+    pub fn add(&mut self, expected: impl IntoIterator<Item = Expected>) {
+        self.list.extend(expected);
+    }
+
+    /// This credential was used where the agent may not look.
+    pub fn never(&mut self, cell: &str, credential: &str) {
+        self.never.push((cell.to_owned(), credential.to_owned()));
+    }
+
+    /// This credential may be seen or not.
+    pub fn whatever(&mut self, credential: &str) {
+        self.whatever.push(credential.to_owned());
+    }
+
+    /// Waits for the events, then reports every cell.
+    pub fn check(&self, agent: &mut Agent, cells: &mut Cells) -> Result<()> {
+        let mut about = Vec::new();
+        for expected in &self.list {
+            about.push((expected, agent.fingerprint(&expected.credential)?));
+        }
+        let present = |events: &[Event]| {
+            about.iter().all(|(expected, fingerprint)| {
+                events
+                    .iter()
+                    .any(|event| expected.is_about(fingerprint, event))
+            })
+        };
+        agent.wait_until(seconds(20), present)?;
+        let mut by_cell: BTreeMap<&str, Vec<&(&Expected, String)>> = BTreeMap::new();
+        for one in &about {
+            by_cell.entry(&one.0.cell).or_default().push(one);
+        }
+        for (cell, expected) in by_cell {
+            cells.check(cell, check_cell(&expected, &self.list, &agent.events));
+        }
+        for (cell, credential) in &self.never {
+            let fingerprint = agent.fingerprint(credential)?;
+            let seen = agent
+                .events
+                .iter()
+                .find(|event| event.fingerprints().contains(&fingerprint.as_str()));
+            cells.check(
+                cell,
+                seen.map_or(Ok(()), |event| {
+                    Err(anyhow::anyhow!("seen all the same: {}", event.brief()))
+                }),
+            );
+        }
+        Ok(())
+    }
+
+    /// No usage event is about anything else than what was expected.
+    pub fn no_strangers(&self, agent: &Agent, cells: &mut Cells) -> Result<()> {
+        let mut known = HashSet::new();
+        let expected = self.list.iter().map(|expected| &expected.credential);
+        for credential in expected.chain(&self.whatever) {
+            known.insert(agent.fingerprint(credential)?);
+        }
+        let stranger = agent.events.iter().find(|event| {
+            event.is_usage()
+                && !event
+                    .fingerprints()
+                    .iter()
+                    .any(|fingerprint| known.contains(*fingerprint))
+        });
+        cells.check(
+            "no-strangers",
+            match stranger {
+                Some(event) => Err(anyhow::anyhow!(
+                    "an event that nobody made: {}",
+                    event.brief()
+                )),
+                None => Ok(()),
+            },
+        );
+        Ok(())
+    }
+}
+
+/// All events of one cell, and that its two sides share the exchange.
+fn check_cell(expected: &[&(&Expected, String)], all: &[Expected], events: &[Event]) -> Result<()> {
+    let mut wrong = Vec::new();
+    let mut exchanges: BTreeMap<&str, BTreeMap<Side, Option<&str>>> = BTreeMap::new();
+    for (expected, fingerprint) in expected.iter().copied() {
+        let about = |event: &&Event| expected.is_about(fingerprint, event);
+        let found: Vec<_> = events.iter().filter(about).collect();
+        let wanted = all.iter().filter(|other| expected.is_like(other)).count();
+        let label = expected.label();
+        let nearest = found
+            .iter()
+            .min_by_key(|event| expected.differences(event).len());
+        let Some(event) = nearest else {
+            wrong.push(format!(
+                "{label}: no event{}",
+                instead(expected, fingerprint, events)
+            ));
+            continue;
+        };
+        if found.len() != wanted {
+            wrong.push(format!(
+                "{label}: {} events instead of {wanted}",
+                found.len()
+            ));
+        }
+        let differences = expected.differences(event);
+        wrong.extend(
+            differences
+                .into_iter()
+                .map(|difference| format!("{label}: {difference}")),
+        );
+        exchanges
+            .entry(&expected.path)
+            .or_default()
+            .insert(expected.side, event.exchange());
+    }
+    for (path, sides) in exchanges {
+        if let (Some(client), Some(server)) = (sides.get(&Side::Client), sides.get(&Side::Server))
+            && (client != server || client.is_none())
+        {
+            wrong.push(format!(
+                "{path}: exchange {client:?} at the client, {server:?} at the server"
+            ));
+        }
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        bail!("{}", wrong.join("; "))
+    }
+}
+
+/// What may explain a missing event: others of the same credential, coverage of the same socket.
+fn instead(expected: &Expected, fingerprint: &str, events: &[Event]) -> String {
+    let near = events.iter().filter(|event| {
+        event.fingerprints().contains(&fingerprint)
+            || (event.is_connection_coverage()
+                && expected.ends.is_some_and(|(local, peer)| {
+                    event.local() == Some(local) && event.peer() == Some(peer)
+                }))
+    });
+    let near: Vec<_> = near.map(Event::brief).take(3).collect();
+    if near.is_empty() {
+        String::new()
+    } else {
+        format!(", but {}", near.join(", and "))
+    }
+}
+
+/// The coverage event of one connection, with one of these reasons.
+pub fn unread_in(
+    events: &[Event],
+    local: SocketAddr,
+    peer: SocketAddr,
+    reasons: &[&str],
+) -> Result<Event> {
+    let found = events.iter().find(|event| {
+        event.is_connection_coverage() && event.local() == Some(local) && event.peer() == Some(peer)
+    });
+    let Some(found) = found else {
+        bail!("{local} -> {peer} is not listed as unread")
+    };
+    let reason = found.coverage_reason().unwrap_or_default();
+    if !reasons.contains(&reason) {
+        bail!("{local} -> {peer} is unread because of {reason}, not {reasons:?}");
+    }
+    Ok(found.clone())
+}
+
+/// Stops the agent, with its own checks as a cell.
+pub fn stop(agent: Agent, cells: &mut Cells) -> Option<Stopped> {
+    let stopped = agent.stop();
+    match stopped {
+        Ok(stopped) => {
+            cells.check("clean-stop", Ok(()));
+            Some(stopped)
+        }
+        Err(error) => {
+            cells.check("clean-stop", Err(error));
+            None
+        }
+    }
+}

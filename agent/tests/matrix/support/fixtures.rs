@@ -1,0 +1,174 @@
+//! What a machine offers for these tests, and what is compiled for them once.
+//!
+//! Compiled programs are kept by the hash of their source in `$TOKENTRAIL_FIXTURES/built` (else in cargo's folder for
+//! test files), so that a virtual machine with a read-only root uses what the host compiled.
+
+use super::process::{Place, Spec, run};
+use super::{cgroup, flag};
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+macro_rules! program {
+    ($name:literal) => {
+        ($name, include_str!(concat!("../../programs/", $name)))
+    };
+}
+
+/// Sources that are written to a test's folder and run there.
+pub const SCRIPTS: [(&str, &str); 11] = [
+    program!("server.py"),
+    program!("server_aiohttp.py"),
+    program!("proxy.py"),
+    program!("scenario.py"),
+    program!("client_requests.py"),
+    program!("client_httpx.py"),
+    program!("client_aiohttp.py"),
+    program!("client_curl_cffi.py"),
+    program!("client_cryptography.py"),
+    program!("client_fetch.mjs"),
+    program!("client_https.mjs"),
+];
+
+const SERVER_GO: &str = include_str!("../../programs/server.go");
+const CLIENT_GO: &str = include_str!("../../programs/client.go");
+const CLIENT_JAVA: &str = include_str!("../../programs/Client.java");
+const CALLS_C: &str = include_str!("../../programs/calls.c");
+
+/// A program of the system by absolute path, or what is missing.
+pub fn system(path: &str) -> Result<PathBuf> {
+    let path = PathBuf::from(path);
+    if !path.exists() {
+        bail!("{} is not installed", path.display());
+    }
+    Ok(path)
+}
+
+pub fn python() -> Result<PathBuf> {
+    system("/usr/bin/python3")
+}
+
+/// The interpreter of the virtual environment with the client libraries.
+pub fn venv_python() -> Result<PathBuf> {
+    existing(folder()?.join("venv/bin/python"))
+}
+
+pub fn bun() -> Result<PathBuf> {
+    let modules = folder()?.join("node/node_modules");
+    let places = [
+        "@oven/bun-linux-x64-baseline/bin/bun",
+        "@oven/bun-linux-x64/bin/bun",
+        "bun/bin/bun.exe",
+    ];
+    let found = places
+        .iter()
+        .map(|place| modules.join(place))
+        .find(|path| path.is_file());
+    found.with_context(|| format!("no bun in {}", modules.display()))
+}
+
+fn folder() -> Result<PathBuf> {
+    let set = std::env::var_os("TOKENTRAIL_FIXTURES").context("TOKENTRAIL_FIXTURES is not set")?;
+    Ok(PathBuf::from(set))
+}
+
+fn existing(path: PathBuf) -> Result<PathBuf> {
+    if path.exists() {
+        Ok(path)
+    } else {
+        bail!("{} is not there", path.display())
+    }
+}
+
+pub fn go_client() -> Result<PathBuf> {
+    go("client", CLIENT_GO)
+}
+
+pub fn go_server() -> Result<PathBuf> {
+    go("server", SERVER_GO)
+}
+
+fn go(name: &str, source: &str) -> Result<PathBuf> {
+    built(&format!("go-{name}"), source, |folder, target| {
+        let file = folder.join("main.go");
+        std::fs::write(&file, source)?;
+        let go = system("/usr/local/go/bin/go").or_else(|_| system("/usr/bin/go"))?;
+        let home = std::env::var_os("HOME").unwrap_or_else(|| folder.into());
+        let spec = Spec::new(go)
+            .args(["build", "-o"])
+            .arg(target)
+            .arg(&file)
+            .env("HOME", home);
+        run(
+            &spec.env("GOFLAGS", "-trimpath").env("GOTOOLCHAIN", "local"),
+            &Place::default(),
+        )
+        .map(drop)
+    })
+}
+
+/// The C program of socket calls.
+pub fn calls() -> Result<PathBuf> {
+    built("calls", CALLS_C, |folder, target| {
+        let file = folder.join("calls.c");
+        std::fs::write(&file, CALLS_C)?;
+        let spec = Spec::new(system("/usr/bin/gcc")?)
+            .args(["-Wall", "-O1", "-o"])
+            .arg(target)
+            .arg(&file);
+        run(&spec, &Place::default()).map(drop)
+    })
+}
+
+/// Folder with `Client.class`.
+pub fn java_classes() -> Result<PathBuf> {
+    built("java", CLIENT_JAVA, |folder, target| {
+        let file = folder.join("Client.java");
+        std::fs::write(&file, CLIENT_JAVA)?;
+        std::fs::create_dir_all(target)?;
+        let spec = Spec::new(system("/usr/bin/javac")?)
+            .arg("-d")
+            .arg(target)
+            .arg(&file);
+        run(&spec, &Place::default()).map(drop)
+    })
+}
+
+/// What `build` made of `source` before, or makes now: it is given a folder to work in and the target's path.
+fn built(name: &str, source: &str, build: impl Fn(&Path, &Path) -> Result<()>) -> Result<PathBuf> {
+    let hash = Sha256::digest(source.as_bytes());
+    let hash: String = hash[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    let kept = match folder() {
+        Ok(folder) => folder.join("built"),
+        Err(_) => PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("built"),
+    };
+    let target = kept.join(format!("{name}-{hash}"));
+    if target.exists() {
+        return Ok(target);
+    }
+    if flag("TOKENTRAIL_IN_VM") {
+        bail!(
+            "{} was not compiled on the host (run the test `fixtures` there first)",
+            target.display()
+        );
+    }
+    std::fs::create_dir_all(&kept).with_context(|| format!("make {}", kept.display()))?;
+    let folder = tempfile::tempdir_in(&kept)?;
+    let made = folder.path().join("made");
+    build(folder.path(), &made).with_context(|| format!("compile {name}"))?;
+    std::fs::rename(&made, &target).with_context(|| format!("keep {}", target.display()))?;
+    Ok(target)
+}
+
+/// In a bare virtual machine: the loopback interface up, cgroup v2 mounted.
+pub fn prepare_machine() {
+    let _ = Command::new("/usr/sbin/ip")
+        .args(["link", "set", "lo", "up"])
+        .status();
+    if !cgroup::is_mounted() {
+        let _ = Command::new("/usr/bin/mount")
+            .args(["-t", "cgroup2", "none", "/sys/fs/cgroup"])
+            .status();
+    }
+}

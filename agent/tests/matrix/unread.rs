@@ -1,0 +1,343 @@
+//! What is not read must be listed, with its reason: Java and Go, HTTP/2, a suite of no AEAD, what is no HTTP.
+
+use crate::support::agent::Agent;
+use crate::support::clients::{CURL, Errand, run};
+use crate::support::event::Event;
+use crate::support::expect::{Expectations, Expected, Side, stop, unread_in};
+use crate::support::fixtures;
+use crate::support::lab::Lab;
+use crate::support::process::{Program, Spec};
+use crate::support::report::Cells;
+use crate::support::scenario::{Request, Script};
+use crate::support::servers::{self, Fact, Server, Target, Wire};
+use crate::support::token;
+use crate::support::{nginx, turn};
+use anyhow::{Context, Result, ensure};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// One connection that must be listed.
+struct Listed {
+    cell: String,
+    local: SocketAddr,
+    peer: SocketAddr,
+    executable: PathBuf,
+    reasons: &'static [&'static str],
+    /// Name of the library, where it must be known.
+    library: Option<&'static str>,
+    /// Something that the detail must name.
+    detail: Option<&'static str>,
+}
+
+const NOT_READ_YET: &[&str] = &["library_unsupported", "no_key_log_point", "no_secret"];
+
+#[test]
+fn unread() {
+    let Some(_turn) = turn("unread") else { return };
+    let lab = Lab::new("unread").unwrap();
+    let mut cells = Cells::new("unread");
+    let mut expected = Expectations::default();
+    let mut listed = Vec::new();
+    let web = nginx::start(&lab, &lab.inside(), None).unwrap();
+    let mut agent = Agent::start(&lab).unwrap();
+    let go = servers::go(&lab, &lab.inside());
+
+    for wire in [Wire::Tls12, Wire::Tls13] {
+        for (library, client) in [
+            ("go", go_client as fn(&Errand) -> Result<Spec>),
+            ("jsse", java_client),
+        ] {
+            let cell = format!("{library}-client-{}", wire.name());
+            match foreign_client(&lab, &web, wire, &cell, client) {
+                Ok(None) => cells.skip(&cell, "not installed"),
+                Ok(Some((fact, executable, server_event))) => {
+                    listed.push(Listed {
+                        cell,
+                        local: fact.remote().unwrap(),
+                        peer: fact.local().unwrap(),
+                        executable,
+                        reasons: NOT_READ_YET,
+                        library: Some(library),
+                        detail: None,
+                    });
+                    expected.add([server_event]);
+                }
+                Err(error) => cells.check(&cell, Err(error)),
+            }
+        }
+        let cell = format!("go-server-{}", wire.name());
+        match go.as_ref().map(|go| go_server(&lab, go, wire, &cell)) {
+            Ok(Ok((fact, client_event, executable))) => {
+                listed.push(Listed {
+                    cell,
+                    local: fact.local().unwrap(),
+                    peer: fact.remote().unwrap(),
+                    executable,
+                    reasons: NOT_READ_YET,
+                    library: Some("go"),
+                    detail: None,
+                });
+                expected.add([client_event]);
+            }
+            Ok(Err(error)) => cells.check(&cell, Err(error)),
+            Err(missing) => cells.skip(&cell, &format!("{missing:#}")),
+        }
+    }
+    // Java and Go in cleartext are read like everything else.
+    for (name, client) in [
+        ("go", go_client as fn(&Errand) -> Result<Spec>),
+        ("java", java_client),
+    ] {
+        let cell = format!("{name}-cleartext");
+        match clear_client(&lab, &web, &cell, client) {
+            Ok(Some(both)) => expected.add(both),
+            Ok(None) => cells.skip(&cell, "not installed"),
+            Err(error) => cells.check(&cell, Err(error)),
+        }
+    }
+    for made in [
+        not_http1(
+            &lab,
+            &web,
+            "h2-tls",
+            "h2",
+            Wire::Tls13,
+            "--http2",
+            &["http2"],
+            None,
+        ),
+        not_http1(
+            &lab,
+            &web,
+            "h2-clear",
+            "h2_clear",
+            Wire::Clear,
+            "--http2-prior-knowledge",
+            &["http2"],
+            None,
+        ),
+        cbc(&lab, &web),
+    ] {
+        match made {
+            Ok((both, credential)) => {
+                listed.extend(both);
+                expected.whatever(&credential);
+            }
+            Err(error) => cells.check("curl", Err(error)),
+        }
+    }
+    expected.check(&mut agent, &mut cells).unwrap();
+    expected.no_strangers(&agent, &mut cells).unwrap();
+    if let Some(stopped) = stop(agent, &mut cells) {
+        for one in &listed {
+            cells.check(&one.cell, check(one, &stopped.events));
+        }
+    }
+    cells.finish();
+}
+
+fn check(one: &Listed, events: &[Event]) -> Result<()> {
+    let event = unread_in(events, one.local, one.peer, one.reasons)?;
+    let path = one.executable.display().to_string();
+    ensure!(
+        event.executable() == Some(path.as_str()),
+        "listed for {:?}, not {path}",
+        event.executable()
+    );
+    if let Some(library) = one.library {
+        ensure!(
+            event.coverage_library() == Some(library),
+            "listed with the library {:?}",
+            event.coverage_library()
+        );
+    }
+    if let Some(detail) = one.detail {
+        let said = event.coverage_detail().unwrap_or_default();
+        ensure!(
+            said.contains(detail),
+            "the detail is {said:?}, without {detail}"
+        );
+    }
+    Ok(())
+}
+
+fn errand<'a>(lab: &'a Lab, target: Target, cell: &str) -> Errand<'a> {
+    Errand {
+        lab,
+        target,
+        path: lab.cell_path(cell),
+        credential: token::opaque(),
+    }
+}
+
+fn go_client(errand: &Errand) -> Result<Spec> {
+    let plan = serde_json::json!({
+        "url": errand.target.url(&errand.path), "method": "GET", "body": "", "ca": errand.lab.certificate(),
+        "headers": [["Authorization", format!("Bearer {}", errand.credential)]],
+    });
+    Ok(Spec::new(fixtures::go_client()?).stdin(format!("{plan}\n")))
+}
+
+fn java_client(errand: &Errand) -> Result<Spec> {
+    Ok(Spec::new(fixtures::system("/usr/bin/java")?)
+        .args(["-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Xmx64m", "-cp"])
+        .arg(fixtures::java_classes()?)
+        .arg("Client")
+        .arg(errand.target.url(&errand.path))
+        .env("TEST_CREDENTIAL", &errand.credential))
+}
+
+/// Runs a client of ours; `None` where it cannot be had.
+fn status_of(errand: &Errand, client: fn(&Errand) -> Result<Spec>) -> Result<Option<(u32, Spec)>> {
+    let Ok(spec) = client(errand) else {
+        return Ok(None);
+    };
+    let program = Program::start(&spec, &errand.lab.inside())?;
+    let pid = program.pid();
+    let finished = program.finish()?;
+    ensure!(
+        finished.stdout.last().map(String::as_str) == Some("200"),
+        "it said {:?} {}",
+        finished.stdout,
+        finished.stderr
+    );
+    Ok(Some((pid, spec)))
+}
+
+/// The client's end is not read; nginx's end of the same connection is.
+fn foreign_client(
+    lab: &Lab,
+    web: &Server,
+    wire: Wire,
+    cell: &str,
+    client: fn(&Errand) -> Result<Spec>,
+) -> Result<Option<(Fact, PathBuf, Expected)>> {
+    let errand = errand(lab, web.target(wire), cell);
+    let Some((_, spec)) = status_of(&errand, client)? else {
+        return Ok(None);
+    };
+    let fact = web.fact(&errand.path)?;
+    let event = Expected::server(&format!("{cell}-at-nginx"), &errand.credential, &fact, web);
+    Ok(Some((fact, spec.executable(), event)))
+}
+
+fn clear_client(
+    lab: &Lab,
+    web: &Server,
+    cell: &str,
+    client: fn(&Errand) -> Result<Spec>,
+) -> Result<Option<Vec<Expected>>> {
+    let errand = errand(lab, web.target(Wire::Clear), cell);
+    let Some((pid, spec)) = status_of(&errand, client)? else {
+        return Ok(None);
+    };
+    let fact = web.fact(&errand.path)?;
+    let who = crate::support::expect::Who::Is(pid);
+    Ok(Some(vec![
+        Expected::client(cell, &errand.credential, &fact, who, spec.executable()),
+        Expected::server(cell, &errand.credential, &fact, web),
+    ]))
+}
+
+/// curl's end is read, the Go server's is not.
+fn go_server(lab: &Lab, go: &Server, wire: Wire, cell: &str) -> Result<(Fact, Expected, PathBuf)> {
+    let errand = errand(lab, go.target(wire), cell);
+    let ran = CURL.run(&errand, &lab.inside())?;
+    let fact = go.fact(&errand.path)?;
+    let both = Expected::both(
+        &format!("{cell}-at-curl"),
+        &errand.credential,
+        &fact,
+        go,
+        &ran,
+    );
+    let client = both
+        .into_iter()
+        .find(|one| one.side == Side::Client)
+        .context("the client's")?;
+    Ok((fact, client, go.executable.clone()))
+}
+
+/// curl against another listener, with an option: both ends must be listed.
+#[expect(clippy::too_many_arguments, reason = "a table's columns")]
+fn not_http1(
+    lab: &Lab,
+    web: &Server,
+    cell: &str,
+    listener: &str,
+    wire: Wire,
+    option: &str,
+    reasons: &'static [&'static str],
+    detail: Option<&'static str>,
+) -> Result<(Vec<Listed>, String)> {
+    let errand = errand(lab, web.listener(listener, wire), cell);
+    let mut call = CURL.call(&errand)?;
+    call.spec = call.spec.args(option.split(' '));
+    let ran = run(call, &errand, &lab.inside())?;
+    ensure!(ran.status == 200, "status {}", ran.status);
+    let fact = web.fact(&errand.path)?;
+    let (server, client) = fact.local().zip(fact.remote()).context("ends")?;
+    let listed = |end: &str, local, peer, executable: &PathBuf| Listed {
+        cell: format!("{cell}-{end}"),
+        local,
+        peer,
+        executable: executable.clone(),
+        reasons,
+        library: None,
+        detail,
+    };
+    let both = vec![
+        listed("client", client, server, &ran.call.executable),
+        listed("server", server, client, &web.executable),
+    ];
+    Ok((both, errand.credential))
+}
+
+/// A TLS 1.2 suite with CBC: not read, and named.
+fn cbc(lab: &Lab, web: &Server) -> Result<(Vec<Listed>, String)> {
+    let option = "--ciphers ECDHE-ECDSA-AES256-SHA384";
+    not_http1(
+        lab,
+        web,
+        "cbc",
+        "tls12",
+        Wire::Tls12,
+        option,
+        &["cipher_unsupported"],
+        Some("CBC"),
+    )
+}
+
+/// Neither HTTP nor TLS: no event, and listed as what it is.
+#[test]
+fn no_http() {
+    let Some(_turn) = turn("no_http") else { return };
+    let lab = Lab::new("no-http").unwrap();
+    let mut cells = Cells::new("no_http");
+    let mut expected = Expectations::default();
+    let agent = Agent::start(&lab).unwrap();
+    let asked = Request {
+        cell: "chatter".into(),
+        path: "/none".into(),
+        credential: token::opaque(),
+        more: serde_json::json!({}),
+    };
+    let done = Script::new(&lab, "chatter")
+        .unwrap()
+        .requests([&asked])
+        .run(&lab.inside())
+        .unwrap();
+    expected.never("chatter", &asked.credential);
+    let mut agent = agent;
+    expected.check(&mut agent, &mut cells).unwrap();
+    expected.no_strangers(&agent, &mut cells).unwrap();
+    let exchange = done.first().context("what it did").unwrap();
+    let (local, peer) = (exchange.local().unwrap(), exchange.peer().unwrap());
+    if let Some(stopped) = stop(agent, &mut cells) {
+        cells.check(
+            "chatter-listed",
+            unread_in(&stopped.events, local, peer, &["not_http"]).map(drop),
+        );
+    }
+    cells.finish();
+}

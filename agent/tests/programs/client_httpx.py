@@ -1,0 +1,11 @@
+"""httpx. Standard input: {"url", "method", "headers", "body", "ca"}; standard output: the status."""
+import json
+import ssl
+import sys
+
+import httpx
+
+plan = json.load(sys.stdin)
+with httpx.Client(verify=ssl.create_default_context(cafile=plan["ca"]), trust_env=False) as client:
+    answer = client.request(plan["method"], plan["url"], headers=plan["headers"], content=plan["body"] or None)
+print(answer.status_code)
