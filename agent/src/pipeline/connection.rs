@@ -31,6 +31,8 @@ pub struct Connection {
     pub reported: Vec<CoverageReason>,
     /// TLS was met on it.
     pub tls: bool,
+    /// It has closed, and waits for what the attacher finds in its processes' files.
+    pub closed: Option<Nanos>,
     /// At least one exchange came out.
     pub read: bool,
 }
@@ -50,6 +52,7 @@ impl Connection {
             processes: Vec::new(),
             reported: Vec::new(),
             tls: false,
+            closed: None,
             read: false,
         }
     }
