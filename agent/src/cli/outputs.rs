@@ -108,7 +108,11 @@ fn write(
             }
         };
         // What waits already goes out together, and is flushed once.
-        let batch: Vec<Envelope> = first.into_iter().chain(events.try_iter()).take(BATCH).collect();
+        let batch: Vec<Envelope> = first
+            .into_iter()
+            .chain(events.try_iter())
+            .take(BATCH)
+            .collect();
         sinks.retain_mut(|sink| {
             let written = batch.iter().try_for_each(|event| sink.write(event));
             let result = written.and_then(|()| sink.flush());

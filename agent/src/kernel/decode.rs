@@ -368,12 +368,44 @@ mod tests {
     }
 }
 
-/// Also what fuzzing calls.
+/// Entry point for fuzzing.
 #[doc(hidden)]
-pub fn fuzz(data: &[u8]) {
-    let mut decoder = Decoder::default();
-    for piece in data.chunks(200) {
-        decoder.decode(piece);
+pub mod fuzz {
+    use super::{Decoded, Decoder};
+    use crate::kernel::record::{ProcessRecord, Record};
+    use agent_common::abi;
+
+    /// Records of lengths that the data says, with a header of this version put before most.
+    pub fn fuzz(data: &[u8]) {
+        let mut decoder = Decoder::default();
+        let mut rest = data;
+        while let [control, len, after @ ..] = rest {
+            let (bytes, after) = after.split_at(after.len().min(usize::from(*len) * 2));
+            rest = after;
+            let mut record = Vec::new();
+            if control & 0x80 == 0 {
+                let length = size_of::<abi::Header>() + bytes.len();
+                record.extend(abi::VERSION.to_ne_bytes());
+                record.extend(u16::from(control & 0xf).to_ne_bytes());
+                record.extend((length as u32).to_ne_bytes());
+                record.extend(0_u64.to_ne_bytes());
+            }
+            record.extend(bytes);
+            let before = decoder.undecoded;
+            match decoder.decode(&record) {
+                Decoded::Record(Record::Chunk(chunk)) => {
+                    assert!(chunk.bytes.len() <= record.len());
+                }
+                Decoded::Record(Record::Secret(secret)) => {
+                    assert!(secret.secret.len() <= abi::SECRET_MAX);
+                }
+                Decoded::Record(Record::Process(ProcessRecord::Exec { arguments, .. })) => {
+                    assert!(arguments.bytes.len() <= record.len());
+                }
+                _ => {}
+            }
+            assert!(decoder.undecoded - before <= 1);
+        }
     }
 }
 

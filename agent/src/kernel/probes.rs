@@ -65,7 +65,10 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     // aya adds the verifier's output even where there is none.
-    text.trim_end().trim_end_matches("Verifier output:").trim_end().to_owned()
+    text.trim_end()
+        .trim_end_matches("Verifier output:")
+        .trim_end()
+        .to_owned()
 }
 
 fn hint(debug: &str) -> &'static str {

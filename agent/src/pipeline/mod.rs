@@ -7,9 +7,14 @@
 //! Invariant: at most one coverage event per connection and reason.
 
 mod connection;
+#[doc(hidden)]
+pub mod fuzz;
 mod layers;
 mod proof;
 mod report;
+mod synthetic;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     credential::Observer,
