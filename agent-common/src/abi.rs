@@ -346,6 +346,7 @@ pub struct Offsets {
     pub socket_sk: u32,
     pub socket_file: u32,
     pub sk_family: u32,
+    pub sk_state: u32,
     pub sk_num: u32,
     pub sk_dport: u32,
     pub sk_daddr: u32,

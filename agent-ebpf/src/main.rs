@@ -11,6 +11,7 @@
 
 mod copy;
 mod emit;
+mod empty;
 mod kernel;
 mod keylog;
 mod lifecycle;

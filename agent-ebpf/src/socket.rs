@@ -89,6 +89,14 @@ impl Sock {
         }
     }
 
+    /// The peer's FIN has come. It has a sequence number of its own, which the read that meets it adds to `copied_seq`
+    /// (`found_fin_ok` in `tcp_recvmsg_locked`).
+    #[inline(always)]
+    pub fn met_fin(&self) -> bool {
+        // TCP_TIME_WAIT, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING (include/net/tcp_states.h)
+        matches!(read::<u8>(self.address, offset!(sk_state)), Some(6 | 7 | 8 | 9 | 11))
+    }
+
     #[inline(always)]
     pub fn describe(&self, record: &mut Socket) {
         record.sock = self.address;

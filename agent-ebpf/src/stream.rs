@@ -219,15 +219,20 @@ fn place(connection: &mut Connection, sock: &Sock, of: u8, scratch: &mut Scratch
             // No counter tells what a Unix socket moved before: the first byte seen is where the stream begins.
             connection.known |= 4 << d;
         }
-    } else if let Some(end) = sock.position(of == direction::SENT) {
+    } else if let Some(mut end) = sock.position(of == direction::SENT) {
         sequence = end.wrapping_sub(moved as u32);
+        let before = if seen_before { 0 } else { sock.before(of == direction::SENT, sequence).unwrap_or(u64::MAX) };
+        // At most 1: an active opener's SYN is counted, and so is a FIN.
+        if !seen_before && before <= 1 {
+            connection.known |= 4 << d;
+        }
+        let ahead = if seen_before { sequence.wrapping_sub(connection.sequence[d]) } else { before as u32 };
+        if of == direction::RECEIVED && ahead == 1 && sock.met_fin() {
+            sequence = sequence.wrapping_sub(1);
+            end = end.wrapping_sub(1);
+        }
         if seen_before {
             base = base.wrapping_add(sequence.wrapping_sub(connection.sequence[d]) as i32 as i64 as u64);
-        } else if let Some(before) = sock.before(of == direction::SENT, sequence) {
-            // At most 1: an active opener's SYN is counted.
-            if before <= 1 {
-                connection.known |= 4 << d;
-            }
         }
         connection.sequence[d] = end;
     }

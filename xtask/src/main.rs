@@ -3,6 +3,7 @@
 //! [`setup`] brings what is missing, [`build`] makes probes and agent, [`vm`] runs a command under another kernel;
 //! the other commands stand on these three.
 
+mod bench;
 mod build;
 mod demo;
 mod interrupt;
@@ -52,6 +53,12 @@ enum Task {
     /// Formatting, clippy, unit and integration tests, the probes on this kernel in a scope of their own, and the
     /// same programs on Debian's kernels in virtual machines. The last line reads `N passed, N failed, N skipped`.
     Test(test::Options),
+    /// What it costs: throughput, CPU, memory, against nothing and with the goals beside
+    ///
+    /// nginx and wrk on loopback with nothing, with empty probes, with the agent, with the agent looking elsewhere, and
+    /// with the classic probes; the kernel's run time per hit; the agent's memory; the replay. All numbers as JSON
+    /// in the target folder's `bench`. A timing never fails it.
+    Bench(bench::Options),
     /// Run one command under another kernel, in a virtual machine on this file system
     Vm(VmArguments),
 }
@@ -127,6 +134,7 @@ fn run(task: Task) -> Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Task::Bench(options) => bench::run(&workspace, &options)?,
         Task::Vm(arguments) => return vm(&workspace, arguments),
     }
     Ok(ExitCode::SUCCESS)

@@ -55,6 +55,7 @@ pub use usage::{
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// One event of tokentrail: what happened, when, who says so, and on which host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -70,7 +71,7 @@ pub struct Envelope {
     /// Who says so, and the event's number.
     pub producer: Producer,
     /// Where it happened.
-    pub host: Host,
+    pub host: Arc<Host>,
     /// What happened.
     #[serde(flatten)]
     pub body: Body,
@@ -80,11 +81,11 @@ pub struct Envelope {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Producer {
     /// Stable id of the agent's installation.
-    pub id: String,
+    pub id: Arc<str>,
     /// Name of the program, `tokentrail-agent`.
-    pub name: String,
+    pub name: Arc<str>,
     /// Version of the program.
-    pub version: String,
+    pub version: Arc<str>,
     /// One run of the agent: its start in milliseconds since the Unix epoch. A later run has a greater one.
     pub epoch: u64,
     /// The event's number, contiguous from 1 within the epoch.

@@ -21,11 +21,11 @@ fn envelope(sequence: u64, body: Body) -> Envelope {
             epoch: 1_790_000_000_000,
             sequence,
         },
-        host: Host {
+        host: std::sync::Arc::new(Host {
             id: Some("0123456789abcdef0123456789abcdef".into()),
             name: "build-1".into(),
             boot_id: "6fd3a1f4-3f4b-4b6a-9f0a-0d5f6ad3ae11".into(),
-        },
+        }),
         body,
     }
 }

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed or a check did not hold, 2 wrong usage. A reader of standard output that goes away ends
 //! the program with 0.
 
+mod bench;
 mod config;
 mod doctor;
 mod keys;
@@ -36,6 +37,9 @@ enum Command {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// What `cargo xtask bench` measures with
+    #[command(subcommand, hide = true)]
+    Bench(bench::Command),
 }
 
 #[derive(Args)]
@@ -126,6 +130,7 @@ impl Arguments {
             Command::Doctor(arguments) => doctor::doctor(&arguments),
             Command::Fingerprint(arguments) => keys::fingerprint(&arguments),
             Command::Keygen(arguments) => keys::keygen(&arguments),
+            Command::Bench(command) => bench::run(&command),
             Command::Config(ConfigCommand::Show { config }) => config::show(config.as_deref()),
             Command::Config(ConfigCommand::Check { file }) => config::check(&file),
         }

@@ -192,7 +192,7 @@ async fn observe(
     }
 }
 
-fn tell_ready(fd: Option<i32>) -> anyhow::Result<()> {
+pub fn tell_ready(fd: Option<i32>) -> anyhow::Result<()> {
     if let Some(fd) = fd {
         anyhow::ensure!(fd > 2, "--ready-fd {fd}: standard descriptors are taken");
         rustix::io::fcntl_getfd(borrowed(fd)).with_context(|| format!("--ready-fd {fd}"))?;
@@ -354,6 +354,7 @@ impl Worker {
     /// Losses since the last report become events; so do the counters.
     fn report(&mut self) {
         self.losses();
+        self.pipeline.summarise(now(), false);
         self.audit(Action::AgentReport, None);
         self.with_probes(|probes| probes.sweep(now().saturating_sub(IDLE)));
     }
@@ -462,6 +463,7 @@ impl Worker {
         while self.drain(BATCH) > 0 {}
         self.pipeline.finish(now());
         self.losses();
+        self.pipeline.summarise(now(), true);
         let checks = self.checks();
         let verdict = match checks.iter().find_map(|check| check.as_ref().err()) {
             Some(broken) => format!("sums do not hold: {broken}"),

@@ -112,7 +112,9 @@ pub(super) fn presentable(value: &[u8], max: usize) -> Option<String> {
 
 /// Does `needle` (not empty) occur in `haystack`? In linear time, whatever the two are.
 pub(super) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    !needle.is_empty() && memchr::memmem::find(haystack, needle).is_some()
+    !needle.is_empty()
+        && needle.len() <= haystack.len()
+        && memchr::memmem::find(haystack, needle).is_some()
 }
 
 #[cfg(test)]

@@ -46,6 +46,13 @@ impl Clock {
         (boot, self.wall(boot))
     }
 
+    /// Wall-clock time now, by the distance last measured: one reading of one clock, for where [`Clock::now`] is asked
+    /// some times a second elsewhere.
+    #[must_use]
+    pub fn reading(&self) -> Time {
+        self.wall(boot_now())
+    }
+
     fn observe(&mut self, boot: Nanos, distance: i128) {
         let Some((_, last)) = self.distances.back_mut() else {
             return;

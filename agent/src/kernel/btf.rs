@@ -80,6 +80,7 @@ const ROWS: &[Row] = rows! {
     socket_sk: "socket" "sk";
     socket_file: "socket" "file";
     sk_family: "sock" "__sk_common.skc_family";
+    sk_state: "sock" "__sk_common.skc_state";
     sk_num: "sock" "__sk_common.skc_num";
     sk_dport: "sock" "__sk_common.skc_dport";
     sk_daddr: "sock" "__sk_common.skc_daddr";

@@ -25,7 +25,7 @@ use aya::{
 use std::path::Path;
 
 /// What `cargo xtask build` made, or nothing.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -142,7 +142,7 @@ pub struct Counters(PerCpuArray<MapData, u64>);
 /// The ring, for the thread that drains it.
 pub type Ring = RingBuf<MapData>;
 
-const TRACING: &[(&str, &str, bool)] = &[
+pub(super) const TRACING: &[(&str, &str, bool)] = &[
     ("tcp_sendmsg_enter", "tcp_sendmsg", true),
     ("tcp_sendmsg_exit", "tcp_sendmsg", false),
     ("tcp_recvmsg_enter", "tcp_recvmsg", true),
@@ -154,7 +154,7 @@ const TRACING: &[(&str, &str, bool)] = &[
     ("vm_mmap_pgoff_exit", "vm_mmap_pgoff", false),
 ];
 
-const LIFECYCLE: &[&str] = &[
+pub(super) const LIFECYCLE: &[&str] = &[
     "inet_sock_set_state",
     "sched_process_exec",
     "sched_process_fork",
@@ -459,7 +459,7 @@ fn map<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -
     T::try_from(map).map_err(|source| Error::Map { name, source })
 }
 
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
+pub(super) fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
 where
     &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {

@@ -2,11 +2,13 @@
 
 use super::layers::{Output, Settings, Stream, Surroundings};
 use crate::{
-    flow::{Direction, Flow, FlowLimits, Nanos},
+    flow::{Direction, Flow, FlowLimits, GapReason, Nanos, Piece},
     http::head::Outcome,
     kernel::record::{Caller, Chunk, Endpoints, ProcessKey},
     tls,
 };
+use agent_common::event::CoverageReason;
+use tracing::trace;
 
 /// Callers that are remembered per direction.
 const CALLERS: usize = 16;
@@ -26,7 +28,9 @@ pub struct Connection {
     sequence: [Option<u32>; 2],
     pub processes: Vec<ProcessKey>,
     /// At most one coverage event per connection and reason.
-    pub reported: Vec<&'static str>,
+    pub reported: Vec<CoverageReason>,
+    /// TLS was met on it.
+    pub tls: bool,
     /// At least one exchange came out.
     pub read: bool,
 }
@@ -45,6 +49,7 @@ impl Connection {
             sequence: [None, None],
             processes: Vec::new(),
             reported: Vec::new(),
+            tls: false,
             read: false,
         }
     }
@@ -78,8 +83,15 @@ impl Connection {
         }
         let end = chunk.offset + chunk.bytes.len() as u64;
         if !chunk.bytes.is_empty() {
-            flow.push(chunk.offset, 0, chunk.bytes, chunk.time);
+            match flow.pass(chunk.offset, chunk.bytes, chunk.time) {
+                Ok(piece) => {
+                    let mut with = Surroundings { settings, pool, processes: &self.processes, out };
+                    self.stream.push(chunk.direction, piece, &mut with);
+                }
+                Err(bytes) => flow.push(chunk.offset, 0, bytes, chunk.time),
+            }
         }
+        let flow = &mut self.flows[d];
         if chunk.end {
             flow.end(end, chunk.time);
         }
@@ -151,6 +163,7 @@ impl Connection {
         for direction in [Direction::Sent, Direction::Received] {
             let flow = &mut flows[direction.index()];
             while let Some(piece) = flow.pop(now) {
+                trace!(?direction, offset = piece.offset(), len = piece.len(), gap = ?gap(&piece), "socket");
                 stream.push(direction, piece, &mut with);
             }
             if flow.ended() {
@@ -230,5 +243,13 @@ impl Connection {
     /// Bytes that the policy left out.
     pub fn left_out(&self) -> u64 {
         self.flows.iter().map(|flow| flow.counts().policy).sum()
+    }
+}
+
+/// For diagnostics: places and sizes, never bytes.
+pub fn gap(piece: &Piece) -> Option<GapReason> {
+    match piece {
+        Piece::Data { .. } => None,
+        Piece::Gap { reason, .. } => Some(*reason),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: each layer sees its bytes once, in order; nesting is bounded.
 
+use super::connection::gap;
 use crate::{
     flow::{Budget, Direction, Nanos, Piece},
     http::{
@@ -11,6 +12,7 @@ use crate::{
     kernel::record::{PointId, ProcessKey},
     tls,
 };
+use tracing::trace;
 
 /// TLS in a tunnel in TLS is met; more than this is not.
 const DEPTH: u8 = 4;
@@ -264,6 +266,7 @@ impl Sealed {
         while let Some(output) = self.session.pop() {
             match output {
                 tls::Output::Plain(direction, piece) => {
+                    trace!(?direction, offset = piece.offset(), len = piece.len(), gap = ?gap(&piece), "plaintext");
                     if self.facts.is_none() {
                         self.facts = Some(std::sync::Arc::new(self.session.facts().clone()));
                         self.inside.around = Around {

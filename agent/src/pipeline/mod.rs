@@ -17,6 +17,7 @@ mod synthetic;
 mod tests;
 
 use crate::{
+    coverage::{Ledger, Subject},
     credential::Observer,
     flow::{Budget, FlowLimits, Nanos},
     http::{
@@ -25,6 +26,7 @@ use crate::{
     },
     identity::{Clock, ProcessTable},
     kernel::{
+        self,
         points::Points,
         record::{Chunk, ConnectionKey, PointId, ProcessKey, ProcessRecord, Record, SecretRecord},
     },
@@ -40,6 +42,7 @@ use lru::LruCache;
 use proof::Proofs;
 pub use report::{Counters, Numbering};
 use std::{collections::HashMap, num::NonZeroUsize};
+use tracing::trace;
 
 /// Bounds, from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -77,11 +80,17 @@ pub struct Pipeline {
     numbering: Numbering,
     proofs: Proofs,
     counters: Counters,
+    ledger: Ledger,
     outputs: Vec<Output>,
     events: Vec<Envelope>,
     demands: Vec<Demand>,
     now: Nanos,
+    /// When this run began.
+    began: Nanos,
 }
+
+/// Programs that the ledger keeps apart.
+const PROGRAMS: usize = 4_096;
 
 /// Most connections that wait for one process's secrets.
 const WAITING: usize = 4_096;
@@ -119,10 +128,12 @@ impl Pipeline {
             numbering,
             proofs: Proofs::default(),
             counters: Counters::default(),
+            ledger: Ledger::new(PROGRAMS),
             outputs: Vec::new(),
             events: Vec::new(),
             demands: Vec::new(),
             now: 0,
+            began: kernel::decode::now(),
         }
     }
 
@@ -217,6 +228,7 @@ impl Pipeline {
             self.connections.put(key, connection);
         }
         let process = chunk.caller.process;
+        trace!(?key, comm = chunk.caller.comm, offset = chunk.offset, len = chunk.bytes.len(), "chunk");
         let mut out = std::mem::take(&mut self.outputs);
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.push(chunk, &self.settings, &mut self.pool, &mut out);
@@ -235,6 +247,7 @@ impl Pipeline {
         self.now = self.now.max(record.time);
         let (process, time) = (record.caller.process, record.time);
         self.counters.secrets += 1;
+        trace!(pid = process.pid, label = record.label, "secret");
         self.proofs.hit(process, record.point);
         let mut kept = false;
         for record in labelled(record) {
@@ -289,12 +302,84 @@ impl Pipeline {
         if let Some(connection) = self.connections.pop(&key) {
             self.counters.bytes_unseen += connection.unseen();
             self.counters.bytes_left_out += connection.left_out();
-            if connection.read {
-                self.counters.connections_read += 1;
+            self.enter(&connection);
+        }
+    }
+
+    /// A connection has ended: into the ledger.
+    fn enter(&mut self, connection: &Connection) {
+        let unread = connection.reported.first().copied();
+        if unread.is_some() {
+            self.counters.connections_unread += 1;
+        } else {
+            self.counters.connections_read += 1;
+        }
+        let Some(caller) = connection.last_caller() else {
+            return;
+        };
+        let identity = self.processes.resolve(caller, connection.last, &self.clock);
+        let executable = identity.principal.process.executable.path.clone();
+        let protocol = match (connection.tls, connection.read) {
+            (true, _) => "tls",
+            (false, true) => "http",
+            (false, false) => "other",
+        };
+        let program = executable.unwrap_or_else(|| caller.comm.clone());
+        self.ledger.record(Subject { program, protocol }, unread);
+    }
+
+    /// What was read and what was not, of this run so far: one event in all, or also one by program and reason.
+    pub fn summarise(&mut self, at: Nanos, by_program: bool) {
+        let detail = |scope, connections, from| CoverageDetail {
+            scope,
+            reason: None,
+            detail: None,
+            protocol: None,
+            library: None,
+            connections,
+            from,
+            to: from,
+        };
+        let (from, to) = (self.clock.wall(self.began), self.clock.wall(at));
+        let mut details = vec![detail(CoverageScope::Agent, self.ledger.total(), from)];
+        if by_program {
+            for (subject, counts) in self.ledger.subjects() {
+                let whole = CoverageDetail {
+                    detail: Some(subject.program.clone()),
+                    protocol: Some(subject.protocol.to_owned()),
+                    ..detail(CoverageScope::Process, counts.connections(), from)
+                };
+                let by_reason = counts.unread.iter().map(|(reason, count)| CoverageDetail {
+                    reason: Some(*reason),
+                    connections: Connections {
+                        seen: *count,
+                        read: 0,
+                        unread: *count,
+                    },
+                    ..whole.clone()
+                });
+                if counts.read > 0 {
+                    let read = Connections {
+                        seen: counts.read,
+                        read: counts.read,
+                        unread: 0,
+                    };
+                    details.push(CoverageDetail {
+                        connections: read,
+                        ..whole.clone()
+                    });
+                }
+                details.extend(by_reason);
             }
-            if !connection.reported.is_empty() {
-                self.counters.connections_unread += 1;
-            }
+        }
+        for coverage in details {
+            let coverage = Coverage {
+                coverage: CoverageDetail { to, ..coverage },
+                principal: None,
+                network: None,
+                tls: None,
+            };
+            self.emit(at, Body::Coverage(Box::new(coverage)));
         }
     }
 
@@ -307,6 +392,9 @@ impl Pipeline {
                 Output::HttpUnread(reason, around) => self.http_unread(key, reason, &around),
                 Output::TlsUnread(reason, facts) => self.tls_unread(key, reason, &facts),
                 Output::TlsClosed(facts) => {
+                    if let Some(connection) = self.connections.peek_mut(&key) {
+                        connection.tls = true;
+                    }
                     self.counters.tls += 1;
                     self.counters.tls_opened += u64::from(facts.proven);
                 }
@@ -323,6 +411,7 @@ impl Pipeline {
             return;
         };
         connection.read = true;
+        connection.tls |= around.tls.is_some();
         let started = exchange.request.time;
         let time = self.clock.wall(started);
         let seconds = i64::try_from(time.unix_nanos() / 1_000_000_000).unwrap_or(0);
@@ -352,7 +441,7 @@ impl Pipeline {
         for usage in usage::build(exchange, observed, &facts) {
             match usage {
                 Ok(usage) => {
-                    let now = self.clock.now().1;
+                    let now = self.clock.reading();
                     self.events.push(self.numbering.envelope(
                         time,
                         now,
@@ -367,6 +456,7 @@ impl Pipeline {
 
     fn http_unread(&mut self, key: ConnectionKey, reason: h1::Reason, around: &Around) {
         let tls = around.tls.as_deref();
+        let detail = report::http_detail(reason);
         let reason = match reason {
             h1::Reason::OpaqueProtocol => CoverageReason::NotHttp,
             h1::Reason::Http2 => CoverageReason::Http2,
@@ -385,7 +475,7 @@ impl Pipeline {
                 CoverageReason::BytesLost
             }
         };
-        self.unread(key, reason, tls, None);
+        self.unread(key, reason, tls, Some((detail.to_owned(), None)));
     }
 
     fn tls_unread(&mut self, key: ConnectionKey, reason: tls::Reason, facts: &tls::Facts) {
@@ -449,11 +539,11 @@ impl Pipeline {
         let Some(connection) = self.connections.peek_mut(&key) else {
             return;
         };
-        let name = report::name(reason);
-        if connection.reported.contains(&name) {
+        if connection.reported.contains(&reason) {
             return;
         }
-        connection.reported.push(name);
+        connection.reported.push(reason);
+        let name = report::name(reason);
         *self.counters.unread.entry(name).or_default() += 1;
         let Some(caller) = connection.last_caller().cloned() else {
             return;

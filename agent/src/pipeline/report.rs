@@ -1,25 +1,26 @@
 //! Numbers: the events' own, and the counters that must add up.
 
+use crate::http::h1;
 use agent_common::event::{Body, CoverageReason, Envelope, Host, Producer, Time, V1};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Gives each event its number, contiguous from 1 within the run.
 pub struct Numbering {
     producer: Producer,
-    host: Host,
+    host: Arc<Host>,
 }
 
 impl Numbering {
     /// `id` names the installation, `epoch` the run.
     pub fn new(id: String, epoch: u64, host: Host) -> Self {
         let producer = Producer {
-            id,
+            id: id.into(),
             name: "tokentrail-agent".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             epoch,
             sequence: 0,
         };
-        Self { producer, host }
+        Self { producer, host: Arc::new(host) }
     }
 
     pub fn envelope(&mut self, time: Time, observed_time: Time, body: Body) -> Envelope {
@@ -137,6 +138,24 @@ pub fn name(reason: CoverageReason) -> &'static str {
         R::IoUring => "io_uring",
         R::Limit => "limit",
         R::Stopped => "stopped",
+    }
+}
+
+/// More about what HTTP did not read.
+pub fn http_detail(reason: h1::Reason) -> &'static str {
+    use h1::Reason as R;
+    match reason {
+        R::OpaqueProtocol => "opaque_protocol",
+        R::Http2 => "http2",
+        R::RequestLost => "request_lost",
+        R::ResponseWithoutRequest => "response_without_request",
+        R::FramingLost => "framing_lost",
+        R::HeadTooLong => "head_too_long",
+        R::TooManyFields => "too_many_fields",
+        R::Malformed => "malformed",
+        R::HeadIncomplete => "head_incomplete",
+        R::TooManyOutstanding => "too_many_outstanding",
+        R::OverLimit => "over_limit",
     }
 }
 

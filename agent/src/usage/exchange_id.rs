@@ -10,7 +10,6 @@ use super::Facts;
 use crate::http::head::Exchange;
 use crate::kernel::record::Endpoints;
 use sha2::{Digest as _, Sha256};
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 /// Bytes of the hash that are kept.
@@ -54,7 +53,9 @@ pub(super) fn of(exchange: &Exchange, facts: &Facts<'_>) -> String {
     hash.update(origin.within.to_be_bytes());
     let mut name = String::with_capacity(LENGTH * 2);
     for byte in &hash.finalize()[..LENGTH] {
-        let _ = write!(name, "{byte:02x}");
+        for digit in [byte >> 4, byte & 15] {
+            name.extend(char::from_digit(u32::from(digit), 16));
+        }
     }
     name
 }

@@ -9,10 +9,21 @@ use crate::support::report::Cells;
 use crate::support::scenario::{Script, both_sides, request, requests};
 use crate::support::servers::{self, Wire};
 use crate::support::token::Shape;
-use crate::support::{nginx, seconds, turn};
+use crate::support::{nginx, pause, turn};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::path::Path;
+
+/// One client of each TLS library and carrier, all on files that the agent knows from its start.
+const CHOSEN: [&str; 7] = [
+    "curl",
+    "curl-key-header",
+    "curl-query",
+    "curl-basic",
+    "wget",
+    "git",
+    "requests",
+];
 
 #[test]
 fn no_secret_is_kept() {
@@ -31,7 +42,10 @@ fn no_secret_is_kept() {
     };
     let mut agent = Agent::start_with(&lab, &options).unwrap();
 
-    for (number, client) in CLIENTS.iter().enumerate() {
+    let chosen = CLIENTS
+        .iter()
+        .filter(|client| CHOSEN.contains(&client.name));
+    for (number, client) in chosen.enumerate() {
         for wire in Wire::ALL.into_iter().filter(|wire| client.speaks(*wire)) {
             let cell = format!("{}-{}", client.name, wire.name());
             let errand = Errand {
@@ -110,7 +124,7 @@ fn no_secret_is_kept() {
     // Nothing that the servers hold open may keep a connection's state alive: they go first.
     drop(web);
     drop(python);
-    std::thread::sleep(seconds(3));
+    pause(3);
     cells.check("memory", memory(&canaries, &agent));
     cells.check("open-files", open_files(&canaries, agent.pid()));
     if let Some(stopped) = stop(agent, &mut cells) {
@@ -120,6 +134,15 @@ fn no_secret_is_kept() {
         );
         cells.check("log", log(&canaries, &stopped));
         cells.check("files", canaries.search_folder(&stopped.folder));
+        let cache = Path::new("/var/cache/tokentrail");
+        cells.check(
+            "cache",
+            if cache.exists() {
+                canaries.search_folder(cache)
+            } else {
+                Ok(())
+            },
+        );
     }
     cells.finish();
 }

@@ -9,7 +9,7 @@ use crate::support::scenario::{Script, requests};
 use crate::support::servers::{self, Server, Wire};
 use crate::support::token::Shape;
 use crate::support::{nginx, turn};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 /// curl over each wire: both events of each.
 fn still_seen(lab: &Lab, web: &Server, after: &str, expected: &mut Expectations) -> Result<()> {
@@ -114,15 +114,19 @@ fn full_disk() {
 
 fn counted(mut agent: Agent) -> Result<()> {
     ensure!(agent.is_running(), "it ended: {}", agent.stderr());
-    let (_, stderr) = agent.end().context("stop")?;
+    let (status, stderr) = agent.end()?;
     ensure!(!stderr.contains("panicked"), "it panicked: {stderr}");
     ensure!(
         stderr.contains("No space left on device"),
         "the cause is not named: {stderr}"
     );
     ensure!(
-        stderr.contains("output_failed"),
+        stderr.contains(" lost "),
         "the loss is not counted: {stderr}"
+    );
+    ensure!(
+        status.code() == Some(1),
+        "events were lost, and it ended with {status}"
     );
     Ok(())
 }

@@ -7,7 +7,7 @@ use crate::support::lab::Lab;
 use crate::support::report::Cells;
 use crate::support::scenario::{Exchange, Request, Scenario, Script, both_sides, requests};
 use crate::support::servers::{Server, Wire};
-use crate::support::{nginx, seconds, turn};
+use crate::support::{nginx, pause, turn};
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 
@@ -197,7 +197,7 @@ fn late_run(
     for request in asked {
         scenario.reach(&request.cell)?;
         done.push(scenario.exchange()?);
-        std::thread::sleep(seconds(1));
+        pause(1);
         scenario.go()?;
     }
     check_mapped(&scenario, mapped)?;

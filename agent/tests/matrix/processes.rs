@@ -11,7 +11,7 @@ use crate::support::report::Cells;
 use crate::support::scenario::{Script, both_sides, requests};
 use crate::support::servers::{Fact, Server, Wire};
 use crate::support::token::Shape;
-use crate::support::{fixtures, nginx, turn};
+use crate::support::{fixtures, nginx, repeat, turn};
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
@@ -91,7 +91,7 @@ fn short_lived(lab: &Lab, web: &Server, wire: Wire, cell: &str) -> Result<Vec<Ex
     let script = r#"while read -r url credential; do
   curl -q -s -o /dev/null --noproxy '*' --cacert "$0" -H "Authorization: Bearer $credential" "$url" || exit 1
 done"#;
-    let asked = requests(lab, cell, SHORT_LIVED);
+    let asked = requests(lab, cell, repeat(SHORT_LIVED));
     let lines: String = asked
         .iter()
         .map(|one| format!("{} {}\n", web.target(wire).url(&one.path), one.credential))

@@ -7,7 +7,7 @@ use crate::support::process::{Place, Program, Spec};
 use crate::support::report::Cells;
 use crate::support::scenario::{Script, requests};
 use crate::support::servers::Wire;
-use crate::support::{nginx, seconds, turn};
+use crate::support::{nginx, repeat, seconds, turn};
 use anyhow::{Result, ensure};
 use std::os::unix::fs::PermissionsExt;
 
@@ -39,7 +39,7 @@ fn clean_stop() {
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
     for (number, wire) in Wire::ALL.into_iter().enumerate() {
         // In the middle of traffic: what is emitted adds up, whatever it is.
-        let asked = requests(&lab, &format!("busy-{}", wire.name()), 400);
+        let asked = requests(&lab, &format!("busy-{}", wire.name()), repeat(400));
         let script = Script::new(&lab, "keep_alive")
             .unwrap()
             .target(&web.target(wire))

@@ -332,7 +332,7 @@ def bodies():
             connection.sendall(head(request, "POST", [
                 "Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(body)}"]) + body)
         elif form == "long_head":
-            filler = [f"X-Filler-{number}: {'f' * 900}" for number in range(28)]
+            filler = [f"X-Filler-{number}: {'f' * 900}" for number in range(request["filler"])]
             whole = head(request, "GET", filler)
             for part in split(whole, 1000):
                 connection.sendall(part)

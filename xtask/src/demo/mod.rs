@@ -10,7 +10,7 @@
 
 mod agent;
 mod cast;
-mod cgroup;
+pub mod cgroup;
 mod secret;
 mod server;
 mod verdict;

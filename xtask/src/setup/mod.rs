@@ -30,6 +30,8 @@ pub struct Needs {
     pub demo: bool,
     /// The programs and fixtures of the tests.
     pub test: bool,
+    /// What makes load.
+    pub bench: bool,
     /// Kernels, QEMU and virtme-ng.
     pub vm: bool,
 }
@@ -39,6 +41,7 @@ impl Needs {
         build: true,
         demo: false,
         test: false,
+        bench: false,
         vm: false,
     };
     pub const DEMO: Self = Self {

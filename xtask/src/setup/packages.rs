@@ -84,6 +84,8 @@ const TEST: &[Package] = &[
     program("wrk", "wrk", "load, for the bench and the loss counters"),
 ];
 
+const BENCH: &[Package] = &[program("wrk", "wrk", "the bench's load")];
+
 const VM: &[Package] = &[
     program("qemu-system-x86", "qemu-system-x86_64", "virtual machines"),
     program("busybox-static", "busybox", "starting virtual machines"),
@@ -102,6 +104,7 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
         (needs.build, BUILD),
         (needs.demo, DEMO),
         (needs.test, TEST),
+        (needs.bench, BENCH),
         (needs.vm, VM),
     ];
     let mut absent: Vec<&Package> = Vec::new();

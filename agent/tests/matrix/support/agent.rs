@@ -11,6 +11,8 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ pub fn program() -> PathBuf {
 pub struct Options {
     pub scope: String,
     pub args: Vec<String>,
-    /// Log filter, as the variable RUST_LOG has it.
+    /// Log filter, as the variable TOKENTRAIL_LOG has it.
     pub log: Option<&'static str>,
     /// Where standard output goes instead of to the test.
     pub stdout: Option<PathBuf>,
@@ -118,7 +120,7 @@ impl Agent {
             .env("TMPDIR", &folder)
             .folder(&folder);
         if let Some(filter) = options.log {
-            spec = spec.env("RUST_LOG", filter);
+            spec = spec.env("TOKENTRAIL_LOG", filter);
         }
         let mut program = Program::start(&spec, &Place::default())?;
         drop(signal);
@@ -131,7 +133,13 @@ impl Agent {
             Err(_) => (!program.is_running()).then_some(false),
         });
         if started != Some(true) {
-            bail!("the agent is not ready: {}", program.stderr());
+            let ended = !program.is_running();
+            let said = if ended {
+                program.remains().1
+            } else {
+                program.stderr()
+            };
+            bail!("the agent is not ready: {said}");
         }
         Ok(Self {
             program,
@@ -149,6 +157,15 @@ impl Agent {
 
     pub fn is_running(&mut self) -> bool {
         self.program.is_running()
+    }
+
+    /// `fentry` or `raw_tracepoint`, as its first event says.
+    pub fn hook(&mut self) -> Result<String> {
+        self.wait_until(seconds(20), |events| !events.is_empty())?;
+        let hook = self.events.iter().find_map(|event| event.started_with());
+        Ok(hook
+            .context("no audit event `agent_started` with its hook")?
+            .to_owned())
     }
 
     pub fn stderr(&self) -> String {
@@ -212,13 +229,15 @@ impl Agent {
     }
 
     pub fn stop_by(mut self, signal: rustix::process::Signal) -> Result<Stopped> {
-        let (lines, stderr) = self.end_by(signal)?;
+        let (status, lines, stderr) = self.end_by(signal)?;
         for line in lines {
             self.events.push(Event::parse(&line)?);
             self.lines.push(line);
         }
+        keep(&self.lines, &stderr)?;
+        ensure!(status.success(), "the agent ended with {status}: {stderr}");
         contiguous(&self.events)?;
-        Counters::of(&self.events)?.check()?;
+        Counters::of(&self.events)?.check(&self.events, &stderr)?;
         Ok(Stopped {
             events: self.events,
             lines: self.lines,
@@ -227,12 +246,16 @@ impl Agent {
         })
     }
 
-    /// SIGTERM and the end; gives what was not read of standard output, and standard error.
-    pub fn end(mut self) -> Result<(Vec<String>, String)> {
-        self.end_by(rustix::process::Signal::TERM)
+    /// SIGTERM and the end, whatever it is; gives the exit status and standard error.
+    pub fn end(mut self) -> Result<(ExitStatus, String)> {
+        let (status, _, stderr) = self.end_by(rustix::process::Signal::TERM)?;
+        Ok((status, stderr))
     }
 
-    fn end_by(&mut self, signal: rustix::process::Signal) -> Result<(Vec<String>, String)> {
+    fn end_by(
+        &mut self,
+        signal: rustix::process::Signal,
+    ) -> Result<(ExitStatus, Vec<String>, String)> {
         ensure!(
             self.program.is_running(),
             "the agent ended by itself: {}",
@@ -240,10 +263,27 @@ impl Agent {
         );
         self.program.signal(signal)?;
         let status = self.program.wait(seconds(60))?;
+        self.look()?;
         let (lines, stderr) = self.program.remains();
-        ensure!(status.success(), "the agent ended with {status}: {stderr}");
-        Ok((lines, stderr))
+        Ok((status, lines, stderr))
     }
+}
+
+/// For people who look into a failure: what the agent said, in the folder that TOKENTRAIL_KEEP names.
+fn keep(lines: &[String], stderr: &str) -> Result<()> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let Some(folder) = std::env::var_os("TOKENTRAIL_KEEP").map(PathBuf::from) else {
+        return Ok(());
+    };
+    let test = std::thread::current()
+        .name()
+        .unwrap_or("test")
+        .replace("::", "-");
+    let name = format!("{test}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    std::fs::create_dir_all(&folder)?;
+    std::fs::write(folder.join(format!("{name}.ndjson")), lines.join("\n"))?;
+    std::fs::write(folder.join(format!("{name}.stderr")), stderr)?;
+    Ok(())
 }
 
 /// The producer's sequence has no hole within its epoch.

@@ -1,4 +1,4 @@
-//! The counters that the agent leaves behind at a clean stop, and the two sums that must hold.
+//! The counters that the agent leaves behind at a clean stop, and the sums that must hold.
 
 use super::event::Event;
 use anyhow::{Context, Result, ensure};
@@ -27,31 +27,56 @@ impl Counters {
             .with_context(|| format!("no counter {name} in {:?}", self.0))
     }
 
-    /// `NAME` itself, or by reason: `NAME.REASON`.
-    fn sum_of(&self, name: &str) -> u64 {
-        let parts = format!("{name}.");
+    /// Over all probes: counters are named `probe.PROBE.WHAT`, those that are 0 are left out.
+    fn of_probes(&self, what: &str) -> u64 {
+        let name = |key: &str| {
+            key.strip_prefix("probe.")
+                .and_then(|rest| rest.split_once('.'))
+                .map(|pair| pair.1 == what)
+        };
         self.0
             .iter()
-            .filter(|(key, _)| *key == name || key.starts_with(&parts))
+            .filter(|(key, _)| name(key) == Some(true))
             .map(|(_, count)| count)
             .sum()
     }
 
-    /// Calls seen = ring records + losses; credentials parsed = events + losses.
-    pub fn check(&self) -> Result<()> {
-        let (seen, records) = (self.get("calls.seen")?, self.get("ring.records")?);
-        let lost = self.sum_of("calls.lost");
+    /// Calls seen = ring records + losses (and what the copy policy only counts); credentials parsed = events + losses.
+    pub fn check(&self, events: &[Event], stderr: &str) -> Result<()> {
+        let (seen, reported) = (self.of_probes("seen"), self.of_probes("reported"));
+        let (counted, lost) = (self.of_probes("counted_only"), self.of_probes("lost"));
         ensure!(
-            seen == records + lost,
-            "{seen} calls seen, {records} ring records + {lost} lost: {:?}",
+            seen == reported + counted + lost,
+            "{seen} calls seen, {reported} reported + {counted} counted + {lost} lost: {:?}",
             self.0
         );
-        let (parsed, events) = (self.get("credentials.parsed")?, self.get("events.usage")?);
-        let lost = self.sum_of("credentials.lost");
+        let (parsed, made) = (self.get("credentials.parsed")?, self.get("events.usage")?);
+        let lost = self.get("credentials.lost")?;
         ensure!(
-            parsed == events + lost,
-            "{parsed} credentials parsed, {events} events + {lost} lost: {:?}",
+            parsed == made + lost,
+            "{parsed} credentials parsed, {made} events + {lost} lost: {:?}",
             self.0
+        );
+        let came = events.iter().filter(|event| event.is_usage()).count() as u64;
+        ensure!(
+            came == made,
+            "{made} usage events by the agent's count, {came} came"
+        );
+        let (connections, read) = (self.get("connections.seen")?, self.get("connections.read")?);
+        let unread = self.get("connections.unread")?;
+        ensure!(
+            connections == read + unread,
+            "{connections} connections seen, {read} read + {unread} unread: {:?}",
+            self.0
+        );
+        // The agent's own word, for people, must be the same.
+        let (holds, broken) = (
+            stderr.matches("holds: ").count(),
+            stderr.matches("DOES NOT HOLD").count(),
+        );
+        ensure!(
+            holds >= 3 && broken == 0,
+            "{holds} sums hold, {broken} do not: {stderr}"
         );
         Ok(())
     }

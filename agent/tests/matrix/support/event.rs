@@ -224,9 +224,20 @@ impl Event {
         self.kind() == "coverage" && self.text("coverage.scope") == Some("connection")
     }
 
+    /// Why something was lost, in loss events.
+    pub fn loss_reason(&self) -> Option<&str> {
+        self.text("loss.reason")
+    }
+
     /// `agent_started`, `agent_stopped`, ..., in audit events.
     pub fn action(&self) -> Option<&str> {
         self.text("audit.action")
+    }
+
+    /// The hook in use, in the audit event of the start.
+    pub fn started_with(&self) -> Option<&str> {
+        self.text("audit.hook")
+            .filter(|_| self.action() == Some("agent_started"))
     }
 
     /// Counters by name, in audit events.

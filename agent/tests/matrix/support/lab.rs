@@ -19,7 +19,8 @@ impl Lab {
     /// With cgroups: needs root.
     pub fn new(test: &'static str) -> Result<Self> {
         let mut lab = Self::without_cgroups(test)?;
-        lab.inside = Some(Cgroup::make()?);
+        // Named like a slice, so that a group in it can be named like a unit.
+        lab.inside = Some(Cgroup::make_with_suffix(".slice")?);
         lab.outside = Some(Cgroup::make()?);
         Ok(lab)
     }

@@ -3,7 +3,7 @@
 //! Environment: `TOKENTRAIL_E2E=1` runs these tests at all; `TOKENTRAIL_FIXTURES` is a folder with `venv` and
 //! `node/node_modules`; `TOKENTRAIL_RUNG` forces a rung; `TOKENTRAIL_SCOPE=host` (virtual machines only, with
 //! `TOKENTRAIL_IN_VM=1`) watches the whole machine; `TOKENTRAIL_TIME_SCALE` stretches every time limit;
-//! `TOKENTRAIL_AGENT` is another agent program; `TOKENTRAIL_CELLS` is a file that gets one JSON line per cell.
+//! `TOKENTRAIL_BRIEF=1` repeats less often; `TOKENTRAIL_KEEP` is a folder that gets each agent's output; `TOKENTRAIL_AGENT` is another agent program; `TOKENTRAIL_CELLS` is a file that gets one JSON line per cell.
 //!
 //! Invariant: every process started here is ended by its own pid, also when a test panics.
 //! Invariant: field names of events are known to `event.rs` alone, the form of the counters to `counters.rs` alone.
@@ -68,6 +68,20 @@ pub fn seconds(count: u64) -> Duration {
         .ok()
         .and_then(|text| text.parse::<f64>().ok());
     Duration::from_secs(count).mul_f64(scale.unwrap_or(1.0).clamp(0.1, 100.0))
+}
+
+/// A pause for the agent to do something that nobody outside can see: short even where limits are long.
+pub fn pause(count: u64) {
+    std::thread::sleep(seconds(count).min(Duration::from_secs(count * 3)));
+}
+
+/// Fewer repetitions of the same, for slow machines: `TOKENTRAIL_BRIEF=1`. No cell is left out.
+pub fn repeat(count: usize) -> usize {
+    if flag("TOKENTRAIL_BRIEF") {
+        count.div_ceil(5)
+    } else {
+        count
+    }
 }
 
 /// Looks every 20 ms until there is an answer or the time is over.

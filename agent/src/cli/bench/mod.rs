@@ -1,0 +1,70 @@
+//! Hidden commands that `cargo xtask bench` measures with. Each prints one JSON object to standard output.
+//!
+//! Invariant: nothing here observes anything: the probes that it attaches are empty, its traffic is made up.
+
+mod probes;
+mod replay;
+mod stats;
+
+use clap::{Args, Subcommand};
+use std::process::ExitCode;
+use tokentrail_agent::kernel::{empty::Set, features::Rung};
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Requests per second from chunk to usage event, on one core
+    Replay(ReplayArguments),
+    /// Attach empty probes until SIGTERM
+    Probes(ProbesArguments),
+    /// The kernel's run time per hit of a process's probes, over some seconds
+    Stats(StatsArguments),
+}
+
+#[derive(Args)]
+pub struct ReplayArguments {
+    /// Keep-alive connections
+    #[arg(long, default_value_t = 1_000)]
+    connections: usize,
+    /// Different credentials
+    #[arg(long, default_value_t = 500)]
+    tokens: usize,
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Begin at the ring's records instead of at chunks
+    #[arg(long)]
+    decode: bool,
+}
+
+#[derive(Args)]
+pub struct ProbesArguments {
+    /// Which empty probes
+    #[arg(long)]
+    set: Set,
+    /// As for `run`
+    #[arg(long)]
+    rung: Option<Rung>,
+    /// Where a line goes when they are attached
+    #[arg(long, value_name = "N")]
+    ready_fd: Option<i32>,
+}
+
+#[derive(Args)]
+pub struct StatsArguments {
+    /// Process that holds the programs
+    #[arg(long)]
+    pid: u32,
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+}
+
+pub fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Replay(arguments) => replay::replay(arguments),
+        Command::Probes(arguments) => probes::probes(arguments),
+        Command::Stats(arguments) => stats::stats(arguments),
+    }
+}
+
+fn print(value: &serde_json::Value) -> anyhow::Result<ExitCode> {
+    super::print(&format!("{value}\n"))
+}

@@ -1,0 +1,82 @@
+//! Many open connections, each after one request with a credential of its own, and what the agent then holds.
+//!
+//! The client is outside of the cgroup: the agent follows the server's end of each connection.
+
+use super::server::Server;
+use crate::interrupt;
+use crate::process::{self, Group};
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const CLIENT: &str = include_str!("idle.py");
+
+/// Holds its connections open until it is dropped.
+pub struct Client {
+    _group: Group,
+}
+
+impl Client {
+    /// Returns when every connection has had its answer.
+    pub fn start(
+        folder: &Path,
+        server: &Server,
+        https: bool,
+        count: u32,
+        limit: Duration,
+    ) -> Result<Self> {
+        let script = folder.join("idle.py");
+        fs::write(&script, CLIENT)?;
+        let said = folder.join("idle.log");
+        let python = process::which("python3").context("no python3")?;
+        let port = if https { server.https } else { server.http };
+        let mut command = Command::new(python);
+        command
+            .arg(&script)
+            .arg(port.to_string())
+            .arg(if https { "https" } else { "http" })
+            .arg(count.to_string())
+            .stdout(File::create(&said)?)
+            .stderr(Stdio::inherit());
+        let group = Group::spawn(&mut command)?;
+        let start = Instant::now();
+        while !fs::read_to_string(&said)?.contains("ready") {
+            interrupt::check()?;
+            if group.ended() || start.elapsed() > limit {
+                bail!("{count} connections could not be opened");
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(Self { _group: group })
+    }
+}
+
+/// Resident memory in KiB (proc_pid_status(5)).
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Memory {
+    /// All of it; the ring that the kernel shares with the agent is in `file` or `shared`.
+    pub total: u64,
+    pub anonymous: u64,
+    pub file: u64,
+    pub shared: u64,
+}
+
+pub fn memory(pid: u32) -> Result<Memory> {
+    let path = format!("/proc/{pid}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    Ok(Memory {
+        total: field("VmRSS:"),
+        anonymous: field("RssAnon:"),
+        file: field("RssFile:"),
+        shared: field("RssShmem:"),
+    })
+}

@@ -1,0 +1,310 @@
+//! `cargo xtask bench`: what the agent costs, measured against nothing in the same run.
+//!
+//! nginx and wrk run in a cgroup of their own, on loopback. A round measures each kind of traffic with each
+//! [`Variant`] in turn, beginning with another one each time, so that what else the machine does hits all of them; a
+//! ratio is the median over the rounds of the ratios to nothing within the same round. Then, apart from the timed
+//! rounds, since they cost something themselves: the kernel's own run time per hit, the agent's memory at many open
+//! connections, and the replay.
+//!
+//! Invariant: a timing never fails the command: goals stand beside what was measured.
+//! Invariant: the agent's scope is the bench's own cgroup, and its events go nowhere.
+
+mod idle;
+mod load;
+mod report;
+mod server;
+mod variant;
+
+use crate::build::{self, Profile};
+use crate::demo::cgroup::Cgroup;
+use crate::process;
+use crate::setup::{self, Needs};
+use crate::vm::Guest;
+use crate::workspace::Workspace;
+use crate::{interrupt, say};
+use anyhow::{Context, Result};
+use clap::Args;
+use load::Traffic;
+use report::{Measured, Report};
+use rustix::process::geteuid;
+use serde_json::Value;
+use server::Server;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use variant::{Running, Variant};
+
+#[derive(Args, Clone)]
+pub struct Options {
+    /// Measure in a virtual machine, under Debian's newest kernel, where fentry works
+    #[arg(long)]
+    vm: bool,
+    /// Seconds of load for each kind of traffic, variant and round
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Open connections at which the agent's memory is looked at
+    #[arg(long, value_delimiter = ',', default_value = "1000,10000")]
+    connections: Vec<u32>,
+    /// Use this agent (built with optimisation) instead of building one
+    #[arg(long, value_name = "FILE")]
+    agent: Option<PathBuf>,
+    /// This is the virtual machine: measure with what was built outside
+    #[arg(long, hide = true, requires = "agent")]
+    inside: bool,
+    #[arg(long, hide = true)]
+    folder: Option<PathBuf>,
+}
+
+/// How long things may take: a machine without hardware virtualisation is ten to twenty times slower.
+#[derive(Clone, Copy)]
+struct Pace(u32);
+
+impl Pace {
+    fn seconds(self, count: u64) -> Duration {
+        Duration::from_secs(count) * self.0
+    }
+}
+
+const MACHINE_LIMIT: Duration = Duration::from_secs(3 * 3600);
+
+pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    if let (true, Some(agent), Some(folder)) = (options.inside, &options.agent, &options.folder) {
+        return measure(agent, folder, options, Pace(15));
+    }
+    let vm = options.vm || !geteuid().is_root();
+    say::heading("setup");
+    setup::require(
+        workspace,
+        Needs {
+            bench: true,
+            ..Needs::DEMO
+        }
+        .with_vm(vm),
+    )?;
+    let agent = match &options.agent {
+        Some(agent) => fs::canonicalize(agent).with_context(|| format!("{}", agent.display()))?,
+        None => build::run(
+            workspace,
+            Profile {
+                release: true,
+                ..Profile::DEV
+            },
+        )?,
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let folder = workspace.target.join("bench").join(now.to_string());
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    if vm {
+        in_machine(workspace, &agent, &folder, options)
+    } else {
+        measure(&agent, &folder, options, Pace(1))
+    }
+}
+
+fn in_machine(workspace: &Workspace, agent: &Path, folder: &Path, options: &Options) -> Result<()> {
+    let machines = setup::kernel_images(workspace);
+    let machine = machines
+        .last()
+        .context("no kernel for a virtual machine: cargo xtask setup --vm")?;
+    say::heading(&format!(
+        "bench in a virtual machine with Linux {}",
+        machine.release
+    ));
+    let connections: Vec<String> = options.connections.iter().map(u32::to_string).collect();
+    let words = [
+        std::env::current_exe()?.display().to_string(),
+        "bench".to_owned(),
+        "--inside".to_owned(),
+        format!("--folder={}", folder.display()),
+        format!("--agent={}", agent.display()),
+        format!("--seconds={}", options.seconds),
+        format!("--rounds={}", options.rounds),
+        format!("--connections={}", connections.join(",")),
+    ];
+    let mut readable = workspace.folders();
+    readable.extend(agent.parent().map(Path::to_path_buf));
+    let status = Guest {
+        machine,
+        command: words.to_vec(),
+        environment: workspace.environment(),
+        writable: vec![folder.to_path_buf()],
+        readable,
+        limit: MACHINE_LIMIT,
+    }
+    .run(workspace, |line| println!("{line}"))?;
+    anyhow::ensure!(
+        status.success(),
+        "the bench in the machine ended with {status}"
+    );
+    Ok(())
+}
+
+/// Everything, on this kernel.
+fn measure(agent: &Path, folder: &Path, options: &Options, pace: Pace) -> Result<()> {
+    say::heading("bench");
+    let cgroup = Cgroup::make(&folder.join("cgroup"))?;
+    let bystander = Aside::make(cgroup.folder())?;
+    let server = Server::start(&cgroup, folder, pace.seconds(10))?;
+    let bench = Bench {
+        agent,
+        folder,
+        pace,
+        server: &server,
+        cgroup: &cgroup,
+        aside: &bystander.0,
+        seconds: options.seconds,
+    };
+    let mut report = Report::default();
+    for round in 0..options.rounds {
+        let title = format!("round {} of {}", round + 1, options.rounds);
+        let mut step = say::Step::start(&title);
+        let variants = Variant::ALL;
+        for turn in 0..variants.len() {
+            let variant = variants[(turn + round as usize) % variants.len()];
+            step.tick(variant.name());
+            report.add(round, variant, bench.round(variant)?);
+        }
+        step.done(say::Mark::Done);
+    }
+    bench.run_times(&mut report)?;
+    bench.memory(&mut report, &options.connections)?;
+    bench.replay(&mut report)?;
+    drop(server);
+    println!("{}", report.table());
+    let file = folder.join("bench.json");
+    let text = serde_json::to_string_pretty(&report.json())?;
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("\nall numbers: {}", file.display());
+    Ok(())
+}
+
+struct Bench<'a> {
+    agent: &'a Path,
+    folder: &'a Path,
+    pace: Pace,
+    server: &'a Server,
+    cgroup: &'a Cgroup,
+    aside: &'a Path,
+    seconds: u64,
+}
+
+impl Bench<'_> {
+    fn start(&self, variant: Variant) -> Result<Running> {
+        let scope = if variant == Variant::Bystander {
+            self.aside
+        } else {
+            self.cgroup.folder()
+        };
+        Running::start(
+            variant,
+            self.agent,
+            scope,
+            self.folder,
+            self.pace.seconds(20),
+        )
+    }
+
+    /// All kinds of traffic with one variant.
+    fn round(&self, variant: Variant) -> Result<Measured> {
+        let mut running = self.start(variant)?;
+        let mut measured = Measured::default();
+        for traffic in Traffic::ALL {
+            interrupt::check()?;
+            let rate = load::run(self.cgroup, self.server, traffic, self.seconds, self.pace)?;
+            measured.rates.push((traffic, rate));
+        }
+        measured.agent = running.stop(self.pace.seconds(20))?;
+        Ok(measured)
+    }
+
+    /// The kernel's statistics cost something, so they are on only here.
+    fn run_times(&self, report: &mut Report) -> Result<()> {
+        for variant in [Variant::Agent, Variant::Bystander] {
+            let mut step = say::Step::start(format!("run times, {}", variant.name()));
+            let mut running = self.start(variant)?;
+            for traffic in Traffic::ALL {
+                step.tick(traffic.name());
+                let pid = running.id().context("an agent has a process")?;
+                let mut stats = Command::new(self.agent);
+                stats.args(["bench", "stats", "--pid", &pid.to_string()]);
+                stats.args(["--seconds", &(self.seconds.max(2) - 1).to_string()]);
+                let told = std::thread::scope(|scope| {
+                    let told = scope.spawn(|| process::output(&mut stats));
+                    load::run(self.cgroup, self.server, traffic, self.seconds, self.pace)?;
+                    told.join()
+                        .map_err(|_| anyhow::anyhow!("the reader of run times panicked"))?
+                })?;
+                report
+                    .run_times
+                    .push((variant, traffic, serde_json::from_str(&told)?));
+            }
+            running.stop(self.pace.seconds(20))?;
+            step.done(say::Mark::Done);
+        }
+        Ok(())
+    }
+
+    fn memory(&self, report: &mut Report, connections: &[u32]) -> Result<()> {
+        for https in [true, false] {
+            let mut running = self.start(Variant::Agent)?;
+            let pid = running.id().context("an agent has a process")?;
+            report.memory.push((https, 0, idle::memory(pid)?));
+            for count in connections {
+                let title = format!(
+                    "memory at {count} {} connections",
+                    if https { "HTTPS" } else { "HTTP" }
+                );
+                let step = say::Step::start(&title);
+                let client = idle::Client::start(
+                    self.folder,
+                    self.server,
+                    https,
+                    *count,
+                    self.pace.seconds(120),
+                )?;
+                std::thread::sleep(Duration::from_secs(1));
+                report.memory.push((https, *count, idle::memory(pid)?));
+                drop(client);
+                step.done(say::Mark::Done);
+            }
+            running.stop(self.pace.seconds(30))?;
+        }
+        Ok(())
+    }
+
+    fn replay(&self, report: &mut Report) -> Result<()> {
+        let step = say::Step::start("replay");
+        for decode in [false, true] {
+            let mut command = Command::new(self.agent);
+            command.args(["bench", "replay", "--seconds", &self.seconds.to_string()]);
+            if decode {
+                command.arg("--decode");
+            }
+            let told: Value = serde_json::from_str(&process::output(&mut command)?)?;
+            report.replay.push(told);
+        }
+        step.done(say::Mark::Done);
+        Ok(())
+    }
+}
+
+/// An empty cgroup below the bench's own: the scope of an agent that nginx is a bystander of.
+struct Aside(PathBuf);
+
+impl Aside {
+    fn make(parent: &Path) -> Result<Self> {
+        let folder = parent.join("aside");
+        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // Nothing was ever in it.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
