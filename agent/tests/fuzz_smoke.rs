@@ -42,49 +42,55 @@ fn hex(data: &[u8]) -> String {
     })
 }
 
-fn run(target: &Target, data: &[u8]) {
+/// What is wrong, with the input that shows it.
+fn run(target: &Target, data: &[u8]) -> Result<(), String> {
     let began = Instant::now();
     let result = catch_unwind(|| (target.run)(data));
-    assert!(
-        result.is_ok(),
-        "fuzz target {} fails on {} bytes:\n{}",
+    let what = match (result, began.elapsed()) {
+        (Err(_), _) => "fails".to_owned(),
+        (Ok(()), taken) if taken > SLOW => format!("takes {taken:?}"),
+        _ => return Ok(()),
+    };
+    Err(format!(
+        "fuzz target {} {what} on {} bytes:\n{}",
         target.name,
         data.len(),
         hex(data)
-    );
-    assert!(
-        began.elapsed() < SLOW,
-        "fuzz target {} takes {:?} on {} bytes:\n{}",
-        target.name,
-        began.elapsed(),
-        data.len(),
-        hex(data)
-    );
+    ))
+}
+
+/// All seeds, then mutants until the time is over or one fails. Returns how many mutants.
+fn smoke(target: &Target, seed: u64, time: Duration) -> Result<u32, String> {
+    let seeds = seeds::of(target.name);
+    for data in &seeds {
+        run(target, data)?;
+    }
+    let mut mutator = Mutator::new(seed, &seeds);
+    let (began, mut runs) = (Instant::now(), 0);
+    while runs < RUNS && (runs == 0 || began.elapsed() < time) {
+        run(target, &mutator.next())?;
+        runs += 1;
+    }
+    Ok(runs)
 }
 
 #[test]
 fn every_target_takes_nearly_valid_input() {
     let time = Duration::from_secs_f64(variable("TOKENTRAIL_FUZZ_SECONDS", SECONDS));
     let seed: u64 = variable("TOKENTRAIL_FUZZ_SEED", 0x746f_6b65_6e74_7261);
+    let mut failures = Vec::new();
     for target in TARGETS {
-        let seeds = seeds::of(target.name);
-        for data in &seeds {
-            run(target, data);
+        let began = Instant::now();
+        match smoke(target, seed, time) {
+            Ok(runs) => println!(
+                "{:<20} {runs} mutants in {:?}",
+                target.name,
+                began.elapsed()
+            ),
+            Err(failure) => failures.push(failure),
         }
-        let mut mutator = Mutator::new(seed, &seeds);
-        let (began, mut runs) = (Instant::now(), 0);
-        while runs < RUNS && began.elapsed() < time {
-            run(target, &mutator.next());
-            runs += 1;
-        }
-        println!(
-            "{:<20} {} seeds, {runs} mutants in {:?}",
-            target.name,
-            seeds.len(),
-            began.elapsed()
-        );
-        assert!(runs > 0, "{}: no time for one run", target.name);
     }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
 #[test]
@@ -97,16 +103,10 @@ fn failures_are_found_and_shown() {
         path: "",
         run: fragile,
     };
-    let found = catch_unwind(|| {
-        let mut mutator = Mutator::new(1, &[b"abc".to_vec()]);
-        for _ in 0..RUNS {
-            run(&target, &mutator.next());
-        }
-    });
-    let text = match found {
-        Ok(()) => panic!("not found in {RUNS} mutants"),
-        Err(found) => found.downcast::<String>().unwrap(),
-    };
+    let seeds = [b"abc".to_vec()];
+    let mut mutator = Mutator::new(1, &seeds);
+    let found = (0..RUNS).find_map(|_| run(&target, &mutator.next()).err());
+    let text = found.unwrap();
     assert!(text.starts_with("fuzz target fragile fails on"), "{text}");
     assert!(text.ends_with("ff"), "{text}");
 }

@@ -78,11 +78,11 @@ impl Points {
     }
 
     /// Ids are given out in order, as the probes' cookies are.
-    pub(super) fn add(&self, attached: Attached) {
+    pub(crate) fn add(&self, attached: Attached) {
         self.lock().points.push(attached);
     }
 
-    pub(super) fn map(&self, process: ProcessKey, mapped: Mapped) {
+    pub(crate) fn map(&self, process: ProcessKey, mapped: Mapped) {
         let mut inner = self.lock();
         let of_process = inner.processes.get_or_insert_mut(coarse(process), Vec::new);
         if let Some(known) = of_process
