@@ -82,6 +82,10 @@ pub fn probe_cargo(
         None => workspace.cargo(),
     };
     forget_own_package(&mut command);
+    if let Some(bin) = toolchain.rustc.parent() {
+        // cargo looks for its subcommands in the search path, and another toolchain's clippy would not do.
+        command.env("PATH", process::in_front(bin));
+    }
     command
         .current_dir(workspace.root.join("agent-ebpf"))
         .arg(subcommand)

@@ -9,6 +9,7 @@ use crate::{interrupt, say};
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use std::env;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
@@ -299,6 +300,16 @@ pub fn which(program: &str) -> Option<PathBuf> {
             fs::metadata(file)
                 .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
         })
+}
+
+/// The search path with one more folder at its head.
+pub fn in_front(folder: &Path) -> OsString {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let folders = [folder.to_path_buf()]
+        .into_iter()
+        .chain(env::split_paths(&path));
+    // A folder with a colon in its name cannot be in a search path at all.
+    env::join_paths(folders).unwrap_or(path)
 }
 
 #[cfg(test)]

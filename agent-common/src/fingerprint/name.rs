@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// The version field and, with a NUL, the MAC's domain separation.
-pub(super) const VERSION: &str = "tkf1";
+const VERSION: &str = "tkf1";
 const KID_MAX: usize = 32;
 /// Base64url of 32 bytes without padding.
 const MAC_CHARS: usize = 43;

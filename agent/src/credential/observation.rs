@@ -7,14 +7,17 @@ use std::collections::BTreeMap;
 pub struct Observation {
     /// `tkf1:<kid>:<mac>` under every valid key id, the current one first; empty when unresolved.
     pub fingerprints: Vec<String>,
-    /// For example `header:authorization`, `query:access_token`, `form:client_secret`, `cookie:session`,
-    /// `path`, `userinfo`, `subprotocol`.
+    /// `header:<name>`, `query:<name>`, `form:<name>`, `cookie:<name>`, `set-cookie:<name>`, `path`, `userinfo`,
+    /// `subprotocol`; names are from our tables or the configuration. `many` where more was found than is looked at.
     pub carrier: String,
-    /// For example `Bearer`, `Basic`, `DPoP`, `AWS4-HMAC-SHA256`, `api-key`.
+    /// The authentication scheme by its registered or usual name (`Bearer`, `Basic`, `DPoP`, `AWS4-HMAC-SHA256`, ...;
+    /// `none` and `unknown` where there is none or it is not in the table), else how the place presents it: `api-key`,
+    /// `cookie`, `path`, `password`, or the parameter's role (`client-secret`, `refresh-token`, ...).
     pub scheme: String,
     /// For example `github`, `slack`, `jwt`; `None` when nothing recognised it.
     pub provider: Option<Provider>,
-    /// Present but nothing stable to hash (Digest, Negotiate), or not resolvable: the reason.
+    /// Why there is no fingerprint: `nothing_stable` (Digest, Negotiate), `password` or `short` (not asked for),
+    /// `cut` (its end was not seen), `malformed`, `unknown_scheme`, `no_valid_key`, `too_many`.
     pub unresolved: Option<String>,
     /// User name of Basic or Digest, if it is not itself a credential.
     pub user: Option<String>,
@@ -29,7 +32,8 @@ pub struct Provider {
     pub name: String,
     /// The class within the provider: `personal_access_token`, `bot_token`.
     pub class: Option<String>,
-    /// `shape` (prefix and length), `checksum` (its own check digits agree), `claim` (a JWT's issuer).
+    /// `shape` (prefix and length), `checksum` (its own check digits agree), `claim` (a JWT's issuer, unverified),
+    /// `carrier` (only this provider reads that header, parameter or path).
     pub evidence: &'static str,
 }
 
@@ -48,7 +52,8 @@ pub struct Sanitized {
     pub user_agent: Option<String>,
     /// Allow-listed request and response ids: `x-request-id`, `traceparent`, `x-amzn-requestid`, ...
     pub ids: BTreeMap<String, String>,
-    /// Forwarded addresses as claimed: (`forwarded`, `x-forwarded-for`, `proxy-protocol`) -> value.
+    /// Forwarded addresses as claimed: `forwarded`, `x-forwarded-for`, `x-real-ip` (elements joined by `, `) and
+    /// `proxy-protocol` (`v2 <source> -> <destination>`).
     pub forwarded: BTreeMap<String, String>,
 }
 

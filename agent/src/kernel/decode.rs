@@ -281,6 +281,53 @@ fn prefix<T: Plain>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
+/// Nanoseconds since boot, the probes' clock.
+pub fn now() -> Nanos {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Entry point for fuzzing.
+#[doc(hidden)]
+pub mod fuzz {
+    use super::{Decoded, Decoder};
+    use crate::kernel::record::{ProcessRecord, Record};
+    use agent_common::abi;
+
+    /// Records of lengths that the data says, with a header of this version put before most.
+    pub fn fuzz(data: &[u8]) {
+        let mut decoder = Decoder::default();
+        let mut rest = data;
+        while let [control, len, after @ ..] = rest {
+            let (bytes, after) = after.split_at(after.len().min(usize::from(*len) * 2));
+            rest = after;
+            let mut record = Vec::new();
+            if control & 0x80 == 0 {
+                let length = size_of::<abi::Header>() + bytes.len();
+                record.extend(abi::VERSION.to_ne_bytes());
+                record.extend(u16::from(control & 0xf).to_ne_bytes());
+                record.extend((length as u32).to_ne_bytes());
+                record.extend(0_u64.to_ne_bytes());
+            }
+            record.extend(bytes);
+            let before = decoder.undecoded;
+            match decoder.decode(&record) {
+                Decoded::Record(Record::Chunk(chunk)) => {
+                    assert!(chunk.bytes.len() <= record.len());
+                }
+                Decoded::Record(Record::Secret(secret)) => {
+                    assert!(secret.secret.len() <= abi::SECRET_MAX);
+                }
+                Decoded::Record(Record::Process(ProcessRecord::Exec { arguments, .. })) => {
+                    assert!(arguments.bytes.len() <= record.len());
+                }
+                _ => {}
+            }
+            assert!(decoder.undecoded - before <= 1);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -366,51 +413,4 @@ mod tests {
         // MKDEV(253, 300): major << 20 | minor.
         assert_eq!(file_id(253 << 20 | 300, 5).device, libc::makedev(253, 300));
     }
-}
-
-/// Entry point for fuzzing.
-#[doc(hidden)]
-pub mod fuzz {
-    use super::{Decoded, Decoder};
-    use crate::kernel::record::{ProcessRecord, Record};
-    use agent_common::abi;
-
-    /// Records of lengths that the data says, with a header of this version put before most.
-    pub fn fuzz(data: &[u8]) {
-        let mut decoder = Decoder::default();
-        let mut rest = data;
-        while let [control, len, after @ ..] = rest {
-            let (bytes, after) = after.split_at(after.len().min(usize::from(*len) * 2));
-            rest = after;
-            let mut record = Vec::new();
-            if control & 0x80 == 0 {
-                let length = size_of::<abi::Header>() + bytes.len();
-                record.extend(abi::VERSION.to_ne_bytes());
-                record.extend(u16::from(control & 0xf).to_ne_bytes());
-                record.extend((length as u32).to_ne_bytes());
-                record.extend(0_u64.to_ne_bytes());
-            }
-            record.extend(bytes);
-            let before = decoder.undecoded;
-            match decoder.decode(&record) {
-                Decoded::Record(Record::Chunk(chunk)) => {
-                    assert!(chunk.bytes.len() <= record.len());
-                }
-                Decoded::Record(Record::Secret(secret)) => {
-                    assert!(secret.secret.len() <= abi::SECRET_MAX);
-                }
-                Decoded::Record(Record::Process(ProcessRecord::Exec { arguments, .. })) => {
-                    assert!(arguments.bytes.len() <= record.len());
-                }
-                _ => {}
-            }
-            assert!(decoder.undecoded - before <= 1);
-        }
-    }
-}
-
-/// Nanoseconds since boot, the probes' clock.
-pub fn now() -> Nanos {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

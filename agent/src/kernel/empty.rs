@@ -48,7 +48,9 @@ impl FromStr for Set {
         match text {
             "same-points" => Ok(Self::SamePoints),
             "classic" => Ok(Self::Classic),
-            _ => Err(format!("unknown set {text:?}: expected same-points or classic")),
+            _ => Err(format!(
+                "unknown set {text:?}: expected same-points or classic"
+            )),
         }
     }
 }
@@ -71,7 +73,11 @@ impl Empty {
         if OBJECT.is_empty() {
             return Err(Error::NoObject);
         }
-        let mut empty = Self { ebpf: load()?, rung: None, places: 0 };
+        let mut empty = Self {
+            ebpf: load()?,
+            rung: None,
+            places: 0,
+        };
         match set {
             Set::SamePoints => {
                 empty.rung = Some(empty.attach_sockets(rung)?);
@@ -99,7 +105,11 @@ impl Empty {
         let failed = |source| Error::Program { name, source };
         let tracepoint: &mut RawTracePoint = program(&mut self.ebpf, name)?;
         tracepoint.load().map_err(failed)?;
-        let sockets: &[&str] = if rung == Rung::Tracepoints { &["sys_exit"] } else { &[] };
+        let sockets: &[&str] = if rung == Rung::Tracepoints {
+            &["sys_exit"]
+        } else {
+            &[]
+        };
         for point in LIFECYCLE.iter().chain(sockets) {
             tracepoint.attach(point).map_err(failed)?;
         }
@@ -110,14 +120,23 @@ impl Empty {
         let btf = Btf::from_sys_fs().map_err(|error| Error::Load(error.into()))?;
         for (real, function, entry) in TRACING {
             let name = format!("empty_{real}");
-            let found = self.ebpf.program_mut(&name).ok_or(Error::Absent("empty probes"))?;
+            let found = self
+                .ebpf
+                .program_mut(&name)
+                .ok_or(Error::Absent("empty probes"))?;
             let failed = |source| Error::Program { name: real, source };
             if *entry {
                 let program: &mut FEntry = found.try_into().map_err(failed)?;
-                program.load(function, &btf).and_then(|()| program.attach().map(drop)).map_err(failed)?;
+                program
+                    .load(function, &btf)
+                    .and_then(|()| program.attach().map(drop))
+                    .map_err(failed)?;
             } else {
                 let program: &mut FExit = found.try_into().map_err(failed)?;
-                program.load(function, &btf).and_then(|()| program.attach().map(drop)).map_err(failed)?;
+                program
+                    .load(function, &btf)
+                    .and_then(|()| program.attach().map(drop))
+                    .map_err(failed)?;
             }
         }
         Ok(())
@@ -126,12 +145,18 @@ impl Empty {
     fn attach_key_log_points(&mut self) -> Result<(), Error> {
         let mut finder = Finder::new(Cache::in_memory());
         for path in discover::usual_libraries() {
-            let Some(found) = discover::open_regular(&path).ok().and_then(|file| finder.look_at_file(&file).ok())
+            let Some(found) = discover::open_regular(&path)
+                .ok()
+                .and_then(|file| finder.look_at_file(&file).ok())
             else {
                 continue;
             };
             for point in found.key_log_points() {
-                self.attach_place("empty_entry", &path, UProbeAttachLocation::AbsoluteOffset(point.file_offset))?;
+                self.attach_place(
+                    "empty_entry",
+                    &path,
+                    UProbeAttachLocation::AbsoluteOffset(point.file_offset),
+                )?;
             }
         }
         Ok(())
@@ -139,7 +164,10 @@ impl Empty {
 
     fn attach_classic(&mut self) -> Result<(), Error> {
         for path in discover::usual_libraries() {
-            let named = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("libssl."));
+            let named = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.starts_with("libssl."));
             if !named {
                 continue;
             }
@@ -163,7 +191,10 @@ impl Empty {
         if program.fd().is_err() {
             program.load().map_err(failed)?;
         }
-        let point = UProbeAttachPoint { location, cookie: None };
+        let point = UProbeAttachPoint {
+            location,
+            cookie: None,
+        };
         match program.attach(point, path, UProbeScope::AllProcesses) {
             Ok(_) => self.places += 1,
             // A library without this function.
@@ -177,7 +208,10 @@ impl Empty {
 fn load() -> Result<Ebpf, Error> {
     // The maps are made with every object; these are not used.
     let page = 4096;
-    Ok(EbpfLoader::new().map_max_entries("RING", page).map_max_entries("CONNECTIONS", 1).load(OBJECT)?)
+    Ok(EbpfLoader::new()
+        .map_max_entries("RING", page)
+        .map_max_entries("CONNECTIONS", 1)
+        .load(OBJECT)?)
 }
 
 /// What the kernel counted for one program while its statistics were on.
@@ -197,7 +231,9 @@ pub struct Statistics(#[expect(dead_code, reason = "closed on drop")] OwnedFd);
 
 impl Statistics {
     pub fn on() -> std::io::Result<Self> {
-        enable_stats(Stats::RunTime).map(Self).map_err(|error| std::io::Error::other(error.to_string()))
+        enable_stats(Stats::RunTime)
+            .map(Self)
+            .map_err(|error| std::io::Error::other(error.to_string()))
     }
 
     /// Run times of the programs that process `pid` holds, by their (cut) names.
@@ -207,9 +243,12 @@ impl Statistics {
         // One that was unloaded meanwhile is none of ours.
         for program in aya::programs::loaded_programs().flatten() {
             if own.contains(&program.id()) {
-                let time = times.entry(program.name_as_str().unwrap_or("?").to_owned()).or_default();
+                let time = times
+                    .entry(program.name_as_str().unwrap_or("?").to_owned())
+                    .or_default();
                 time.hits += program.run_count();
-                time.nanoseconds += u64::try_from(program.run_time().as_nanos()).unwrap_or(u64::MAX);
+                time.nanoseconds +=
+                    u64::try_from(program.run_time().as_nanos()).unwrap_or(u64::MAX);
             }
         }
         Ok(times)
@@ -224,7 +263,10 @@ fn program_ids(pid: u32) -> std::io::Result<Vec<u32>> {
     for entry in fs::read_dir(folder)?.flatten() {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
         if text.contains("prog_jited:") {
-            ids.extend(text.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok()));
+            ids.extend(
+                text.lines()
+                    .find_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok()),
+            );
         }
     }
     Ok(ids)

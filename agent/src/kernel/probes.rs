@@ -25,7 +25,8 @@ use aya::{
 use std::path::Path;
 
 /// What `cargo xtask build` made, or nothing.
-pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probes.o"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -98,10 +98,6 @@ const WAITING: usize = 4_096;
 const WAITING_PROCESSES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 impl Pipeline {
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "each is a stage that is made elsewhere"
-    )]
     pub fn new(
         limits: Limits,
         observer: Observer,

@@ -20,7 +20,10 @@ impl Numbering {
             epoch,
             sequence: 0,
         };
-        Self { producer, host: Arc::new(host) }
+        Self {
+            producer,
+            host: Arc::new(host),
+        }
     }
 
     pub fn envelope(&mut self, time: Time, observed_time: Time, body: Body) -> Envelope {

@@ -9,7 +9,7 @@ use crate::support::process::{Place, Program, Spec, run};
 use crate::support::report::Cells;
 use crate::support::scenario::requests;
 use crate::support::servers::{Server, Wire};
-use crate::support::{fixtures, host_scope, nginx, say, seconds, turn, wait_for};
+use crate::support::{fixtures, host_scope, nginx, seconds, turn, wait_for};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
@@ -116,11 +116,12 @@ fn container() {
     let Some(_turn) = turn("container") else {
         return;
     };
+    let mut cells = Cells::new("container");
     if let Some(reason) = why_not() {
-        return say(&format!("skipped container: {reason}"));
+        cells.skip("all", reason);
+        return cells.finish();
     }
     let lab = Lab::new("container").unwrap();
-    let mut cells = Cells::new("container");
     let mut expected = Expectations::default();
     let web = nginx::start(&lab, &lab.outside(), None).unwrap();
     let root = root_file_system(&lab).unwrap();

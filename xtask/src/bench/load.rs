@@ -3,8 +3,10 @@
 use super::Pace;
 use super::server::Server;
 use crate::demo::cgroup::Cgroup;
-use crate::process;
+use crate::process::{self, Group};
 use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::path::Path;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +35,7 @@ const CONNECTIONS: &str = "16";
 /// Requests per second.
 pub fn run(
     cgroup: &Cgroup,
+    folder: &Path,
     server: &Server,
     traffic: Traffic,
     seconds: u64,
@@ -59,12 +62,12 @@ pub fn run(
         }
         Traffic::HttpKeepAlive => format!("http://127.0.0.1:{}/v1/items", server.http),
     });
-    let mut said = String::new();
+    let log = folder.join("wrk.log");
+    let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut group = Group::spawn(command.stdout(file.try_clone()?).stderr(file))?;
     let limit = Duration::from_secs(seconds) + pace.seconds(30);
-    let status = process::lines(&mut command, limit, |line| {
-        said.push_str(line);
-        said.push('\n');
-    })?;
+    let status = group.wait(Some(limit))?;
+    let said = fs::read_to_string(&log)?;
     anyhow::ensure!(status.success(), "wrk failed ({status}): {said}");
     rate(&said).with_context(|| format!("wrk said no rate: {said}"))
 }

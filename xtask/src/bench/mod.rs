@@ -207,13 +207,25 @@ impl Bench<'_> {
         )
     }
 
+    fn load(&self, traffic: Traffic) -> Result<f64> {
+        let (cgroup, folder) = (self.cgroup, self.folder);
+        load::run(
+            cgroup,
+            folder,
+            self.server,
+            traffic,
+            self.seconds,
+            self.pace,
+        )
+    }
+
     /// All kinds of traffic with one variant.
     fn round(&self, variant: Variant) -> Result<Measured> {
         let mut running = self.start(variant)?;
         let mut measured = Measured::default();
         for traffic in Traffic::ALL {
             interrupt::check()?;
-            let rate = load::run(self.cgroup, self.server, traffic, self.seconds, self.pace)?;
+            let rate = self.load(traffic)?;
             measured.rates.push((traffic, rate));
         }
         measured.agent = running.stop(self.pace.seconds(20))?;
@@ -233,7 +245,7 @@ impl Bench<'_> {
                 stats.args(["--seconds", &(self.seconds.max(2) - 1).to_string()]);
                 let told = std::thread::scope(|scope| {
                     let told = scope.spawn(|| process::output(&mut stats));
-                    load::run(self.cgroup, self.server, traffic, self.seconds, self.pace)?;
+                    self.load(traffic)?;
                     told.join()
                         .map_err(|_| anyhow::anyhow!("the reader of run times panicked"))?
                 })?;

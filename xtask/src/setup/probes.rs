@@ -5,9 +5,7 @@ use crate::process;
 use crate::toolchain::{self, LINKER_LLVM, LINKER_VERSION, Toolchain};
 use crate::workspace::Workspace;
 use anyhow::Result;
-use std::env;
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 const NIGHTLY: &str = "rustup toolchain install nightly --profile minimal --component rust-src";
@@ -123,7 +121,7 @@ fn install_linker(workspace: &Workspace, compiler: &Toolchain) -> Result<()> {
         .args(["--no-default-features", "--features"])
         .arg(format!("llvm-{}", compiler.llvm))
         .env("RUSTFLAGS", format!("-L {}", llvm.join("lib").display()))
-        .env("PATH", in_front(&llvm.join("bin")));
+        .env("PATH", process::in_front(&llvm.join("bin")));
     process::logged(
         &format!(
             "building bpf-linker {LINKER_VERSION} with LLVM {} (a minute or two)",
@@ -137,14 +135,4 @@ fn install_linker(workspace: &Workspace, compiler: &Toolchain) -> Result<()> {
         "bpf-linker was built but does not start"
     );
     Ok(())
-}
-
-/// The search path with one more folder at its head.
-fn in_front(folder: &Path) -> OsString {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = [folder.to_path_buf()]
-        .into_iter()
-        .chain(env::split_paths(&path));
-    // A folder with a colon in its name cannot be in a search path at all.
-    env::join_paths(folders).unwrap_or(path)
 }

@@ -27,7 +27,9 @@ pub fn run(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
             let mut command = workspace.cargo();
             command
                 .args(["fmt", "--all", "--check", "--manifest-path"])
-                .arg(workspace.root.join(manifest));
+                .arg(workspace.root.join(manifest))
+                // The files' names: `cargo fmt` shows the rest.
+                .args(["--", "--files-with-diff"]);
             let log = workspace
                 .logs()
                 .join(format!("{}.log", name.replace(' ', "-")));

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use tokentrail_agent::kernel::empty::Empty;
 
 pub fn probes(arguments: &ProbesArguments) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let attached = Empty::attach(arguments.set, arguments.rung)?;
     runtime.block_on(async {
         use tokio::signal::unix::{SignalKind, signal};

@@ -12,12 +12,7 @@ use agent_common::{
     fingerprint::Keyring,
 };
 use serde_json::json;
-use std::{
-    net::SocketAddr,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, process::ExitCode, sync::Arc, time::Duration};
 use tokentrail_agent::{
     config::Config,
     credential::Observer,
@@ -34,12 +29,16 @@ use tokentrail_agent::{
 
 /// Requests that are made ahead of each timed part: few enough for the caches, as the ring would be.
 const BATCH: usize = 512;
-const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nserver: nginx/1.22.1\r\ndate: Sat, 01 Jan 2028 00:00:00 GMT\r\n\
+const ANSWER: &[u8] =
+    b"HTTP/1.1 200 OK\r\nserver: nginx/1.22.1\r\ndate: Sat, 01 Jan 2028 00:00:00 GMT\r\n\
     content-type: application/json\r\ncontent-length: 24\r\nconnection: keep-alive\r\n\
     x-request-id: 7d0f3b1e6c\r\n\r\n{\"status\":\"ok\",\"n\":12345}";
 
 pub fn replay(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
-    anyhow::ensure!(arguments.connections > 0 && arguments.tokens > 0, "nothing to replay");
+    anyhow::ensure!(
+        arguments.connections > 0 && arguments.tokens > 0,
+        "nothing to replay"
+    );
     let mut pipeline = pipeline()?;
     let mut traffic = Traffic::new(arguments)?;
     let mut decoder = Decoder::default();
@@ -67,7 +66,10 @@ pub fn replay(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
             spent += thread_time().saturating_sub(start);
         }
     }
-    anyhow::ensure!(events == requests, "{requests} requests gave {events} usage events");
+    anyhow::ensure!(
+        events == requests,
+        "{requests} requests gave {events} usage events"
+    );
     print(&json!({
         "requests": requests,
         "seconds": spent.as_secs_f64(),
@@ -81,7 +83,10 @@ pub fn replay(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
 /// CPU time of this thread: "on one core" holds on a busy machine too.
 fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec.try_into().unwrap_or_default(), time.tv_nsec.try_into().unwrap_or_default())
+    Duration::new(
+        time.tv_sec.try_into().unwrap_or_default(),
+        time.tv_nsec.try_into().unwrap_or_default(),
+    )
 }
 
 fn pipeline() -> anyhow::Result<Pipeline> {
@@ -89,7 +94,10 @@ fn pipeline() -> anyhow::Result<Pipeline> {
     let host = host::read(std::path::Path::new("/"))?;
     Ok(Pipeline::new(
         super::super::start::limits(&config),
-        Observer::new(super::super::start::credential(&config), Arc::new(Keyring::ephemeral()?)),
+        Observer::new(
+            super::super::start::credential(&config),
+            Arc::new(Keyring::ephemeral()?),
+        ),
         ProcessTable::new(super::super::start::identity(&config))?,
         Points::default(),
         Clock::start(),
@@ -106,7 +114,11 @@ fn feed(pipeline: &mut Pipeline, batch: Vec<Chunk>) -> usize {
 }
 
 fn usage_events(pipeline: &mut Pipeline) -> usize {
-    pipeline.take_events().iter().filter(|event| matches!(event.body, Body::Usage(_))).count()
+    pipeline
+        .take_events()
+        .iter()
+        .filter(|event| matches!(event.body, Body::Usage(_)))
+        .count()
 }
 
 /// Made-up connections, each with its place in both directions.
@@ -121,9 +133,13 @@ struct Traffic {
 impl Traffic {
     fn new(arguments: &ReplayArguments) -> anyhow::Result<Self> {
         let pid = std::process::id();
-        let ticks = scope::start_ticks(pid).ok_or_else(|| anyhow::anyhow!("/proc/{pid}/stat cannot be read"))?;
+        let ticks = scope::start_ticks(pid)
+            .ok_or_else(|| anyhow::anyhow!("/proc/{pid}/stat cannot be read"))?;
         let caller = Caller {
-            process: ProcessKey { pid, start: scope::nanoseconds(ticks) },
+            process: ProcessKey {
+                pid,
+                start: scope::nanoseconds(ticks),
+            },
             thread: pid,
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
@@ -142,7 +158,10 @@ impl Traffic {
     fn batch(&mut self) -> Vec<Chunk> {
         let mut chunks = Vec::with_capacity(2 * BATCH);
         for _ in 0..BATCH {
-            let (connection, request) = (self.next % self.places.len(), self.next % self.requests.len());
+            let (connection, request) = (
+                self.next % self.places.len(),
+                self.next % self.requests.len(),
+            );
             self.next += 1;
             let bytes = Payload::copy_from(&self.requests[request]);
             chunks.push(self.chunk(connection, Direction::Received, bytes));
@@ -158,10 +177,16 @@ impl Traffic {
         let number = connection as u64;
         Chunk {
             time: now(),
-            connection: ConnectionKey { sock: 0xffff_8880_0000_0000 + number * 2_304, inode: 10_000 + number },
+            connection: ConnectionKey {
+                sock: 0xffff_8880_0000_0000 + number * 2_304,
+                inode: 10_000 + number,
+            },
             endpoints: Endpoints::Tcp {
                 local: SocketAddr::from(([127, 0, 0, 1], 443)),
-                peer: SocketAddr::from(([10, 1, (number >> 16) as u8, (number >> 8) as u8], 1_024 + number as u16 % 50_000)),
+                peer: SocketAddr::from((
+                    [10, 1, (number >> 16) as u8, (number >> 8) as u8],
+                    1_024 + number as u16 % 50_000,
+                )),
             },
             caller: self.caller.clone(),
             direction,
@@ -185,7 +210,10 @@ fn request(number: usize) -> Vec<u8> {
             let mut mixed = state;
             mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
             mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            char::from(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"[((mixed >> 32) % 62) as usize])
+            char::from(
+                b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                    [((mixed >> 32) % 62) as usize],
+            )
         })
         .collect();
     format!(
@@ -209,7 +237,9 @@ fn own_cgroup() -> Option<u64> {
 /// The ring record that a chunk came from.
 fn encode(chunk: &Chunk) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size_of::<abi::Socket>() + chunk.bytes.len());
-    let Endpoints::Tcp { local, peer } = &chunk.endpoints else { return bytes };
+    let Endpoints::Tcp { local, peer } = &chunk.endpoints else {
+        return bytes;
+    };
     let address = |end: &SocketAddr| {
         let mut bytes = [0u8; 16];
         if let std::net::IpAddr::V4(ip) = end.ip() {
@@ -219,7 +249,8 @@ fn encode(chunk: &Chunk) -> Vec<u8> {
     };
     let caller = &chunk.caller;
     let mut comm = [0u8; 16];
-    comm[..caller.comm.len().min(15)].copy_from_slice(&caller.comm.as_bytes()[..caller.comm.len().min(15)]);
+    comm[..caller.comm.len().min(15)]
+        .copy_from_slice(&caller.comm.as_bytes()[..caller.comm.len().min(15)]);
     // In the order of `abi::Socket`, `abi::Header` and `abi::Task`.
     let len = (size_of::<abi::Socket>() + chunk.bytes.len()) as u32;
     bytes.extend(abi::VERSION.to_ne_bytes());
@@ -234,7 +265,13 @@ fn encode(chunk: &Chunk) -> Vec<u8> {
     bytes.extend(caller.network_namespace.to_ne_bytes());
     bytes.extend([0; 4]);
     bytes.extend(comm);
-    for number in [chunk.connection.sock, chunk.connection.inode, 0, chunk.offset, chunk.skipped] {
+    for number in [
+        chunk.connection.sock,
+        chunk.connection.inode,
+        0,
+        chunk.offset,
+        chunk.skipped,
+    ] {
         bytes.extend(number.to_ne_bytes());
     }
     bytes.extend(chunk.sequence.to_ne_bytes());

@@ -17,7 +17,10 @@ pub fn stats(arguments: &StatsArguments) -> anyhow::Result<ExitCode> {
         let (hits, nanoseconds) = (now.hits - then.hits, now.nanoseconds - then.nanoseconds);
         if hits > 0 {
             let per_hit = nanoseconds as f64 / hits as f64;
-            programs.insert(name, json!({ "hits": hits, "nanoseconds_per_hit": per_hit }));
+            programs.insert(
+                name,
+                json!({ "hits": hits, "nanoseconds_per_hit": per_hit }),
+            );
         }
     }
     print(&Value::Object(programs))

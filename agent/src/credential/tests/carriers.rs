@@ -440,3 +440,44 @@ fn secrets_in_paths() {
     );
     assert_eq!(elsewhere.sanitized.path, "/v3/{opaque}");
 }
+
+/// The name of a key, a region or a service is in hosts and paths too, and is no secret.
+#[test]
+fn what_is_public_in_a_signed_request_stays_elsewhere() {
+    let id = format!("AK{}{}", "IA", "QNZGKIQY56JQ7WML");
+    let expected = || {
+        seen("header:authorization", "AWS4-HMAC-SHA256", &id)
+            .name()
+            .by("aws/access_key/shape")
+            .with("aws.access_key_id", &*id)
+            .with("aws.account_id", "029608264753")
+            .with("aws.region", "eu-central-1")
+            .with("aws.service", "s3")
+    };
+    let observed = check(
+        "s3",
+        &format!(
+            "GET /bucket/eu-central-1/logs?list-type=2&prefix=aws4_request\nHost: s3.eu-central-1.amazonaws.com\nAuthorization: AWS4-HMAC-SHA256 Credential={id}/20260101/eu-central-1/s3/aws4_request, SignedHeaders=host, Signature={}",
+            random(HEX, 64)
+        ),
+        &[expected()],
+    );
+    let sanitized = observed.sanitized;
+    assert_eq!(
+        sanitized.host.as_deref(),
+        Some("s3.eu-central-1.amazonaws.com")
+    );
+    assert_eq!(sanitized.path, "/bucket/eu-central-1/logs");
+    assert_eq!(
+        sanitized.query.as_deref(),
+        Some("list-type=2&prefix=aws4_request")
+    );
+}
+
+#[test]
+fn words_in_a_cookie_stay_in_paths() {
+    let text =
+        "GET /preferences/dashboard\nCookie: settings=preferences%3Ddashboard%26theme%3Ddark; a=b";
+    let observed = check("cookie", text, &[]);
+    assert_eq!(observed.sanitized.path, "/preferences/dashboard");
+}
