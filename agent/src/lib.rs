@@ -11,6 +11,8 @@ pub mod config;
 pub mod coverage;
 pub mod credential;
 pub mod flow;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod identity;
 pub mod kernel;

@@ -212,3 +212,27 @@ fn comment(out: &mut String, lines: &[&str]) {
         out.push('\n');
     }
 }
+
+/// Entry point for fuzzing.
+#[doc(hidden)]
+pub mod fuzz {
+    use std::path::Path;
+
+    /// Whatever a file holds, it is refused with a place in it, or what it says is shown so that it means the same.
+    pub fn fuzz(data: &[u8]) {
+        let text = String::from_utf8_lossy(data);
+        match super::parse(Path::new("fuzz"), &text) {
+            Ok(config) => {
+                let again = super::parse(Path::new("shown"), &config.show());
+                assert!(
+                    again.as_ref().is_ok_and(|again| *again == config),
+                    "{again:?}"
+                );
+            }
+            Err(super::Error::Parse { line, column, .. }) => {
+                assert!(line <= text.matches('\n').count() + 1 && line > 0 && column > 0);
+            }
+            Err(error) => panic!("not an error of a text: {error}"),
+        }
+    }
+}

@@ -1,7 +1,8 @@
 //! What does a plaintext stream begin with?
 //!
 //! Each protocol is a candidate that says yes, no or "more"; the first yes wins, and the stream is opaque when all have
-//! said no. No two candidates can say yes to the same bytes, so their order does not matter.
+//! said no. No two candidates can say yes to the same bytes, so their order does not matter, but for one: what begins
+//! with `PROXY TCP4 ` may end its line with `HTTP/1.1`, and is a PROXY header at its first eleven bytes.
 //!
 //! Invariant: an answer never changes when more bytes come (tested at every prefix length).
 //! Invariant: an answer is reached within [`UNDECIDED`] bytes.
@@ -60,11 +61,11 @@ pub fn detect(bytes: &[u8]) -> Detected {
     let mut verdicts = [proxy_v2(bytes), No, No, No, No, No, No];
     if blank == 0 {
         verdicts[1..].copy_from_slice(&[
+            proxy_v1(bytes),
             request(bytes),
             response(bytes),
             preface(bytes),
             settings(bytes),
-            proxy_v1(bytes),
             tls(bytes),
         ]);
     } else if blank <= BLANK {
@@ -306,6 +307,13 @@ mod tests {
                 input.escape_ascii().to_string()
             );
         }
+    }
+
+    #[test]
+    fn a_proxy_header_that_ends_as_a_request_line_does() {
+        check(b"PROXY TCP4 1 HTTP/1.1\r\n", Start::ProxyV1, 11);
+        check(b"PROXY UNKNOWN HTTP/1.1\r\n", Start::ProxyV1, 13);
+        check(b"PROXY /x HTTP/1.1\r\n", Start::Http1Request, 19);
     }
 
     #[test]

@@ -28,6 +28,8 @@ use tracing::{debug, info, warn};
 const QUEUE: usize = 4_096;
 /// Files whose findings are kept in memory.
 const FILES: usize = 65_536;
+/// `libcrypto`s that are kept open for the fallback.
+const FALLBACKS: usize = 256;
 
 pub enum Request {
     /// Look at the files that this process has mapped. `file` is what the probe reported, if one did.
@@ -63,8 +65,9 @@ struct Worker {
     /// What a file turned out to hold.
     known: HashMap<FileId, Vec<Mapped>>,
     links: HashMap<PointId, UProbeLinkId>,
-    /// `libcrypto`s that were seen, for when the fallback is needed.
-    fallbacks: Vec<(PathBuf, Point)>,
+    /// `libcrypto`s that were seen, for when the fallback is needed. They stay open: in a container's mount namespace
+    /// the same path is another file, where the point's offset may lie within an instruction.
+    fallbacks: Vec<(PathBuf, File, Point)>,
     fallback_wanted: bool,
 }
 
@@ -227,7 +230,7 @@ impl Worker {
                 attached: None,
             })
             .collect();
-        for point in self.wanted(path, &found) {
+        for point in self.wanted(path, file, &found) {
             match self.attach(path, attach_path, &point) {
                 Some(since) => {
                     mapped.retain(|known| known.library != point.library);
@@ -247,7 +250,7 @@ impl Worker {
         mapped
     }
 
-    fn wanted(&mut self, path: &Path, found: &Found) -> Vec<Point> {
+    fn wanted(&mut self, path: &Path, file: &File, found: &Found) -> Vec<Point> {
         let mut wanted: Vec<Point> = found.key_log_points().cloned().collect();
         if self.fallback == Fallback::Only {
             wanted.retain(|point| point.library.name() != "openssl");
@@ -256,14 +259,16 @@ impl Worker {
         if let Some(point) = found.fallback() {
             if self.fallback_wanted {
                 wanted.push(point.clone());
-            } else {
-                self.fallbacks.push((path.to_owned(), point.clone()));
+            } else if self.fallbacks.len() < FALLBACKS
+                && let Ok(file) = file.try_clone()
+            {
+                self.fallbacks.push((path.to_owned(), file, point.clone()));
             }
         }
         if found.wants_fallback() && !self.fallback_wanted {
             self.fallback_wanted = true;
-            for (path, point) in std::mem::take(&mut self.fallbacks) {
-                self.attach(&path, &path, &point);
+            for (path, file, point) in std::mem::take(&mut self.fallbacks) {
+                self.attach(&path, &discover::descriptor_path(&file), &point);
             }
         }
         wanted

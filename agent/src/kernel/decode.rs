@@ -281,19 +281,51 @@ fn prefix<T: Plain>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
-/// Also what fuzzing calls.
-#[doc(hidden)]
-pub fn fuzz(data: &[u8]) {
-    let mut decoder = Decoder::default();
-    for piece in data.chunks(200) {
-        decoder.decode(piece);
-    }
-}
-
 /// Nanoseconds since boot, the probes' clock.
 pub fn now() -> Nanos {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Entry point for fuzzing.
+#[doc(hidden)]
+pub mod fuzz {
+    use super::{Decoded, Decoder};
+    use crate::kernel::record::{ProcessRecord, Record};
+    use agent_common::abi;
+
+    /// Records of lengths that the data says, with a header of this version put before most.
+    pub fn fuzz(data: &[u8]) {
+        let mut decoder = Decoder::default();
+        let mut rest = data;
+        while let [control, len, after @ ..] = rest {
+            let (bytes, after) = after.split_at(after.len().min(usize::from(*len) * 2));
+            rest = after;
+            let mut record = Vec::new();
+            if control & 0x80 == 0 {
+                let length = size_of::<abi::Header>() + bytes.len();
+                record.extend(abi::VERSION.to_ne_bytes());
+                record.extend(u16::from(control & 0xf).to_ne_bytes());
+                record.extend((length as u32).to_ne_bytes());
+                record.extend(0_u64.to_ne_bytes());
+            }
+            record.extend(bytes);
+            let before = decoder.undecoded;
+            match decoder.decode(&record) {
+                Decoded::Record(Record::Chunk(chunk)) => {
+                    assert!(chunk.bytes.len() <= record.len());
+                }
+                Decoded::Record(Record::Secret(secret)) => {
+                    assert!(secret.secret.len() <= abi::SECRET_MAX);
+                }
+                Decoded::Record(Record::Process(ProcessRecord::Exec { arguments, .. })) => {
+                    assert!(arguments.bytes.len() <= record.len());
+                }
+                _ => {}
+            }
+            assert!(decoder.undecoded - before <= 1);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -380,5 +412,144 @@ mod tests {
     fn devices_are_as_stat_shows_them() {
         // MKDEV(253, 300): major << 20 | minor.
         assert_eq!(file_id(253 << 20 | 300, 5).device, libc::makedev(253, 300));
+    }
+
+    fn header(kind: u16, len: usize) -> abi::Header {
+        abi::Header {
+            version: abi::VERSION,
+            kind,
+            len: len as u32,
+            time: 5,
+        }
+    }
+
+    fn raw<T: Plain>(value: &T) -> &[u8] {
+        // SAFETY: plain old data.
+        unsafe { std::slice::from_raw_parts((&raw const *value).cast(), size_of::<T>()) }
+    }
+
+    #[test]
+    fn a_secret_record_and_one_that_says_too_much() {
+        let mut record = abi::Secret {
+            header: header(abi::kind::SECRET, size_of::<abi::Secret>()),
+            task: abi::Task::default(),
+            point: 3,
+            len: 32,
+            label: [0; abi::LABEL_MAX],
+            secret: [7; abi::SECRET_MAX],
+            _pad: [0; 8],
+        };
+        record.label[..13].copy_from_slice(b"CLIENT_RANDOM");
+        let mut decoder = Decoder::default();
+        let Decoded::Record(Record::Secret(secret)) = decoder.decode(raw(&record)) else {
+            panic!("not a secret")
+        };
+        assert_eq!(
+            (secret.label.as_str(), secret.point),
+            ("CLIENT_RANDOM", PointId(3))
+        );
+        assert_eq!(secret.secret[..], [7; 32]);
+        record.len = abi::SECRET_MAX as u32 + 1;
+        assert!(matches!(decoder.decode(raw(&record)), Decoded::Nothing));
+        assert_eq!(decoder.undecoded, 1);
+    }
+
+    #[test]
+    fn an_exec_record_and_lengths_that_lie() {
+        let strings = b"/bin/curl\0curl\0-s\0";
+        let len = size_of::<abi::Exec>() + strings.len();
+        let record = abi::Exec {
+            header: header(abi::kind::EXEC, len),
+            filename_len: 10,
+            arguments_len: 8,
+            arguments_cut: 1,
+            device: 253 << 20 | 300,
+            inode: 9,
+            ..Default::default()
+        };
+        let decode = |record: &abi::Exec| {
+            let mut decoder = Decoder::default();
+            let decoded = decoder.decode(&[raw(record), strings].concat());
+            (decoded, decoder.undecoded)
+        };
+        let (
+            Decoded::Record(Record::Process(ProcessRecord::Exec {
+                filename,
+                arguments,
+                ..
+            })),
+            0,
+        ) = decode(&record)
+        else {
+            panic!("not an exec")
+        };
+        assert_eq!(filename, "/bin/curl");
+        assert_eq!(arguments.bytes[..], *b"curl\0-s\0");
+        assert!(arguments.truncated);
+        for (filename_len, arguments_len) in [(19, 0), (10, 9), (u32::MAX, 1), (1, u32::MAX)] {
+            let lying = abi::Exec {
+                filename_len,
+                arguments_len,
+                ..record
+            };
+            assert!(
+                matches!(decode(&lying), (Decoded::Nothing, 1)),
+                "{filename_len} {arguments_len}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_unix_path_is_remembered_until_the_socket_closes() {
+        for (name, shown) in [(&b"/run/a.sock\0"[..], "/run/a.sock"), (b"\0bus", "@bus")] {
+            let mut path = abi::UnixPath {
+                header: header(abi::kind::UNIX_PATH, size_of::<abi::UnixPath>()),
+                sock: 7,
+                inode: 9,
+                len: name.len() as u32,
+                path: [0; abi::UNIX_PATH_MAX],
+            };
+            path.path[..name.len()].copy_from_slice(name);
+            let (mut socket, payload) = record();
+            socket.family = abi::family::UNIX;
+            let mut closed = abi::Closed::default();
+            closed.header = header(abi::kind::CLOSED, size_of::<abi::Closed>());
+            (closed.sock, closed.inode) = (7, 9);
+
+            let mut decoder = Decoder::default();
+            let mut path_of =
+                |decoder: &mut Decoder| match decoder.decode(&bytes(&socket, &payload)) {
+                    Decoded::Record(Record::Chunk(chunk)) => match chunk.endpoints {
+                        Endpoints::Unix { path, .. } => path,
+                        Endpoints::Tcp { .. } => panic!("not Unix"),
+                    },
+                    _ => panic!("not a chunk"),
+                };
+            assert_eq!(path_of(&mut decoder), None);
+            assert!(matches!(decoder.decode(raw(&path)), Decoded::Nothing));
+            assert_eq!(path_of(&mut decoder).as_deref(), Some(shown));
+            assert!(matches!(
+                decoder.decode(raw(&closed)),
+                Decoded::Record(Record::Closed(_))
+            ));
+            assert_eq!(path_of(&mut decoder), None);
+            path.len = abi::UNIX_PATH_MAX as u32 + 1;
+            decoder.decode(raw(&path));
+            assert_eq!(decoder.undecoded, 1);
+        }
+    }
+
+    #[test]
+    fn an_ipv4_peer_of_a_dual_stack_socket_is_that_peer() {
+        let mapped = Ipv4Addr::new(192, 0, 2, 1).to_ipv6_mapped().octets();
+        assert_eq!(
+            address(abi::family::INET6, &mapped),
+            IpAddr::from([192, 0, 2, 1])
+        );
+        let other = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+        assert_eq!(
+            address(abi::family::INET6, &other.octets()),
+            IpAddr::from(other)
+        );
     }
 }

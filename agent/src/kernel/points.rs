@@ -78,11 +78,11 @@ impl Points {
     }
 
     /// Ids are given out in order, as the probes' cookies are.
-    pub(super) fn add(&self, attached: Attached) {
+    pub(crate) fn add(&self, attached: Attached) {
         self.lock().points.push(attached);
     }
 
-    pub(super) fn map(&self, process: ProcessKey, mapped: Mapped) {
+    pub(crate) fn map(&self, process: ProcessKey, mapped: Mapped) {
         let mut inner = self.lock();
         let of_process = inner.processes.get_or_insert_mut(coarse(process), Vec::new);
         if let Some(known) = of_process
@@ -137,4 +137,60 @@ impl Points {
 /// Start times that `/proc` gives are in ticks, those of the kernel in nanoseconds.
 fn coarse(process: ProcessKey) -> (u32, u64) {
     (process.pid, process.start / TICK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapped(path: &str, attached: Option<Nanos>) -> Mapped {
+        Mapped {
+            library: Library::Openssl,
+            path: path.into(),
+            attached,
+        }
+    }
+
+    #[test]
+    fn a_process_is_known_by_its_start_in_ticks_and_in_nanoseconds() {
+        let points = Points::default();
+        let exact = ProcessKey {
+            pid: 7,
+            start: 5 * TICK + 123,
+        };
+        let rounded = ProcessKey {
+            pid: 7,
+            start: 5 * TICK,
+        };
+        points.map(rounded, mapped("/a", Some(1)));
+        assert_eq!(points.of_process(exact), [mapped("/a", Some(1))]);
+        let reused = ProcessKey {
+            pid: 7,
+            start: 6 * TICK,
+        };
+        assert!(points.of_process(reused).is_empty());
+    }
+
+    #[test]
+    fn readable_libraries_come_first_and_the_newest_word_counts() {
+        let (points, process) = (Points::default(), ProcessKey { pid: 7, start: 0 });
+        points.map(process, mapped("/a", None));
+        points.map(process, mapped("/b", Some(2)));
+        assert_eq!(points.of_process(process)[0].path, PathBuf::from("/b"));
+        points.map(process, mapped("/a", Some(3)));
+        points.map(process, mapped("/b", None));
+        assert_eq!(
+            points.of_process(process),
+            [mapped("/a", Some(3)), mapped("/b", None)]
+        );
+    }
+
+    #[test]
+    fn libraries_of_a_process_are_bounded() {
+        let (points, process) = (Points::default(), ProcessKey { pid: 7, start: 0 });
+        for number in 0..2 * LIBRARIES {
+            points.map(process, mapped(&format!("/{number}"), None));
+        }
+        assert_eq!(points.of_process(process).len(), LIBRARIES);
+    }
 }

@@ -59,7 +59,12 @@ impl FromStr for Scope {
     fn from_str(text: &str) -> Result<Self, Error> {
         match text.split_once(':') {
             None if text == "host" => Ok(Self::Host),
-            Some(("cgroup", path)) if !path.is_empty() => Ok(Self::Cgroup(path.into())),
+            // With `..` the level of the folder could not be told from its path.
+            Some(("cgroup", path))
+                if !path.is_empty() && !path.split('/').any(|part| part == "..") =>
+            {
+                Ok(Self::Cgroup(path.into()))
+            }
             Some(("unit", name)) if !name.is_empty() && !name.contains('/') => {
                 Ok(Self::Unit(name.into()))
             }
@@ -376,6 +381,8 @@ mod tests {
             "",
             "hosts",
             "cgroup:",
+            "cgroup:/a/../b",
+            "cgroup:..",
             "unit:a/b",
             "pid:",
             "pid:0",
@@ -426,5 +433,91 @@ mod tests {
         let resolved = Scope::Processes(vec![pid]).resolve(None).unwrap();
         assert_eq!(resolved.processes, [(pid, start_ticks(pid).unwrap())]);
         assert!(nanoseconds(resolved.processes[0].1) <= crate::kernel::decode::now());
+    }
+
+    /// A folder that looks like a hierarchy.
+    fn hierarchy(folders: &[&str]) -> (tempfile::TempDir, Hierarchy) {
+        let root = tempfile::tempdir().unwrap();
+        for folder in ["", "not"].iter().chain(folders) {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        for folder in [""].iter().chain(folders) {
+            fs::write(root.path().join(folder).join("cgroup.procs"), "").unwrap();
+        }
+        let mount = root.path().to_owned();
+        (root, Hierarchy { mount, depth: 1 })
+    }
+
+    fn level(scope: &str, hierarchy: &Hierarchy) -> Result<Vec<u32>, String> {
+        let scope: Scope = scope.parse().unwrap();
+        let resolved = scope.resolve(Some(hierarchy));
+        resolved
+            .map(|resolved| resolved.members.iter().map(|member| member.level).collect())
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn scopes_resolve_to_folders_and_their_levels() {
+        let id = "0123456789abcdef".repeat(4);
+        let container = format!("machine.slice/docker-{id}.scope");
+        let user = "user.slice/user-7.slice/a.service";
+        let (root, hierarchy) = hierarchy(&[
+            "system.slice/a.service/inner",
+            "system.slice/a.service",
+            user,
+            &container,
+        ]);
+        let full = format!("cgroup:{}/system.slice/a.service", root.path().display());
+        assert_eq!(
+            level("cgroup:/system.slice/a.service", &hierarchy),
+            Ok(vec![3])
+        );
+        assert_eq!(level(&full, &hierarchy), Ok(vec![3]));
+        assert_eq!(level("cgroup:/", &hierarchy), Ok(vec![1]));
+        assert_eq!(level("container:0123456789ab", &hierarchy), Ok(vec![3]));
+        let mut units = level("unit:a.service", &hierarchy).unwrap();
+        units.sort_unstable();
+        assert_eq!(units, [3, 4], "in the system's manager and in a user's");
+        // A folder that is no cgroup, one that is not there, a unit that does not run, a part of a name.
+        for scope in [
+            "cgroup:/not",
+            "cgroup:/gone",
+            "unit:b.service",
+            "unit:a",
+            "container:ffffffffffff",
+        ] {
+            let error = level(scope, &hierarchy).unwrap_err();
+            let name = scope.split_once(':').unwrap().1;
+            assert!(error.contains(name), "{error}");
+        }
+        assert!(Scope::Host.resolve(None).unwrap() == Resolved::default());
+        assert!("unit:a".parse::<Scope>().unwrap().resolve(None).is_err());
+    }
+
+    #[test]
+    fn a_cgroup_that_comes_back_is_known_by_its_name() {
+        let (_root, hierarchy) =
+            hierarchy(&["system.slice/a.service", "system.slice/b.service", "a"]);
+        let fits = |scope: &str, path: &str| {
+            let member = scope.parse::<Scope>().unwrap().fits_new(&hierarchy, path);
+            member.map(|member| member.level)
+        };
+        let path = "/system.slice/a.service";
+        assert_eq!(fits("unit:a.service", path), Some(3));
+        assert_eq!(fits("cgroup:/system.slice/a.service", path), Some(3));
+        assert_eq!(fits("cgroup:system.slice/a.service", path), Some(3));
+        assert_eq!(fits("unit:b.service", path), None);
+        assert_eq!(
+            fits("cgroup:/system.slice", path),
+            None,
+            "below it is in scope already"
+        );
+        assert_eq!(
+            fits("unit:a.service", "/elsewhere/a.service"),
+            None,
+            "of another hierarchy"
+        );
+        assert_eq!(fits("host", path), None);
+        assert_eq!(fits("pid:1", path), None);
     }
 }

@@ -22,11 +22,15 @@ pub struct Connection {
     pub last: Nanos,
     flows: [Flow; 2],
     stream: Stream,
-    /// By direction: from which stream offset on which caller moved the bytes.
+    /// By direction: from which stream offset on which caller moved the bytes; by offset.
     callers: [Vec<(u64, Caller)>; 2],
+    /// Of the last chunk.
+    last_direction: Direction,
     /// Sequence number of stream offset 0, by direction.
     sequence: [Option<u32>; 2],
     pub processes: Vec<ProcessKey>,
+    /// Those whose secrets it is offered as they come.
+    pub waits_for: Vec<ProcessKey>,
     /// At most one coverage event per connection and reason.
     pub reported: Vec<CoverageReason>,
     /// TLS was met on it.
@@ -48,8 +52,10 @@ impl Connection {
             flows: [flow(), flow()],
             stream: Stream::new(settings, chunk.from_start),
             callers: [Vec::new(), Vec::new()],
+            last_direction: chunk.direction,
             sequence: [None, None],
             processes: Vec::new(),
+            waits_for: Vec::new(),
             reported: Vec::new(),
             tls: false,
             closed: None,
@@ -66,6 +72,7 @@ impl Connection {
     ) {
         let d = chunk.direction.index();
         self.last = chunk.time;
+        self.last_direction = chunk.direction;
         if let Endpoints::Unix { path: None, .. } = self.endpoints {
             self.endpoints = chunk.endpoints.clone();
         }
@@ -84,7 +91,7 @@ impl Connection {
                 chunk.time,
             );
         }
-        let end = chunk.offset + chunk.bytes.len() as u64;
+        let end = chunk.offset.saturating_add(chunk.bytes.len() as u64);
         if !chunk.bytes.is_empty() {
             match flow.pass(chunk.offset, chunk.bytes, chunk.time) {
                 Ok(piece) => {
@@ -106,19 +113,24 @@ impl Connection {
         self.pump(chunk.time, settings, pool, out);
     }
 
-    /// Remembers who moves the bytes from `offset` on, where that changes.
+    /// Remembers who moves the bytes from `offset` on, where that changes. Chunks come in any order.
     fn called(&mut self, d: usize, offset: u64, caller: Caller) {
+        let same = |other: &Caller| other.process == caller.process && other.comm == caller.comm;
         let callers = &mut self.callers[d];
-        if callers
-            .last()
-            .is_some_and(|(_, last)| last.process == caller.process && last.comm == caller.comm)
-        {
+        let at = callers.partition_point(|(from, _)| *from <= offset);
+        if at > 0 && same(&callers[at - 1].1) {
             return;
         }
-        if callers.len() == CALLERS {
+        if let Some((from, next)) = callers.get_mut(at)
+            && same(next)
+        {
+            *from = offset;
+            return;
+        }
+        callers.insert(at, (offset, caller));
+        if callers.len() > CALLERS {
             callers.remove(0);
         }
-        callers.push((offset, caller));
     }
 
     /// Who moved the byte at `offset`, else who used the connection last.
@@ -137,11 +149,9 @@ impl Connection {
 
     /// Whoever used it last.
     pub fn last_caller(&self) -> Option<&Caller> {
-        self.callers
-            .iter()
-            .flat_map(|callers| callers.last())
-            .max_by_key(|(offset, _)| *offset)
-            .map(|(_, c)| c)
+        self.callers[self.last_direction.index()]
+            .last()
+            .map(|(_, caller)| caller)
     }
 
     /// TCP sequence number at a stream offset.
@@ -198,6 +208,11 @@ impl Connection {
 
     pub fn wants_secret(&self) -> bool {
         self.stream.wants_secret()
+    }
+
+    /// It can use this process's secrets, and is not offered them yet.
+    pub fn may_wait_for(&self, process: ProcessKey) -> bool {
+        self.processes.contains(&process) && !self.waits_for.contains(&process)
     }
 
     /// Time passes: holes are given up, old exchanges are given out.

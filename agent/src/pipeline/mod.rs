@@ -7,9 +7,14 @@
 //! Invariant: at most one coverage event per connection and reason.
 
 mod connection;
+#[doc(hidden)]
+pub mod fuzz;
 mod layers;
 mod proof;
 mod report;
+mod synthetic;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     coverage::{Ledger, Subject},
@@ -36,10 +41,7 @@ use layers::{Around, Output, Settings};
 use lru::LruCache;
 use proof::Proofs;
 pub use report::{Counters, Numbering};
-use std::{
-    collections::{HashMap, VecDeque},
-    num::NonZeroUsize,
-};
+use std::{collections::VecDeque, num::NonZeroUsize};
 use tracing::trace;
 
 /// Bounds, from the configuration.
@@ -66,7 +68,7 @@ pub enum Demand {
 pub struct Pipeline {
     connections: LruCache<ConnectionKey, Connection>,
     /// Connections whose records wait for a secret, by process.
-    waiting: HashMap<ProcessKey, Vec<ConnectionKey>>,
+    waiting: LruCache<ProcessKey, Vec<ConnectionKey>>,
     settings: Settings,
     limits: Limits,
     pool: tls::Pool,
@@ -100,6 +102,8 @@ const PROGRAMS: usize = 4_096;
 
 /// Most connections that wait for one process's secrets.
 const WAITING: usize = 4_096;
+/// Most processes whose connections wait: a lost exit record must not keep one for ever.
+const WAITING_PROCESSES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 impl Pipeline {
     pub fn new(
@@ -114,7 +118,7 @@ impl Pipeline {
         let budget = Budget::new(limits.total_bytes);
         Self {
             connections: LruCache::new(limits.connections),
-            waiting: HashMap::new(),
+            waiting: LruCache::new(WAITING_PROCESSES),
             settings: Settings {
                 http: limits.http,
                 tls: limits.tls,
@@ -160,7 +164,7 @@ impl Pipeline {
         {
             self.ended.pop_front();
             self.pool.forget(process);
-            self.waiting.remove(&process);
+            self.waiting.pop(&process);
         }
         let mut out = std::mem::take(&mut self.outputs);
         let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
@@ -255,10 +259,11 @@ impl Pipeline {
         let mut out = std::mem::take(&mut self.outputs);
         if let Some(connection) = self.connections.get_mut(&key) {
             connection.push(chunk, &self.settings, &mut self.pool, &mut out);
-            if connection.wants_secret() {
-                let waiting = self.waiting.entry(process).or_default();
-                if !waiting.contains(&key) && waiting.len() < WAITING {
+            if connection.wants_secret() && connection.may_wait_for(process) {
+                let waiting = self.waiting.get_or_insert_mut(process, Vec::new);
+                if waiting.len() < WAITING {
                     waiting.push(key);
+                    connection.waits_for.push(process);
                 }
             }
         }
@@ -293,14 +298,16 @@ impl Pipeline {
             connection.offer(time, &self.settings, &mut self.pool, &mut out);
             if connection.wants_secret() {
                 still.push(key);
+            } else {
+                connection.waits_for.retain(|other| *other != process);
             }
             self.handle(key, &mut out);
         }
         self.outputs = out;
         if still.is_empty() {
-            self.waiting.remove(&process);
+            self.waiting.pop(&process);
         } else {
-            self.waiting.insert(process, still);
+            self.waiting.put(process, still);
         }
     }
 
@@ -562,8 +569,11 @@ impl Pipeline {
             | tls::Reason::Renegotiation
             | tls::Reason::Malformed(_) => CoverageReason::HandshakeMalformed,
         };
-        for point in self.proofs.failed(&connection.processes) {
-            self.demands.push(Demand::DropPoint(point));
+        // Other reasons say nothing about where the secrets came from.
+        if coverage == CoverageReason::SecretUnproven {
+            for point in self.proofs.failed(&connection.processes) {
+                self.demands.push(Demand::DropPoint(point));
+            }
         }
         let detail = reason.to_string();
         self.unread(key, coverage, Some(facts), Some((detail, known)));

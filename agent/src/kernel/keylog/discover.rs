@@ -363,6 +363,6 @@ pub(super) fn check_regular(mode: u32) -> Result<(), LookError> {
     Err(LookError::NotAFile(what))
 }
 
-fn descriptor_path(descriptor: &impl AsFd) -> PathBuf {
+pub(in crate::kernel) fn descriptor_path(descriptor: &impl AsFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd()))
 }
