@@ -24,7 +24,9 @@ pub fn keylog_point(ctx: ProbeContext) -> u32 {
         return 0;
     };
     count(probe::KEYLOG, reason::SEEN, 1);
+    crate::diagnose!(debug, &ctx, "key-log point hit with a secret of {} bytes", len);
     if len == 0 || len > SECRET_MAX as u64 {
+        crate::diagnose!(warn, &ctx, "a secret of {} bytes is none: is this a key-log point?", len);
         count(probe::KEYLOG, reason::OVERSIZE, 1);
         count(probe::KEYLOG, reason::LOST, 1);
         return 0;

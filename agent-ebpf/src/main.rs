@@ -9,6 +9,16 @@
 #![no_std]
 #![no_main]
 
+/// Diagnostics of a debug build of the probes (`cargo xtask build --probe-log`): sizes and places, never bytes.
+/// Without the feature nothing of it is compiled.
+macro_rules! diagnose {
+    ($level:ident, $ctx:expr, $($what:tt)+) => {
+        #[cfg(feature = "log")]
+        aya_log_ebpf::$level!($ctx, $($what)+);
+    };
+}
+pub(crate) use diagnose;
+
 mod copy;
 mod emit;
 mod empty;

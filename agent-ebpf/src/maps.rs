@@ -22,16 +22,23 @@ pub static SETTINGS: Settings = Settings {
 // SAFETY: `Offsets` is all `u32`.
 const ZERO_OFFSETS: Offsets = unsafe { core::mem::zeroed() };
 
-/// The offset of a kernel structure's member. A volatile read, or the compiler would fold the zeroes in.
+/// Reads what the loader put there: volatile, or the compiler would fold the zeroes in.
+#[inline(always)]
+pub fn global<T: Copy>(place: &T) -> T {
+    // SAFETY: a reference is valid to read.
+    unsafe { core::ptr::read_volatile(place) }
+}
+
+/// The offset of a kernel structure's member.
 macro_rules! offset {
     ($field:ident) => {
-        unsafe { core::ptr::read_volatile(&raw const $crate::maps::OFFSETS.$field) }
+        $crate::maps::global(&$crate::maps::OFFSETS.$field)
     };
 }
 
 macro_rules! setting {
     ($field:ident) => {
-        unsafe { core::ptr::read_volatile(&raw const $crate::maps::SETTINGS.$field) }
+        $crate::maps::global(&$crate::maps::SETTINGS.$field)
     };
 }
 

@@ -84,7 +84,10 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     }
     // SAFETY: the tracepoint's own registers.
     if let Ok(regs) = unsafe { bpf_probe_read_kernel(regs as *const pt_regs) } {
+        crate::diagnose!(debug, &ctx, "system call {} in scope gave {}", call, ret);
         finished(call, &regs, ret as u64);
+    } else {
+        crate::diagnose!(warn, &ctx, "the registers of system call {} could not be read", call);
     }
     0
 }

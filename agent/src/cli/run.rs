@@ -33,7 +33,7 @@ use tokentrail_agent::{
         features::Rung,
         keylog::{Cache, Finder},
         points::Points,
-        probes::{self, Counters, Probes, Ring, Totals},
+        probes::{self, Counters, Diagnostics, Probes, Ring, Totals},
         scope::{Hierarchy, Scope},
     },
     pipeline::{Demand, Numbering, Pipeline},
@@ -117,6 +117,7 @@ async fn observe(
     }
     let ring = loaded.ring()?;
     let counters = loaded.counters()?;
+    let diagnostics = loaded.diagnostics();
     processes.scan().context("cannot list /proc")?;
     let points = Points::default();
     let (cache, problem) = Cache::open(std::path::Path::new(CACHE));
@@ -167,6 +168,7 @@ async fn observe(
         ring,
         decoder: Decoder::default(),
         counters,
+        diagnostics,
         pipeline,
         probes: Some(probes),
         attacher: Some(attacher),
@@ -257,6 +259,7 @@ struct Worker {
     ring: Ring,
     decoder: Decoder,
     counters: Counters,
+    diagnostics: Option<Diagnostics>,
     pipeline: Pipeline,
     /// `None` once they are detached.
     probes: Option<Arc<Mutex<Probes>>>,
@@ -280,6 +283,9 @@ impl Worker {
             let read = self.drain(BATCH);
             if ticked.elapsed() >= TICK {
                 self.pipeline.tick(now());
+                if let Some(diagnostics) = &mut self.diagnostics {
+                    diagnostics.hand_on();
+                }
                 ticked = Instant::now();
             }
             if reported.elapsed() >= self.report_every {

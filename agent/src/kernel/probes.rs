@@ -22,6 +22,7 @@ use aya::{
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
     },
 };
+use aya_log::EbpfLogger;
 use std::path::Path;
 
 /// What `cargo xtask build` made, or nothing.
@@ -139,6 +140,15 @@ pub struct Probes {
 
 /// Read-only view of the counters, for another thread.
 pub struct Counters(PerCpuArray<MapData, u64>);
+
+/// The log of the probes themselves, handed on to the agent's log.
+pub struct Diagnostics(EbpfLogger<&'static dyn log::Log>);
+
+impl Diagnostics {
+    pub fn hand_on(&mut self) {
+        self.0.flush();
+    }
+}
 
 /// The ring, for the thread that drains it.
 pub type Ring = RingBuf<MapData>;
@@ -402,6 +412,11 @@ impl Probes {
             name: "RING",
             source,
         })
+    }
+
+    /// What a debug build of the probes has to say; other builds say nothing.
+    pub fn diagnostics(&mut self) -> Option<Diagnostics> {
+        EbpfLogger::init(&mut self.ebpf).ok().map(Diagnostics)
     }
 
     pub fn counters(&mut self) -> Result<Counters, Error> {
