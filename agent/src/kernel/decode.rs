@@ -517,14 +517,13 @@ mod tests {
             (closed.sock, closed.inode) = (7, 9);
 
             let mut decoder = Decoder::default();
-            let mut path_of =
-                |decoder: &mut Decoder| match decoder.decode(&bytes(&socket, &payload)) {
-                    Decoded::Record(Record::Chunk(chunk)) => match chunk.endpoints {
-                        Endpoints::Unix { path, .. } => path,
-                        Endpoints::Tcp { .. } => panic!("not Unix"),
-                    },
-                    _ => panic!("not a chunk"),
-                };
+            let path_of = |decoder: &mut Decoder| match decoder.decode(&bytes(&socket, &payload)) {
+                Decoded::Record(Record::Chunk(chunk)) => match chunk.endpoints {
+                    Endpoints::Unix { path, .. } => path,
+                    Endpoints::Tcp { .. } => panic!("not Unix"),
+                },
+                _ => panic!("not a chunk"),
+            };
             assert_eq!(path_of(&mut decoder), None);
             assert!(matches!(decoder.decode(raw(&path)), Decoded::Nothing));
             assert_eq!(path_of(&mut decoder).as_deref(), Some(shown));

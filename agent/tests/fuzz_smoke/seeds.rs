@@ -345,11 +345,14 @@ fn session() -> Vec<Vec<u8>> {
         record(21, &[2, 40]),
     ]
     .concat();
+    // What follows ServerHello made the session loop for ever: an alert that is not of two bytes.
+    let alert = [record(22, &server_hello()), record(21, &[2, 40, 0])].concat();
     // Control 40: a secret of five bytes and of kind 5.
     let secret = [40, 1, 2, 3, 4, 5, 6].to_vec();
     vec![
         [side(&handshake(), 0), side(&server, 1), secret.clone()].concat(),
         [secret, side(&handshake(), 1), side(&server, 0), vec![8, 0]].concat(),
+        [side(&handshake(), 0), side(&alert, 1)].concat(),
     ]
 }
 
