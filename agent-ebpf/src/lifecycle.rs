@@ -26,17 +26,33 @@ const TCP_CLOSE: i32 = 7;
 /// `TP_PROTO(const struct sock *sk, const int oldstate, const int newstate)`
 #[raw_tracepoint(tracepoint = "inet_sock_set_state")]
 pub fn inet_sock_set_state(ctx: RawTracePointContext) -> i32 {
+    let sock: u64 = ctx.arg(0);
     if ctx.arg::<i32>(2) != TCP_CLOSE {
         return 0;
     }
-    let sock: u64 = ctx.arg(0);
-    // Only what was in scope is in the table, whoever's context this is.
+    // A program that still holds the socket may have bytes to read (`tcp_time_wait` closes it under the program's
+    // hands): `tcp_destroy_sock` tells of its end.
+    if read::<u64>(sock, offset!(sk_socket)).unwrap_or(0) == 0 {
+        gone(sock);
+    }
+    0
+}
+
+/// `TP_PROTO(struct sock *sk)`
+#[raw_tracepoint(tracepoint = "tcp_destroy_sock")]
+pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
+    gone(ctx.arg(0));
+    0
+}
+
+/// Only what was in scope is in the table, whoever's context this is.
+#[inline(always)]
+fn gone(sock: u64) {
     // SAFETY: the value is copied at once.
     if let Some(Connection { inode, .. }) = unsafe { CONNECTIONS.get(sock) }.copied() {
         stream::closed(probe::STATE, sock, inode);
         let _ = CONNECTIONS.remove(sock);
     }
-    0
 }
 
 /// `TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`

@@ -89,6 +89,8 @@ pub struct Element {
 pub struct Walk {
     /// Bytes that the call moved.
     pub moved: u64,
+    /// Bytes that the same system call moved after these (recvmmsg, sendmmsg).
+    pub behind: u64,
     /// Place in the call up to which bytes are reported or left out.
     pub cursor: u64,
     /// Bytes left out before `cursor` since the last record.

@@ -219,7 +219,8 @@ fn place(connection: &mut Connection, sock: &Sock, of: u8, scratch: &mut Scratch
             // No counter tells what a Unix socket moved before: the first byte seen is where the stream begins.
             connection.known |= 4 << d;
         }
-    } else if let Some(mut end) = sock.position(of == direction::SENT) {
+    } else if let Some(end) = sock.position(of == direction::SENT) {
+        let mut end = end.wrapping_sub(scratch.walk.behind as u32);
         sequence = end.wrapping_sub(moved as u32);
         let before = if seen_before { 0 } else { sock.before(of == direction::SENT, sequence).unwrap_or(u64::MAX) };
         // At most 1: an active opener's SYN is counted, and so is a FIN.

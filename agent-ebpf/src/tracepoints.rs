@@ -10,9 +10,12 @@ use crate::{
     stream, vector,
 };
 use agent_common::abi::{self, direction, kind, probe, reason};
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::pt_regs,
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_probe_read_user},
+    helpers::generated::bpf_loop,
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -45,6 +48,8 @@ const PROT_EXEC: u64 = 4;
 const MAP_ANONYMOUS: u64 = 0x20;
 /// `thread_info.status`
 const TS_COMPAT: u32 = 2;
+/// `sizeof(struct mmsghdr)`: `user_msghdr` (56 bytes), `msg_len`.
+const MESSAGE_SIZE: u64 = 64;
 /// Messages of one recvmmsg or sendmmsg that are walked.
 const MESSAGES_MAX: u64 = 8;
 
@@ -126,7 +131,6 @@ fn finished(call: u64, regs: &pt_regs, ret: u64) {
             message(scratch, regs.rsi)
         }
         _ => {
-            // struct mmsghdr is 64 bytes: user_msghdr (56), msg_len.
             flags = regs.r10;
             messages(row, of, sock, regs.rsi, ret, flags);
             return;
@@ -152,6 +156,7 @@ fn finished(call: u64, regs: &pt_regs, ret: u64) {
         moved = i32::MAX as u64;
     }
     scratch.walk.moved = moved;
+    scratch.walk.behind = 0;
     stream::moved(row, of, sock, scratch);
 }
 
@@ -164,31 +169,65 @@ fn message(scratch: &mut crate::maps::Scratch, header: u64) -> bool {
     }
 }
 
-/// recvmmsg and sendmmsg: message by message, from the last place of the socket backwards is not needed, since all
-/// but the last are told apart by their `msg_len`.
+/// One recvmmsg or sendmmsg on its way through its messages.
+#[repr(C)]
+struct Messages {
+    sock: Sock,
+    base: u64,
+    /// Bytes of the messages that were not looked at yet.
+    left: u64,
+    row: u32,
+    of: u32,
+}
+
+/// recvmmsg and sendmmsg: the socket's position is that after the last message, so what later messages moved is
+/// taken off for the earlier ones.
 #[inline(always)]
 fn messages(row: u32, of: u8, sock: Sock, base: u64, n: u64, flags: u64) {
     if flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
         return;
     }
-    if n > 1 {
-        // The socket's position is that after the last message: place the others by it is done in the agent, where
-        // the sum is a gap of known size.
+    let mut state = Messages { sock, base, left: 0, row, of: of as u32 };
+    for i in 0..MESSAGES_MAX {
+        if i >= n {
+            break;
+        }
+        state.left += message_len(base + i * MESSAGE_SIZE);
+    }
+    if n > MESSAGES_MAX {
+        // The last ones are a gap of known size.
         count(row, reason::OVERSIZE, 1);
-    }
-    let last = if n > MESSAGES_MAX { MESSAGES_MAX } else { n };
-    if last == 0 {
         return;
     }
-    let header = base + (n - 1) * 64;
-    let Some(scratch) = stream::scratch(of) else { return };
+    // SAFETY: the callback has the signature that `bpf_loop` documents; the context is a local of this frame.
+    unsafe {
+        bpf_loop(n as u32, one_message as *mut c_void, (&raw mut state).cast(), 0);
+    }
+}
+
+/// `mmsghdr.msg_len`
+#[inline(always)]
+fn message_len(header: u64) -> u64 {
     // SAFETY: the helper checks the address.
-    let Ok(moved) = (unsafe { bpf_probe_read_user((header + 56) as *const u32) }) else { return };
+    unsafe { bpf_probe_read_user((header + 56) as *const u32) }.unwrap_or(0) as u64
+}
+
+/// `bpf_loop` callback: the message of this number.
+extern "C" fn one_message(i: u32, state: *mut c_void) -> i64 {
+    // SAFETY: `messages` passes its own local.
+    let state = unsafe { &mut *(state as *mut Messages) };
+    let header = state.base + i as u64 * MESSAGE_SIZE;
+    let moved = message_len(header);
+    state.left = state.left.wrapping_sub(moved);
+    let of = state.of as u8 & 1;
+    let Some(scratch) = stream::scratch(of) else { return 1 };
     if moved == 0 || !message(scratch, header) {
-        return;
+        return 0;
     }
-    scratch.walk.moved = moved as u64;
-    stream::moved(row, of, sock, scratch);
+    scratch.walk.moved = moved;
+    scratch.walk.behind = state.left;
+    stream::moved(state.row, of, state.sock, scratch);
+    0
 }
 
 /// `current->files->fdt->fd[descriptor]`

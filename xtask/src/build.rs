@@ -127,11 +127,15 @@ struct Message {
 
 /// Runs cargo, whose own progress goes to the terminal, and returns the last program that it made.
 fn artifact(command: &mut Command) -> Result<Option<PathBuf>> {
-    Ok(executables(&messages(command)?).pop())
+    let (text, built) = messages(command)?;
+    if !built {
+        bail!("{} failed", process::display(command));
+    }
+    Ok(executables(&text).pop())
 }
 
-/// Runs cargo with its own progress going to the terminal, and returns its messages.
-pub fn messages(command: &mut Command) -> Result<String> {
+/// Runs cargo with its own progress going to the terminal; returns its messages, and whether all was built.
+pub fn messages(command: &mut Command) -> Result<(String, bool)> {
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     let mut group = Group::spawn(command.stdout(Stdio::from(writer)))?;
     // The parent's end would keep the pipe open for ever.
@@ -141,10 +145,7 @@ pub fn messages(command: &mut Command) -> Result<String> {
     let text = text
         .join()
         .map_err(|_| anyhow::anyhow!("the reader of cargo's messages panicked"))??;
-    if !status.success() {
-        bail!("{} failed ({status})", process::display(command));
-    }
-    Ok(text)
+    Ok((text, status.success()))
 }
 
 /// The programs that cargo made or found fresh.

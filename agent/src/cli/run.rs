@@ -56,12 +56,29 @@ const BATCH: usize = 8_192;
 
 pub fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     log();
+    leave_no_core();
     let config = start::configuration(&arguments)?;
     let scopes = start::scopes(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(observe(arguments, config, scopes))
+}
+
+/// Other people's secrets are in this memory: no core is written, and what a debugger writes has no heap in it
+/// (core(5), `coredump_filter`).
+fn leave_no_core() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warn!(%error, "cores of the agent cannot be turned off");
+    }
+    if let Err(error) = std::fs::write("/proc/self/coredump_filter", "0") {
+        warn!(%error, "memory cannot be left out of cores");
+    }
 }
 
 fn log() {

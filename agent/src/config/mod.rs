@@ -55,7 +55,7 @@ section! {
         /// Kernel hooks for sockets: "auto" (the best that this kernel takes), "fentry" or "raw_tracepoint".
         pub hook: Hook = Hook::Auto,
         /// Size of the ring buffer between kernel and agent, in bytes: a power of two.
-        pub ring_bytes: PowerOfTwo<65_536, 1_073_741_824> = PowerOfTwo::new(16 * 1024 * 1024),
+        pub ring_bytes: PowerOfTwo<65_536, 1_073_741_824> = PowerOfTwo::new(8 * 1024 * 1024),
         /// Bytes copied of a connection after each change of its direction: heads and the begin of bodies.
         pub turn_bytes: Ranged<1_024, 1_048_576> = Ranged::new(16 * 1024),
     }

@@ -95,6 +95,7 @@ impl Attacher {
         }
         for process in processes {
             worker.process(*process);
+            worker.points.looked_at(*process);
         }
         worker.save();
         let (requests, receiver) = sync_channel(QUEUE);
@@ -130,6 +131,7 @@ impl Worker {
             match request {
                 Request::Process { process, file } => {
                     let looked = self.process(process);
+                    self.points.looked_at(process);
                     if let (false, Some(file)) = (looked, file) {
                         self.lock(|probes| probes.forget_file(file));
                     }

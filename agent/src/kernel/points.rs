@@ -95,6 +95,18 @@ impl Points {
         }
     }
 
+    /// The files of this process were looked at, whatever was found.
+    pub(super) fn looked_at(&self, process: ProcessKey) {
+        self.lock()
+            .processes
+            .get_or_insert_mut(coarse(process), Vec::new);
+    }
+
+    /// Whether what [`of_process`](Self::of_process) says of it is final.
+    pub fn knows(&self, process: ProcessKey) -> bool {
+        self.lock().processes.contains(&coarse(process))
+    }
+
     pub fn get(&self, id: PointId) -> Option<Attached> {
         self.lock().points.get(id.0 as usize).cloned()
     }

@@ -157,6 +157,7 @@ pub(super) const TRACING: &[(&str, &str, bool)] = &[
 
 pub(super) const LIFECYCLE: &[&str] = &[
     "inet_sock_set_state",
+    "tcp_destroy_sock",
     "sched_process_exec",
     "sched_process_fork",
     "sched_process_exit",

@@ -10,6 +10,8 @@ use crate::{
 use agent_common::event::CoverageReason;
 use tracing::trace;
 
+/// A connection that moved nothing for so long is idle.
+const IDLE: Nanos = 1_000_000_000;
 /// Callers that are remembered per direction.
 const CALLERS: usize = 16;
 /// Processes that may hold a connection's secrets.
@@ -35,6 +37,9 @@ pub struct Connection {
     pub reported: Vec<CoverageReason>,
     /// TLS was met on it.
     pub tls: bool,
+    rested: bool,
+    /// It has closed, and waits for what the attacher finds in its processes' files.
+    pub closed: Option<Nanos>,
     /// At least one exchange came out.
     pub read: bool,
 }
@@ -56,6 +61,8 @@ impl Connection {
             waits_for: Vec::new(),
             reported: Vec::new(),
             tls: false,
+            closed: None,
+            rested: false,
             read: false,
         }
     }
@@ -229,6 +236,11 @@ impl Connection {
             out,
         };
         self.stream.flush(now, max_age, &mut with);
+        let idle = now.saturating_sub(self.last) > IDLE;
+        if idle && !self.rested {
+            self.stream.rest();
+        }
+        self.rested = idle;
     }
 
     pub fn finish(

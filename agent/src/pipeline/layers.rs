@@ -163,6 +163,19 @@ impl Stream {
         }
     }
 
+    /// The connection is idle: what can be computed again is forgotten.
+    pub fn rest(&mut self) {
+        self.scratch = Vec::new();
+        match &mut self.inner {
+            Inner::Tls(sealed) => {
+                sealed.session.rest();
+                sealed.inside.rest();
+            }
+            Inner::Stream(stream) => stream.rest(),
+            Inner::Nothing | Inner::Opaque => {}
+        }
+    }
+
     /// One direction's stream has ended.
     pub fn end(&mut self, direction: Direction, with: &mut Surroundings<'_>) {
         match &mut self.inner {

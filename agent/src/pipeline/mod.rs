@@ -41,7 +41,7 @@ use layers::{Around, Output, Settings};
 use lru::LruCache;
 use proof::Proofs;
 pub use report::{Counters, Numbering};
-use std::num::NonZeroUsize;
+use std::{collections::VecDeque, num::NonZeroUsize};
 use tracing::trace;
 
 /// Bounds, from the configuration.
@@ -81,6 +81,8 @@ pub struct Pipeline {
     proofs: Proofs,
     counters: Counters,
     ledger: Ledger,
+    /// Processes that have ended; their secrets follow.
+    ended: VecDeque<(Nanos, ProcessKey)>,
     outputs: Vec<Output>,
     events: Vec<Envelope>,
     demands: Vec<Demand>,
@@ -88,6 +90,12 @@ pub struct Pipeline {
     /// When this run began.
     began: Nanos,
 }
+
+/// How long a closed connection waits for the look at its processes' files.
+const LOOK: Nanos = 5_000_000_000;
+
+/// Secrets outlive their process by this: its last records may still be on their way.
+const LINGER: Nanos = 1_000_000_000;
 
 /// Programs that the ledger keeps apart.
 const PROGRAMS: usize = 4_096;
@@ -127,6 +135,7 @@ impl Pipeline {
             proofs: Proofs::default(),
             counters: Counters::default(),
             ledger: Ledger::new(PROGRAMS),
+            ended: VecDeque::new(),
             outputs: Vec::new(),
             events: Vec::new(),
             demands: Vec::new(),
@@ -150,8 +159,16 @@ impl Pipeline {
         self.now = now;
         self.clock.now();
         self.pool.expire(now);
+        while let Some((time, process)) = self.ended.front().copied()
+            && now.saturating_sub(time) > LINGER
+        {
+            self.ended.pop_front();
+            self.pool.forget(process);
+            self.waiting.pop(&process);
+        }
         let mut out = std::mem::take(&mut self.outputs);
         let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
+        let mut closed = Vec::new();
         for key in keys {
             let Some(connection) = self.connections.peek_mut(&key) else {
                 continue;
@@ -163,9 +180,15 @@ impl Pipeline {
                 &mut self.pool,
                 &mut out,
             );
+            if connection.closed.is_some() {
+                closed.push(key);
+            }
             self.handle(key, &mut out);
         }
         self.outputs = out;
+        for key in closed {
+            self.close(key, now, Outcome::Closed);
+        }
     }
 
     /// The agent stops: everything that waits is given out.
@@ -292,14 +315,32 @@ impl Pipeline {
         self.processes.apply(record);
         match record {
             ProcessRecord::Exec { caller, .. } => self.demands.push(Demand::LookAt(caller.process)),
-            ProcessRecord::Exit { process, .. } => {
-                self.waiting.pop(process);
-            }
+            ProcessRecord::Exit { time, process } => self.ended.push_back((*time, *process)),
             ProcessRecord::Fork { .. } => {}
         }
     }
 
+    /// Why a connection was not read is known only when its processes' files were looked at.
+    fn must_wait(&self, connection: &Connection, now: Nanos) -> bool {
+        let since = connection.closed.unwrap_or(now);
+        now.saturating_sub(since) < LOOK
+            && connection.wants_secret()
+            && !connection
+                .processes
+                .iter()
+                .all(|process| self.points.knows(*process))
+    }
+
     fn close(&mut self, key: ConnectionKey, now: Nanos, outcome: Outcome) {
+        if let Some(connection) = self.connections.peek(&key)
+            && outcome == Outcome::Closed
+            && self.must_wait(connection, now)
+        {
+            if let Some(connection) = self.connections.peek_mut(&key) {
+                connection.closed.get_or_insert(now);
+            }
+            return;
+        }
         let mut out = std::mem::take(&mut self.outputs);
         if let Some(connection) = self.connections.peek_mut(&key) {
             connection.finish(now, outcome, &self.settings, &mut self.pool, &mut out);

@@ -159,6 +159,8 @@ pub struct Facts {
     pub alpn: Option<String>,
     /// The direction that the client sends in: [`Direction::Sent`] where the observed process is the client.
     pub client: Option<Direction>,
+    /// It resumes an earlier session: by a pre-shared key (TLS 1.3), or by an abbreviated handshake (TLS 1.2).
+    pub resumed: Option<bool>,
     /// The server asked for another ClientHello.
     pub retried: bool,
     /// The client sent data before the handshake's end, or wanted to.

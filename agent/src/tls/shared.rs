@@ -138,6 +138,9 @@ impl Shared {
 
     pub fn proved(&mut self, point: PointId, label: Label) {
         self.facts.proven = true;
+        if self.protocol == Some(Protocol::Tls12) {
+            self.facts.resumed = Some(!self.full);
+        }
         self.push(Output::Proved { point, label });
     }
 
@@ -275,6 +278,9 @@ impl Shared {
         if hello.retry {
             self.facts.retried = true;
             return Said::Hello;
+        }
+        if protocol == Protocol::Tls13 {
+            self.facts.resumed = Some(hello.pre_shared_key);
         }
         if self.client_random.is_none() {
             self.hello_time = time;

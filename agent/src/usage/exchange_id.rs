@@ -3,10 +3,12 @@
 //! It is the begin of a SHA-256 over the unordered pair of ends and the request's place on the wire. For TCP that
 //! place is the sequence number of the byte, or of the TLS record that carried it, which both ends see (also on two
 //! hosts, unless an address is translated between them); the network namespace is added for loopback addresses,
-//! because every namespace has the same ones. For Unix sockets the ends are the sockets' inode numbers, and the place
-//! is the offset since the connection began, so that a connection that was open before the agent may have two names.
+//! because every namespace has the same ones. A Unix connection is named by its client's socket (the server's has no
+//! inode number before it is accepted), and the place is the offset since the connection began, so that a connection
+//! that was open before the agent may have two names.
 
 use super::Facts;
+use crate::flow::Direction;
 use crate::http::head::Exchange;
 use crate::kernel::record::Endpoints;
 use sha2::{Digest as _, Sha256};
@@ -43,10 +45,12 @@ pub(super) fn of(exchange: &Exchange, facts: &Facts<'_>) -> String {
             }
         }
         Endpoints::Unix { peer_inode, .. } => {
-            let (own, peer) = (facts.connection.inode, *peer_inode);
+            let client = match exchange.request_direction {
+                Direction::Sent => facts.connection.inode,
+                Direction::Received => *peer_inode,
+            };
             hash.update(b"tokentrail exchange 1 unix\0");
-            hash.update(own.min(peer).to_be_bytes());
-            hash.update(own.max(peer).to_be_bytes());
+            hash.update(client.to_be_bytes());
             hash.update(origin.wire.to_be_bytes());
         }
     }

@@ -86,6 +86,6 @@ pub fn tls(facts: &tls::Facts) -> Tls {
         client: facts.sni.clone().map(|name| TlsClient {
             server_name: bounded(name, SHORT),
         }),
-        resumed: None,
+        resumed: facts.resumed,
     }
 }

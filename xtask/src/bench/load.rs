@@ -30,7 +30,7 @@ impl Traffic {
 }
 
 /// Connections that wrk holds.
-const CONNECTIONS: &str = "16";
+const CONNECTIONS: &str = "8";
 
 /// Requests per second.
 pub fn run(

@@ -68,6 +68,8 @@ impl Pace {
     }
 }
 
+/// Longer rounds in a machine that may have no hardware virtualisation.
+const EMULATED_LOAD: u64 = 5;
 const MACHINE_LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
@@ -120,7 +122,8 @@ fn in_machine(workspace: &Workspace, agent: &Path, folder: &Path, options: &Opti
         "--inside".to_owned(),
         format!("--folder={}", folder.display()),
         format!("--agent={}", agent.display()),
-        format!("--seconds={}", options.seconds),
+        // Each request takes that much longer, and a round must hold enough of them.
+        format!("--seconds={}", options.seconds * EMULATED_LOAD),
         format!("--rounds={}", options.rounds),
         format!("--connections={}", connections.join(",")),
     ];

@@ -51,12 +51,7 @@ const BEST: Variant = Variant {
 const IN_MACHINES: [Variant; 3] = [FENTRY, TRACEPOINTS, HOST_SCOPE];
 
 /// On this machine's kernel, with the scope that the tests make.
-pub fn on_this_kernel(
-    workspace: &Workspace,
-    program: &Program,
-    agent: &Path,
-    tally: &mut Tally,
-) -> Result<()> {
+pub fn on_this_kernel(workspace: &Workspace, program: &Program, tally: &mut Tally) -> Result<()> {
     let cells = cells_file(workspace, "host")?;
     let mut command = Command::new(&program.path);
     command
@@ -66,7 +61,7 @@ pub fn on_this_kernel(
         .env("TOKENTRAIL_E2E", "1")
         .env("TOKENTRAIL_FIXTURES", workspace.fixtures())
         .env("TOKENTRAIL_CELLS", &cells);
-    let refusal = refusal(agent);
+    let refusal = refusal(workspace);
     if let Some(reason) = &refusal {
         tally.skip(
             "probes on this kernel",
@@ -84,10 +79,12 @@ pub fn on_this_kernel(
 }
 
 /// Why probes cannot be loaded here, if they cannot.
-fn refusal(agent: &Path) -> Option<String> {
+fn refusal(workspace: &Workspace) -> Option<String> {
     if !geteuid().is_root() {
         return Some("only root may load probes".to_owned());
     }
+    // Built with the tests, which start the same one.
+    let agent = workspace.target.join("debug/tokentrail-agent");
     let doctor = process::output(Command::new(agent).arg("doctor"));
     doctor
         .err()

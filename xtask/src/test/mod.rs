@@ -51,25 +51,15 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     checks::run(workspace, &mut tally)?;
 
     say::heading("build");
-    let built = build::probes(workspace, Profile::DEV).and_then(|()| {
-        let agent = build::agent(workspace, Profile::DEV)?;
-        Ok((agent, build_tests(workspace)?))
-    });
-    match built {
-        Ok((agent, programs)) => {
-            tally.pass(1);
-            say::heading("unit and integration tests");
-            for program in programs.iter().filter(|program| program.target != MATRIX) {
-                unit(workspace, program, &mut tally);
-            }
-            doc_tests(workspace, &mut tally);
-            end_to_end(workspace, options, &programs, &agent, &mut tally)?;
-        }
-        Err(error) => {
-            tally.fail("build", format!("{error:#}"));
-            tally.skip("every test", "the build failed");
-        }
+    let probes = build::probes(workspace, Profile::DEV);
+    tally.check("build of the probes", probes);
+    let programs = build_tests(workspace, &mut tally)?;
+    say::heading("unit and integration tests");
+    for program in programs.iter().filter(|program| program.target != MATRIX) {
+        unit(workspace, program, &mut tally);
     }
+    doc_tests(workspace, &mut tally);
+    end_to_end(workspace, options, &programs, &mut tally)?;
     say::line(&format!("\n   took {}", say::elapsed(start.elapsed())));
     println!();
     for line in tally.lines() {
@@ -78,15 +68,23 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     Ok(tally.failed() == 0)
 }
 
-fn build_tests(workspace: &Workspace) -> Result<Vec<Program>> {
+/// Builds every test program that compiles, and the agent, which the end-to-end tests start.
+fn build_tests(workspace: &Workspace, tally: &mut Tally) -> Result<Vec<Program>> {
     let start = Instant::now();
     let mut command = workspace.cargo();
     command
-        .args(["test", "--workspace", "--no-run"])
+        .args(["test", "--workspace", "--no-run", "--no-fail-fast"])
         .arg("--message-format=json-render-diagnostics");
-    let programs = libtest::programs(&build::messages(&mut command)?)?;
+    let (messages, built) = build::messages(&mut command)?;
+    let programs = libtest::programs(&messages)?;
+    if built {
+        tally.pass(1);
+    } else {
+        tally.fail("build of the tests", "not all of them compile: see above");
+    }
     say::line(&format!(
-        " + {} test programs ({})",
+        " {} {} test programs ({})",
+        if built { '+' } else { '!' },
         programs.len(),
         say::elapsed(start.elapsed())
     ));
@@ -129,14 +127,10 @@ fn end_to_end(
     workspace: &Workspace,
     options: &Options,
     programs: &[Program],
-    agent: &std::path::Path,
     tally: &mut Tally,
 ) -> Result<()> {
     let Some(program) = programs.iter().find(|program| program.target == MATRIX) else {
-        tally.fail(
-            "end to end",
-            format!("cargo built no test program {MATRIX}"),
-        );
+        tally.fail("end to end", "its test program was not built");
         return Ok(());
     };
     say::heading("end to end on this kernel");
@@ -146,7 +140,7 @@ fn end_to_end(
             "--vm leaves it to the virtual machines",
         );
     } else {
-        matrix::on_this_kernel(workspace, program, agent, tally)?;
+        matrix::on_this_kernel(workspace, program, tally)?;
     }
     say::heading("end to end in virtual machines");
     matrix::in_machines(workspace, program, options.quick, tally)
