@@ -75,11 +75,12 @@ impl Group {
             interrupt::check()?;
             if limit.is_some_and(|limit| start.elapsed() > limit) {
                 self.stop(GRACE);
-                bail!(
-                    "{} did not end within {} and was stopped",
-                    self.name,
-                    say::elapsed(limit.unwrap_or_default())
-                );
+                let limit = say::elapsed(limit.unwrap_or_default());
+                return Err(TimedOut(format!(
+                    "{} did not end within {limit} and was stopped",
+                    self.name
+                ))
+                .into());
             }
             tick();
             thread::sleep(POLL);
@@ -229,6 +230,18 @@ fn tail(path: &Path, count: usize) -> Vec<String> {
     lines
 }
 
+/// A child that was stopped because its time was over.
+#[derive(Debug)]
+pub struct TimedOut(String);
+
+impl std::fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TimedOut {}
+
 /// Runs it and hands on each line of both streams as it comes.
 pub fn lines(
     command: &mut Command,
@@ -256,11 +269,12 @@ pub fn lines(
         }
         if start.elapsed() > limit {
             group.stop(GRACE);
-            bail!(
-                "{} did not end within {} and was stopped",
-                display(command),
-                say::elapsed(limit)
-            );
+            let limit = say::elapsed(limit);
+            return Err(TimedOut(format!(
+                "{} did not end within {limit} and was stopped",
+                display(command)
+            ))
+            .into());
         }
     }
     let status = group.wait(Some(limit.saturating_sub(start.elapsed()).max(GRACE)))?;
