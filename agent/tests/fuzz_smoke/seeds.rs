@@ -414,8 +414,27 @@ fn pipeline() -> Vec<Vec<u8>> {
         response(0, 1),
     ]
     .concat();
+    // Positions near the end of their range, twice: their sum must not overflow.
+    let far = [
+        56 | 1,
+        0x44,
+        0,
+        1,
+        b'a',
+        b'b',
+        16 | 1,
+        0,
+        56 | 2,
+        0x44,
+        0,
+        2,
+        b'c',
+        16 | 2,
+        0,
+    ]
+    .to_vec();
     let many: Vec<u8> = (0..8)
         .flat_map(|connection| request(connection, 1, 0))
         .collect();
-    vec![kinds, tls, tunnel, processes, many]
+    vec![kinds, tls, tunnel, processes, many, far]
 }
