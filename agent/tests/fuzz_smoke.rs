@@ -3,6 +3,7 @@
 //! What coverage-guided fuzzing (`fuzz/`) does in hours this does not; it finds what a parser does with nearly valid
 //! input. `TOKENTRAIL_FUZZ_SECONDS` sets the seconds per target, `TOKENTRAIL_FUZZ_SEED` the first number of the
 //! generator, `TOKENTRAIL_FUZZ_TARGET` the one target to run.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 #[path = "fuzz_smoke/forgotten.rs"]
 mod forgotten;

@@ -512,9 +512,11 @@ mod tests {
             path.path[..name.len()].copy_from_slice(name);
             let (mut socket, payload) = record();
             socket.family = abi::family::UNIX;
-            let mut closed = abi::Closed::default();
-            closed.header = header(abi::kind::CLOSED, size_of::<abi::Closed>());
-            (closed.sock, closed.inode) = (7, 9);
+            let closed = abi::Closed {
+                header: header(abi::kind::CLOSED, size_of::<abi::Closed>()),
+                sock: 7,
+                inode: 9,
+            };
 
             let mut decoder = Decoder::default();
             let path_of = |decoder: &mut Decoder| match decoder.decode(&bytes(&socket, &payload)) {

@@ -387,7 +387,8 @@ fn library(driver: &Driver, number: u8, attached: Option<u64>) {
 #[test]
 fn why_tls_was_not_opened() {
     use CoverageReason as R;
-    let cases: [(&str, fn(&mut Driver), R); 5] = [
+    type Case = (&'static str, fn(&mut Driver), R);
+    let cases: [Case; 5] = [
         ("no library", |_| {}, R::NoKeyLogPoint),
         (
             "a library without a point",

@@ -382,7 +382,7 @@ fn pipeline() -> Vec<Vec<u8>> {
             kinds.extend(request(kind % 6, kind, argument));
             kinds.extend(response(kind % 6, 1));
         }
-        kinds.extend([2 << 3 | kind % 6, 0]);
+        kinds.extend([(2 << 3) | (kind % 6), 0]);
     }
     let secrets: Vec<u8> = (0..8)
         .flat_map(|label| [3 << 3, label, 1, 2, 3, 4, 5][..3 + usize::from(label >> 1)].to_vec())
