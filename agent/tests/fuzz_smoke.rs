@@ -2,7 +2,8 @@
 //!
 //! What coverage-guided fuzzing (`fuzz/`) does in hours this does not; it finds what a parser does with nearly valid
 //! input. `TOKENTRAIL_FUZZ_SECONDS` sets the seconds per target, `TOKENTRAIL_FUZZ_SEED` the first number of the
-//! generator.
+//! generator, `TOKENTRAIL_FUZZ_TARGET` the one target to run.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 #[path = "fuzz_smoke/forgotten.rs"]
 mod forgotten;
@@ -15,6 +16,7 @@ use mutate::Mutator;
 use std::{
     fmt::Write as _,
     panic::catch_unwind,
+    sync::{Mutex, Once},
     time::{Duration, Instant},
 };
 use tokentrail_agent::fuzz::{TARGETS, Target};
@@ -42,21 +44,46 @@ fn hex(data: &[u8]) -> String {
     })
 }
 
+/// What is under way in each thread, for the watchdog.
+static RUNNING: Mutex<Vec<(Instant, &'static str, Vec<u8>)>> = Mutex::new(Vec::new());
+
+/// Ends the tests where a run does not end, with the input that shows it.
+fn watch() {
+    static WATCHDOG: Once = Once::new();
+    WATCHDOG.call_once(|| {
+        std::thread::spawn(|| {
+            loop {
+                std::thread::sleep(Duration::from_secs(1));
+                let running = RUNNING.lock().unwrap();
+                let slow = running.iter().find(|(began, ..)| began.elapsed() > SLOW);
+                if let Some((_, name, data)) = slow {
+                    eprintln!("{}", failure(name, "does not end", data));
+                    std::process::exit(101);
+                }
+            }
+        });
+    });
+}
+
+fn failure(name: &str, what: &str, data: &[u8]) -> String {
+    let len = data.len();
+    format!("fuzz target {name} {what} on {len} bytes:\n{}", hex(data))
+}
+
 /// What is wrong, with the input that shows it.
 fn run(target: &Target, data: &[u8]) -> Result<(), String> {
+    watch();
     let began = Instant::now();
+    RUNNING
+        .lock()
+        .unwrap()
+        .push((began, target.name, data.to_vec()));
     let result = catch_unwind(|| (target.run)(data));
-    let what = match (result, began.elapsed()) {
-        (Err(_), _) => "fails".to_owned(),
-        (Ok(()), taken) if taken > SLOW => format!("takes {taken:?}"),
-        _ => return Ok(()),
-    };
-    Err(format!(
-        "fuzz target {} {what} on {} bytes:\n{}",
-        target.name,
-        data.len(),
-        hex(data)
-    ))
+    RUNNING
+        .lock()
+        .unwrap()
+        .retain(|(other, name, _)| (*other, *name) != (began, target.name));
+    result.map_err(|_| failure(target.name, "fails", data))
 }
 
 /// All seeds, then mutants until the time is over or one fails. Returns how many mutants.
@@ -78,8 +105,14 @@ fn smoke(target: &Target, seed: u64, time: Duration) -> Result<u32, String> {
 fn every_target_takes_nearly_valid_input() {
     let time = Duration::from_secs_f64(variable("TOKENTRAIL_FUZZ_SECONDS", SECONDS));
     let seed: u64 = variable("TOKENTRAIL_FUZZ_SEED", 0x746f_6b65_6e74_7261);
+    let only = std::env::var("TOKENTRAIL_FUZZ_TARGET").ok();
+    let chosen = |target: &&Target| only.as_ref().is_none_or(|name| name == target.name);
+    assert!(
+        TARGETS.iter().any(|target| chosen(&target)),
+        "{only:?} is no target"
+    );
     let mut failures = Vec::new();
-    for target in TARGETS {
+    for target in TARGETS.iter().filter(chosen) {
         let began = Instant::now();
         match smoke(target, seed, time) {
             Ok(runs) => println!(

@@ -512,19 +512,20 @@ mod tests {
             path.path[..name.len()].copy_from_slice(name);
             let (mut socket, payload) = record();
             socket.family = abi::family::UNIX;
-            let mut closed = abi::Closed::default();
-            closed.header = header(abi::kind::CLOSED, size_of::<abi::Closed>());
-            (closed.sock, closed.inode) = (7, 9);
+            let closed = abi::Closed {
+                header: header(abi::kind::CLOSED, size_of::<abi::Closed>()),
+                sock: 7,
+                inode: 9,
+            };
 
             let mut decoder = Decoder::default();
-            let mut path_of =
-                |decoder: &mut Decoder| match decoder.decode(&bytes(&socket, &payload)) {
-                    Decoded::Record(Record::Chunk(chunk)) => match chunk.endpoints {
-                        Endpoints::Unix { path, .. } => path,
-                        Endpoints::Tcp { .. } => panic!("not Unix"),
-                    },
-                    _ => panic!("not a chunk"),
-                };
+            let path_of = |decoder: &mut Decoder| match decoder.decode(&bytes(&socket, &payload)) {
+                Decoded::Record(Record::Chunk(chunk)) => match chunk.endpoints {
+                    Endpoints::Unix { path, .. } => path,
+                    Endpoints::Tcp { .. } => panic!("not Unix"),
+                },
+                _ => panic!("not a chunk"),
+            };
             assert_eq!(path_of(&mut decoder), None);
             assert!(matches!(decoder.decode(raw(&path)), Decoded::Nothing));
             assert_eq!(path_of(&mut decoder).as_deref(), Some(shown));

@@ -214,6 +214,12 @@ impl Connection {
         self.stream.wants_secret()
     }
 
+    /// It has closed, and this is the first of another connection of the same socket.
+    pub fn is_followed_by(&self, chunk: &Chunk) -> bool {
+        let seen = self.sequence[chunk.direction.index()].is_some();
+        self.closed.is_some() && seen && chunk.offset == 0 && !chunk.bytes.is_empty()
+    }
+
     /// It can use this process's secrets, and is not offered them yet.
     pub fn may_wait_for(&self, process: ProcessKey) -> bool {
         self.processes.contains(&process) && !self.waits_for.contains(&process)
@@ -268,13 +274,14 @@ impl Connection {
     pub fn unseen(&self) -> u64 {
         self.flows
             .iter()
-            .map(|flow| flow.counts().unseen + flow.counts().evicted)
-            .sum()
+            .flat_map(|flow| [flow.counts().unseen, flow.counts().evicted])
+            .fold(0, u64::saturating_add)
     }
 
     /// Bytes that the policy left out.
     pub fn left_out(&self) -> u64 {
-        self.flows.iter().map(|flow| flow.counts().policy).sum()
+        let counts = self.flows.iter().map(|flow| flow.counts().policy);
+        counts.fold(0, u64::saturating_add)
     }
 }
 

@@ -235,6 +235,10 @@ impl Pipeline {
     fn chunk(&mut self, chunk: Chunk) {
         self.now = self.now.max(chunk.time);
         let key = chunk.connection;
+        let known = self.connections.peek(&key);
+        if known.is_some_and(|connection| connection.is_followed_by(&chunk)) {
+            self.end(key, chunk.time, Outcome::Closed);
+        }
         if self.connections.peek(&key).is_none() {
             if self.connections.len() == self.limits.connections.get()
                 && let Some((oldest, _)) = self.connections.peek_lru()
@@ -341,15 +345,28 @@ impl Pipeline {
             }
             return;
         }
+        self.end(key, now, outcome);
+    }
+
+    fn end(&mut self, key: ConnectionKey, now: Nanos, outcome: Outcome) {
         let mut out = std::mem::take(&mut self.outputs);
         if let Some(connection) = self.connections.peek_mut(&key) {
+            // Also where it is the agent's end that ends the waiting.
+            let outcome = match connection.closed {
+                Some(_) => Outcome::Closed,
+                None => outcome,
+            };
             connection.finish(now, outcome, &self.settings, &mut self.pool, &mut out);
         }
         self.handle(key, &mut out);
         self.outputs = out;
         if let Some(connection) = self.connections.pop(&key) {
-            self.counters.bytes_unseen += connection.unseen();
-            self.counters.bytes_left_out += connection.left_out();
+            let counters = &mut self.counters;
+            // Positions are what the kernel says: a wrong one must not stop the agent.
+            counters.bytes_unseen = counters.bytes_unseen.saturating_add(connection.unseen());
+            counters.bytes_left_out = counters
+                .bytes_left_out
+                .saturating_add(connection.left_out());
             self.enter(&connection);
         }
     }

@@ -34,12 +34,16 @@ static KEYRING: LazyLock<Option<Arc<Keyring>>> =
     LazyLock::new(|| Keyring::ephemeral().ok().map(Arc::new));
 /// A procfs without processes, with one empty cgroup hierarchy.
 static PROC: LazyLock<Option<PathBuf>> = LazyLock::new(|| {
-    let root = std::env::temp_dir().join(format!("tokentrail-synthetic-{}", std::process::id()));
+    let uid = rustix::process::geteuid().as_raw();
+    let root = std::env::temp_dir().join(format!("tokentrail-synthetic-{uid}"));
     let groups = root.join("cgroup");
     std::fs::create_dir_all(&groups).ok()?;
     std::fs::create_dir_all(root.join("proc/self")).ok()?;
     let mount = format!("1 0 0:1 / {} rw - cgroup2 none rw\n", groups.display());
-    std::fs::write(root.join("proc/self/mountinfo"), mount).ok()?;
+    // Another process may read it at this moment.
+    let new = root.join(format!("proc/self/new-{}", std::process::id()));
+    std::fs::write(&new, mount).ok()?;
+    std::fs::rename(&new, root.join("proc/self/mountinfo")).ok()?;
     Some(root.join("proc"))
 });
 

@@ -331,8 +331,8 @@ fn a_secret_that_the_fallback_gives_is_offered_as_each_that_it_may_be() {
     assert_eq!(labels("SOMETHING_NEW"), ["SOMETHING_NEW"]);
 }
 
-/// A client hello and no answer that could be opened: TLS 1.3 of AES-128-GCM, then noise.
-fn sealed(driver: &mut Driver, number: u8) {
+/// A connection of TLS 1.3 that is closed and was not opened: AES-128-GCM is agreed on, then comes noise.
+fn closed(driver: &mut Driver, number: u8) {
     let record = |kind: u8, body: &[u8]| {
         let [high, low] = (body.len() as u16).to_be_bytes();
         [&[kind, 3, 3, high, low], body].concat()
@@ -356,6 +356,25 @@ fn sealed(driver: &mut Driver, number: u8) {
     driver.close(connection(number));
 }
 
+/// The same, and it is known why: no one looks at the process's files here, so that it is waited for in vain.
+fn sealed(driver: &mut Driver, number: u8) {
+    closed(driver, number);
+    driver.now += 2 * super::LOOK;
+    driver.pipeline.tick(driver.now);
+}
+
+#[test]
+fn a_socket_that_is_used_again_begins_another_connection() {
+    let mut driver = Driver::new(4);
+    closed(&mut driver, 1);
+    assert_eq!(driver.pipeline.connections(), 1, "it waits for the look");
+    driver.chunk(1, Sent, 0, &request("a"));
+    driver.chunk(1, Received, 0, OK);
+    assert_eq!(driver.usage().len(), 1);
+    driver.finish();
+    assert_eq!(driver.pipeline.counters().connections, 2);
+}
+
 fn library(driver: &Driver, number: u8, attached: Option<u64>) {
     let mapped = Mapped {
         library: Library::Openssl,
@@ -368,7 +387,8 @@ fn library(driver: &Driver, number: u8, attached: Option<u64>) {
 #[test]
 fn why_tls_was_not_opened() {
     use CoverageReason as R;
-    let cases: [(&str, fn(&mut Driver), R); 5] = [
+    type Case = (&'static str, fn(&mut Driver), R);
+    let cases: [Case; 5] = [
         ("no library", |_| {}, R::NoKeyLogPoint),
         (
             "a library without a point",

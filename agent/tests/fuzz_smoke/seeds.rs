@@ -345,11 +345,14 @@ fn session() -> Vec<Vec<u8>> {
         record(21, &[2, 40]),
     ]
     .concat();
+    // What follows ServerHello made the session loop for ever: an alert that is not of two bytes.
+    let alert = [record(22, &server_hello()), record(21, &[2, 40, 0])].concat();
     // Control 40: a secret of five bytes and of kind 5.
     let secret = [40, 1, 2, 3, 4, 5, 6].to_vec();
     vec![
         [side(&handshake(), 0), side(&server, 1), secret.clone()].concat(),
         [secret, side(&handshake(), 1), side(&server, 0), vec![8, 0]].concat(),
+        [side(&handshake(), 0), side(&alert, 1)].concat(),
     ]
 }
 
@@ -379,7 +382,7 @@ fn pipeline() -> Vec<Vec<u8>> {
             kinds.extend(request(kind % 6, kind, argument));
             kinds.extend(response(kind % 6, 1));
         }
-        kinds.extend([2 << 3 | kind % 6, 0]);
+        kinds.extend([(2 << 3) | (kind % 6), 0]);
     }
     let secrets: Vec<u8> = (0..8)
         .flat_map(|label| [3 << 3, label, 1, 2, 3, 4, 5][..3 + usize::from(label >> 1)].to_vec())
@@ -411,8 +414,27 @@ fn pipeline() -> Vec<Vec<u8>> {
         response(0, 1),
     ]
     .concat();
+    // Positions near the end of their range, twice: their sum must not overflow.
+    let far = [
+        56 | 1,
+        0x44,
+        0,
+        1,
+        b'a',
+        b'b',
+        16 | 1,
+        0,
+        56 | 2,
+        0x44,
+        0,
+        2,
+        b'c',
+        16 | 2,
+        0,
+    ]
+    .to_vec();
     let many: Vec<u8> = (0..8)
         .flat_map(|connection| request(connection, 1, 0))
         .collect();
-    vec![kinds, tls, tunnel, processes, many]
+    vec![kinds, tls, tunnel, processes, many, far]
 }

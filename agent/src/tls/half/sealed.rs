@@ -41,10 +41,15 @@ impl Half {
         };
         if suite.protocol == Protocol::Tls13 {
             // The one-byte record of compatibility (RFC 8446 section 5), and alerts of a failed handshake.
-            match self.queue.front().map(|waiting| waiting.record.kind()) {
-                Some(kind::CHANGE_CIPHER_SPEC) => return self.skip(shared),
-                Some(kind::ALERT) => return self.step_clear(shared),
-                Some(kind::HANDSHAKE) => {
+            let front = self.queue.front().map(|waiting| &waiting.record);
+            match front.map(|record| (record.kind(), record.body_len())) {
+                Some((kind::CHANGE_CIPHER_SPEC, _)) => return self.skip(shared),
+                Some((kind::ALERT, 2)) => return self.step_clear(shared),
+                Some((kind::ALERT, _)) => {
+                    shared.fail(Reason::Malformed("an alert that is not of two bytes"));
+                    return Step::Blocked;
+                }
+                Some((kind::HANDSHAKE, _)) => {
                     shared.fail(Reason::Malformed("cleartext handshake after ServerHello"));
                     return Step::Blocked;
                 }
