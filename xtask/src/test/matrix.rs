@@ -5,11 +5,11 @@
 
 use super::libtest::{Program, Reader};
 use super::tally::Tally;
-use crate::process;
 use crate::say::{self, Mark, Step};
 use crate::setup::{self, Machine};
 use crate::vm::Guest;
 use crate::workspace::Workspace;
+use crate::{interrupt, process};
 use anyhow::{Context, Result};
 use rustix::process::geteuid;
 use serde::Deserialize;
@@ -28,6 +28,12 @@ const MACHINE_SCALE: &str = "8";
 struct Variant {
     name: &'static str,
     environment: &'static [(&'static str, &'static str)],
+}
+
+impl Variant {
+    fn on(self, machine: &Machine) -> String {
+        format!("Linux {}, {}", machine.release, self.name)
+    }
 }
 
 const FENTRY: Variant = Variant {
@@ -51,7 +57,12 @@ const BEST: Variant = Variant {
 const IN_MACHINES: [Variant; 3] = [FENTRY, TRACEPOINTS, HOST_SCOPE];
 
 /// On this machine's kernel, with the scope that the tests make.
-pub fn on_this_kernel(workspace: &Workspace, program: &Program, tally: &mut Tally) -> Result<()> {
+pub fn on_this_kernel(
+    workspace: &Workspace,
+    program: &Program,
+    words: &[String],
+    tally: &mut Tally,
+) -> Result<()> {
     let cells = cells_file(workspace, "host")?;
     let mut command = Command::new(&program.path);
     command
@@ -69,13 +80,15 @@ pub fn on_this_kernel(workspace: &Workspace, program: &Program, tally: &mut Tall
         );
         // What needs no probes also compiles what the machines need.
         command.arg("fixtures::");
+    } else {
+        command.args(words);
     }
     let name = format!("this kernel, {}", BEST.name);
     let result = watch(&name, &cells, |each| {
         process::lines(&mut command, HOST_LIMIT, each)
     });
     tally.add(&name, result);
-    Ok(())
+    Ok(interrupt::check()?)
 }
 
 /// Why probes cannot be loaded here, if they cannot.
@@ -94,19 +107,21 @@ fn refusal(workspace: &Workspace) -> Option<String> {
 pub fn in_machines(
     workspace: &Workspace,
     program: &Program,
+    words: &[String],
     quick: bool,
     tally: &mut Tally,
 ) -> Result<()> {
     let machines = setup::kernel_images(workspace);
     for machine in &machines {
         for variant in IN_MACHINES {
-            let name = format!("Linux {}, {}", machine.release, variant.name);
+            let name = variant.on(machine);
             if quick {
                 tally.skip(name, "--quick leaves the virtual machines out");
                 continue;
             }
-            let result = in_machine(workspace, program, machine, variant, &name)?;
+            let result = in_machine(workspace, program, words, machine, variant)?;
             tally.add(&name, result);
+            interrupt::check()?;
         }
     }
     if machines.is_empty() && quick {
@@ -121,10 +136,11 @@ pub fn in_machines(
 fn in_machine(
     workspace: &Workspace,
     program: &Program,
+    words: &[String],
     machine: &Machine,
     variant: Variant,
-    name: &str,
 ) -> Result<Tally> {
+    let name = variant.on(machine);
     let cells = cells_file(workspace, &name.replace([' ', ','], "-"))?;
     let mut environment = workspace.environment();
     let mut set = |name: &str, value: &str| environment.push((name.to_owned(), value.to_owned()));
@@ -132,6 +148,7 @@ fn in_machine(
     set("TOKENTRAIL_E2E", "1");
     set("TOKENTRAIL_IN_VM", "1");
     set("TOKENTRAIL_TIME_SCALE", MACHINE_SCALE);
+    set("TOKENTRAIL_BRIEF", "1");
     set("TOKENTRAIL_CELLS", &cells.display().to_string());
     set("TMPDIR", "/tmp");
     for (name, value) in variant.environment {
@@ -141,16 +158,19 @@ fn in_machine(
     readable.push(program.folder.clone());
     let guest = Guest {
         machine,
-        command: vec![
+        command: [
             program.path.display().to_string(),
             "--test-threads=1".to_owned(),
-        ],
+        ]
+        .into_iter()
+        .chain(words.iter().cloned())
+        .collect(),
         environment,
         writable: cells.parent().map(Path::to_path_buf).into_iter().collect(),
         readable,
         limit: MACHINE_LIMIT,
     };
-    Ok(watch(name, &cells, |each| guest.run(workspace, each)))
+    Ok(watch(&name, &cells, |each| guest.run(workspace, each)))
 }
 
 /// An empty file for cells.
