@@ -5,11 +5,12 @@
 
 use super::libtest::{Program, Reader};
 use super::tally::Tally;
-use crate::process::{self, TimedOut};
+use crate::process::TimedOut;
 use crate::say::{self, Mark, Step};
 use crate::setup::{self, Machine};
 use crate::vm::Guest;
 use crate::workspace::Workspace;
+use crate::{interrupt, process};
 use anyhow::{Context, Result};
 use rustix::process::geteuid;
 use serde::Deserialize;
@@ -32,6 +33,12 @@ struct Variant {
     environment: &'static [(&'static str, &'static str)],
     /// Which tests, by the begin of their names; all if none is named.
     tests: &'static [&'static str],
+}
+
+impl Variant {
+    fn on(self, machine: &Machine) -> String {
+        format!("Linux {}, {}", machine.release, self.name)
+    }
 }
 
 const FENTRY: Variant = Variant {
@@ -63,7 +70,12 @@ const BEST: Variant = Variant {
 const IN_MACHINES: [Variant; 3] = [FENTRY, TRACEPOINTS, HOST_SCOPE];
 
 /// On this machine's kernel, with the scope that the tests make.
-pub fn on_this_kernel(workspace: &Workspace, program: &Program, tally: &mut Tally) -> Result<()> {
+pub fn on_this_kernel(
+    workspace: &Workspace,
+    program: &Program,
+    words: &[String],
+    tally: &mut Tally,
+) -> Result<()> {
     let cells = cells_file(workspace, "host")?;
     let mut command = Command::new(&program.path);
     command
@@ -81,13 +93,15 @@ pub fn on_this_kernel(workspace: &Workspace, program: &Program, tally: &mut Tall
         );
         // What needs no probes also compiles what the machines need.
         command.arg("fixtures::");
+    } else {
+        command.args(words);
     }
     let name = format!("this kernel, {}", BEST.name);
     let result = watch(&name, &cells, |each| {
         process::lines(&mut command, HOST_LIMIT, each)
     });
     tally.add(&name, result);
-    Ok(())
+    Ok(interrupt::check()?)
 }
 
 /// Why probes cannot be loaded here, if they cannot.
@@ -106,6 +120,7 @@ fn refusal(workspace: &Workspace) -> Option<String> {
 pub fn in_machines(
     workspace: &Workspace,
     program: &Program,
+    words: &[String],
     quick: bool,
     tally: &mut Tally,
 ) -> Result<()> {
@@ -114,15 +129,16 @@ pub fn in_machines(
     let mut runs = (machines.len() * IN_MACHINES.len()) as u32;
     for variant in IN_MACHINES {
         for machine in &machines {
-            let name = format!("Linux {}, {}", machine.release, variant.name);
+            let name = variant.on(machine);
             if quick {
                 tally.skip(name, "--quick leaves the virtual machines out");
                 continue;
             }
             let limit = MACHINES_LIMIT.saturating_sub(start.elapsed()) / runs;
             runs -= 1;
-            let result = in_machine(workspace, program, machine, variant, &name, limit)?;
+            let result = in_machine(workspace, program, words, machine, variant, limit)?;
             tally.add(&name, result);
+            interrupt::check()?;
         }
     }
     if machines.is_empty() && quick {
@@ -137,11 +153,12 @@ pub fn in_machines(
 fn in_machine(
     workspace: &Workspace,
     program: &Program,
+    words: &[String],
     machine: &Machine,
     variant: Variant,
-    name: &str,
     limit: Duration,
 ) -> Result<Tally> {
+    let name = variant.on(machine);
     let cells = cells_file(workspace, &name.replace([' ', ','], "-"))?;
     let mut environment = workspace.environment();
     let mut set = |name: &str, value: &str| environment.push((name.to_owned(), value.to_owned()));
@@ -157,6 +174,14 @@ fn in_machine(
     }
     let mut readable = workspace.folders();
     readable.push(program.folder.clone());
+    let chosen: Vec<String> = match words {
+        [] => variant
+            .tests
+            .iter()
+            .map(|test| (*test).to_owned())
+            .collect(),
+        words => words.to_vec(),
+    };
     let guest = Guest {
         machine,
         command: [
@@ -164,14 +189,14 @@ fn in_machine(
             "--test-threads=1".to_owned(),
         ]
         .into_iter()
-        .chain(variant.tests.iter().map(|test| (*test).to_owned()))
+        .chain(chosen)
         .collect(),
         environment,
         writable: cells.parent().map(Path::to_path_buf).into_iter().collect(),
         readable,
         limit,
     };
-    Ok(watch(name, &cells, |each| guest.run(workspace, each)))
+    Ok(watch(&name, &cells, |each| guest.run(workspace, each)))
 }
 
 /// An empty file for cells.

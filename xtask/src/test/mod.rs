@@ -8,10 +8,10 @@ mod matrix;
 mod tally;
 
 use crate::build::{self, Profile};
-use crate::process;
 use crate::say::{self, Mark, Step};
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
+use crate::{interrupt, process};
 use anyhow::Result;
 use clap::Args;
 use libtest::{Program, Reader};
@@ -31,6 +31,9 @@ pub struct Options {
     /// Load probes in virtual machines only, not on this kernel
     #[arg(long)]
     vm: bool,
+    /// Only the end-to-end tests, or those of them whose names hold one of these words
+    #[arg(long, value_name = "WORD", num_args = 0..)]
+    end_to_end: Option<Vec<String>>,
 }
 
 /// Returns whether nothing failed.
@@ -47,18 +50,23 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
             format!("it could not be set up ({})", missing.command),
         );
     }
-    say::heading("formatting and clippy");
-    checks::run(workspace, &mut tally)?;
-
+    if options.end_to_end.is_none() {
+        say::heading("formatting and clippy");
+        checks::run(workspace, &mut tally)?;
+    }
     say::heading("build");
     let probes = build::probes(workspace, Profile::DEV);
     tally.check("build of the probes", probes);
     let programs = build_tests(workspace, &mut tally)?;
-    say::heading("unit and integration tests");
-    for program in programs.iter().filter(|program| program.target != MATRIX) {
-        unit(workspace, program, &mut tally);
+    if options.end_to_end.is_none() {
+        say::heading("unit and integration tests");
+        for program in programs.iter().filter(|program| program.target != MATRIX) {
+            unit(workspace, program, &mut tally)?;
+        }
+        doc_tests(workspace, &mut tally)?;
+    } else {
+        tally.skip("everything else", "--end-to-end leaves it out");
     }
-    doc_tests(workspace, &mut tally);
     end_to_end(workspace, options, &programs, &mut tally)?;
     say::line(&format!("\n   took {}", say::elapsed(start.elapsed())));
     println!();
@@ -91,22 +99,22 @@ fn build_tests(workspace: &Workspace, tally: &mut Tally) -> Result<Vec<Program>>
     Ok(programs)
 }
 
-fn unit(workspace: &Workspace, program: &Program, tally: &mut Tally) {
+fn unit(workspace: &Workspace, program: &Program, tally: &mut Tally) -> Result<()> {
     let mut command = Command::new(&program.path);
     command
         .current_dir(&program.folder)
         .env("CARGO_MANIFEST_DIR", &program.folder)
         .env("CARGO_TARGET_DIR", &workspace.target);
-    listen(&program.name, &mut command, tally);
+    listen(&program.name, &mut command, tally)
 }
 
-fn doc_tests(workspace: &Workspace, tally: &mut Tally) {
+fn doc_tests(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let mut command = workspace.cargo();
     command.args(["test", "--workspace", "--doc", "--no-fail-fast"]);
-    listen("examples in the documentation", &mut command, tally);
+    listen("examples in the documentation", &mut command, tally)
 }
 
-fn listen(name: &str, command: &mut Command, tally: &mut Tally) {
+fn listen(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
     let mut step = Step::start(name);
     let mut reader = Reader::default();
     let status = process::lines(command, UNIT_LIMIT, |line| {
@@ -121,6 +129,7 @@ fn listen(name: &str, command: &mut Command, tally: &mut Tally) {
     });
     say::line(&format!("   {}", result.counts()));
     tally.add(name, result);
+    Ok(interrupt::check()?)
 }
 
 fn end_to_end(
@@ -133,6 +142,7 @@ fn end_to_end(
         tally.fail("end to end", "its test program was not built");
         return Ok(());
     };
+    let words = options.end_to_end.as_deref().unwrap_or_default();
     say::heading("end to end on this kernel");
     if options.vm {
         tally.skip(
@@ -140,8 +150,8 @@ fn end_to_end(
             "--vm leaves it to the virtual machines",
         );
     } else {
-        matrix::on_this_kernel(workspace, program, tally)?;
+        matrix::on_this_kernel(workspace, program, words, tally)?;
     }
     say::heading("end to end in virtual machines");
-    matrix::in_machines(workspace, program, options.quick, tally)
+    matrix::in_machines(workspace, program, words, options.quick, tally)
 }
