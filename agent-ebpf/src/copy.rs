@@ -61,7 +61,11 @@ pub fn peek<const N: usize>(scratch: &Scratch, from: u64) -> Option<[u8; N]> {
             let mut bytes = [0u8; N];
             // SAFETY: N bytes into an array of N; the helper checks the user's address.
             let failed = unsafe {
-                bpf_probe_read_user(bytes.as_mut_ptr().cast(), N as u32, (element.base + from - start) as *const _)
+                bpf_probe_read_user(
+                    bytes.as_mut_ptr().cast(),
+                    N as u32,
+                    (element.base + from - start) as *const _,
+                )
             };
             return (failed == 0).then_some(bytes);
         }

@@ -28,7 +28,10 @@ pub fn count(probe: u32, what: u32, by: u64) {
 #[inline(always)]
 pub fn leader(task: u64) -> Option<(u32, u64)> {
     let leader: u64 = read(task, offset!(task_group_leader))?;
-    Some((read(leader, offset!(task_tgid))?, read(leader, offset!(task_start_boottime))?))
+    Some((
+        read(leader, offset!(task_tgid))?,
+        read(leader, offset!(task_start_boottime))?,
+    ))
 }
 
 #[inline(always)]

@@ -20,13 +20,25 @@ pub fn keylog_point(ctx: ProbeContext) -> u32 {
     if !scope::holds_current() {
         return 0;
     }
-    let (Some(label), Some(secret), Some(len)) = (ctx.arg::<u64>(1), ctx.arg::<u64>(2), ctx.arg::<u64>(3)) else {
+    let (Some(label), Some(secret), Some(len)) =
+        (ctx.arg::<u64>(1), ctx.arg::<u64>(2), ctx.arg::<u64>(3))
+    else {
         return 0;
     };
     count(probe::KEYLOG, reason::SEEN, 1);
-    crate::diagnose!(debug, &ctx, "key-log point hit with a secret of {} bytes", len);
+    crate::diagnose!(
+        debug,
+        &ctx,
+        "key-log point hit with a secret of {} bytes",
+        len
+    );
     if len == 0 || len > SECRET_MAX as u64 {
-        crate::diagnose!(warn, &ctx, "a secret of {} bytes is none: is this a key-log point?", len);
+        crate::diagnose!(
+            warn,
+            &ctx,
+            "a secret of {} bytes is none: is this a key-log point?",
+            len
+        );
         count(probe::KEYLOG, reason::OVERSIZE, 1);
         count(probe::KEYLOG, reason::LOST, 1);
         return 0;
@@ -40,8 +52,16 @@ pub fn keylog_point(ctx: ProbeContext) -> u32 {
     record.len = len as u32;
     // SAFETY: the arrays' sizes; the helpers check the addresses.
     let failed = unsafe {
-        bpf_probe_read_user_str(record.label.as_mut_ptr().cast(), LABEL_MAX as u32, label as *const _) <= 0
-            || bpf_probe_read_user(record.secret.as_mut_ptr().cast(), len as u32, secret as *const _) != 0
+        bpf_probe_read_user_str(
+            record.label.as_mut_ptr().cast(),
+            LABEL_MAX as u32,
+            label as *const _,
+        ) <= 0
+            || bpf_probe_read_user(
+                record.secret.as_mut_ptr().cast(),
+                len as u32,
+                secret as *const _,
+            ) != 0
     };
     if failed {
         count(probe::KEYLOG, reason::FAULT, 1);
@@ -49,7 +69,15 @@ pub fn keylog_point(ctx: ProbeContext) -> u32 {
         return 0;
     }
     describe_current(&mut record.task);
-    count(probe::KEYLOG, if emit::submit_value(probe::KEYLOG, &record, emit::QUIET) { reason::REPORTED } else { reason::LOST }, 1);
+    count(
+        probe::KEYLOG,
+        if emit::submit_value(probe::KEYLOG, &record, emit::QUIET) {
+            reason::REPORTED
+        } else {
+            reason::LOST
+        },
+        1,
+    );
     0
 }
 
@@ -81,17 +109,25 @@ pub fn kdf_derive(ctx: ProbeContext) -> u32 {
     if !scope::holds_current() {
         return 0;
     }
-    let Some(parameters) = ctx.arg::<u64>(3) else { return 0 };
+    let Some(parameters) = ctx.arg::<u64>(3) else {
+        return 0;
+    };
     let (mut label, mut seed) = ((0u64, 0u64), (0u64, 0u64));
     let (mut key, mut master) = ((0u64, 0u64), (0u64, 0u64));
     for i in 0..PARAMETERS_MAX {
         // SAFETY: the helper checks the address.
-        let Ok(parameter) = (unsafe { bpf_probe_read_user_value::<Parameter>(parameters + i * 40) }) else { break };
+        let Ok(parameter) =
+            (unsafe { bpf_probe_read_user_value::<Parameter>(parameters + i * 40) })
+        else {
+            break;
+        };
         if parameter.name == 0 {
             break;
         }
         // SAFETY: as above. Names are literals in a read-only page, with text behind them.
-        let Ok(mut name) = (unsafe { bpf_probe_read_user_value::<[u8; 8]>(parameter.name) }) else { continue };
+        let Ok(mut name) = (unsafe { bpf_probe_read_user_value::<[u8; 8]>(parameter.name) }) else {
+            continue;
+        };
         let mut ended = false;
         for byte in &mut name {
             ended |= *byte == 0;
@@ -156,11 +192,26 @@ fn give(ctx: ProbeContext, label: [u8; 16], (secret, len): (u64, u64)) {
     record.len = len as u32;
     record.label[..16].copy_from_slice(&label);
     // SAFETY: the array's size; the helper checks the address.
-    if unsafe { bpf_probe_read_user(record.secret.as_mut_ptr().cast(), len as u32, secret as *const _) } != 0 {
+    if unsafe {
+        bpf_probe_read_user(
+            record.secret.as_mut_ptr().cast(),
+            len as u32,
+            secret as *const _,
+        )
+    } != 0
+    {
         count(probe::KDF, reason::FAULT, 1);
         count(probe::KDF, reason::LOST, 1);
         return;
     }
     describe_current(&mut record.task);
-    count(probe::KDF, if emit::submit_value(probe::KDF, &record, emit::QUIET) { reason::REPORTED } else { reason::LOST }, 1);
+    count(
+        probe::KDF,
+        if emit::submit_value(probe::KDF, &record, emit::QUIET) {
+            reason::REPORTED
+        } else {
+            reason::LOST
+        },
+        1,
+    );
 }

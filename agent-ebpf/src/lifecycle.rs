@@ -12,9 +12,7 @@ use agent_common::abi::{
 use aya_ebpf::{
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{
-            bpf_get_current_cgroup_id, bpf_probe_read_kernel_str, bpf_probe_read_user,
-        },
+        generated::{bpf_get_current_cgroup_id, bpf_probe_read_kernel_str, bpf_probe_read_user},
     },
     macros::raw_tracepoint,
     programs::RawTracePointContext,
@@ -64,55 +62,59 @@ pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     count(probe::PROCESS, reason::SEEN, 1);
     let task: u64 = ctx.arg(0);
     let program: u64 = ctx.arg(2);
-    let Some(slot) = PROCESS_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let Some(slot) = PROCESS_SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
     // SAFETY: a per-CPU slot.
     let scratch = unsafe { &mut *slot };
     let record = &mut scratch.record;
     record.header = emit::header(kind::EXEC, 0);
     describe_current(&mut record.task);
-    let parent = read::<u64>(task, offset!(task_real_parent)).and_then(leader).unwrap_or((0, 0));
+    let parent = read::<u64>(task, offset!(task_real_parent))
+        .and_then(leader)
+        .unwrap_or((0, 0));
     record.parent = parent.0;
     record.parent_start = parent.1;
     record.device = 0;
     record.inode = 0;
-    if let Some(file) = read::<u64>(program, offset!(bprm_file)) {
-        if let Some(inode) = read::<u64>(file, offset!(file_inode)) {
-            record.inode = read(inode, offset!(inode_ino)).unwrap_or(0);
-            let block = read::<u64>(inode, offset!(inode_sb)).unwrap_or(0);
-            record.device = read::<u32>(block, offset!(sb_dev)).unwrap_or(0) as u64;
-        }
+    if let Some(file) = read::<u64>(program, offset!(bprm_file))
+        && let Some(inode) = read::<u64>(file, offset!(file_inode))
+    {
+        record.inode = read(inode, offset!(inode_ino)).unwrap_or(0);
+        let block = read::<u64>(inode, offset!(inode_sb)).unwrap_or(0);
+        record.device = read::<u32>(block, offset!(sb_dev)).unwrap_or(0) as u64;
     }
     let data = scratch.data.as_mut_ptr();
     let name = read::<u64>(program, offset!(bprm_filename)).unwrap_or(0);
     // SAFETY: FILENAME_MAX bytes into a larger array; the helper checks the address.
-    let read_len = unsafe { bpf_probe_read_kernel_str(data.cast(), FILENAME_MAX as u32, name as *const _) };
+    let read_len =
+        unsafe { bpf_probe_read_kernel_str(data.cast(), FILENAME_MAX as u32, name as *const _) };
     let mut filename_len = if read_len > 0 { read_len as u64 } else { 0 };
     if filename_len > FILENAME_MAX as u64 {
         filename_len = FILENAME_MAX as u64;
     }
     let (mut arguments_len, mut cut) = (0, 0);
     let memory = read::<u64>(task, offset!(task_mm)).unwrap_or(0);
-    if let (Some(from), Some(to)) =
-        (read::<u64>(memory, offset!(mm_arg_start)), read::<u64>(memory, offset!(mm_arg_end)))
+    if let Some(from) = read::<u64>(memory, offset!(mm_arg_start))
+        && let Some(to) = read::<u64>(memory, offset!(mm_arg_end))
+        && to > from
     {
-        if to > from {
-            arguments_len = to - from;
-            if arguments_len > ARGUMENTS_MAX as u64 {
-                arguments_len = ARGUMENTS_MAX as u64;
-                cut = 1;
-            }
-            // SAFETY: both lengths are clamped above; the helper checks the address.
-            let failed = unsafe {
-                bpf_probe_read_user(
-                    data.add(filename_len as usize).cast(),
-                    arguments_len as u32,
-                    from as *const _,
-                )
-            };
-            if failed != 0 {
-                count(probe::PROCESS, reason::FAULT, 1);
-                arguments_len = 0;
-            }
+        arguments_len = to - from;
+        if arguments_len > ARGUMENTS_MAX as u64 {
+            arguments_len = ARGUMENTS_MAX as u64;
+            cut = 1;
+        }
+        // SAFETY: both lengths are clamped above; the helper checks the address.
+        let failed = unsafe {
+            bpf_probe_read_user(
+                data.add(filename_len as usize).cast(),
+                arguments_len as u32,
+                from as *const _,
+            )
+        };
+        if failed != 0 {
+            count(probe::PROCESS, reason::FAULT, 1);
+            arguments_len = 0;
         }
     }
     record.filename_len = filename_len as u32;
@@ -122,8 +124,21 @@ pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     let len = size_of::<abi::Exec>() as u64 + filename_len + arguments_len;
     record.header.len = len as u32;
     let reported = len <= (size_of::<abi::Exec>() + FILENAME_MAX + ARGUMENTS_MAX) as u64
-        && emit::submit(probe::PROCESS, (&raw const *record).cast(), len as usize, emit::WAKE);
-    count(probe::PROCESS, if reported { reason::REPORTED } else { reason::LOST }, 1);
+        && emit::submit(
+            probe::PROCESS,
+            (&raw const *record).cast(),
+            len as usize,
+            emit::WAKE,
+        );
+    count(
+        probe::PROCESS,
+        if reported {
+            reason::REPORTED
+        } else {
+            reason::LOST
+        },
+        1,
+    );
     0
 }
 
@@ -131,20 +146,26 @@ pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_fork")]
 pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
     let child: u64 = ctx.arg(1);
-    let (Some(thread), Some(process)) =
-        (read::<u32>(child, offset!(task_pid)), read::<u32>(child, offset!(task_tgid)))
-    else {
+    let (Some(thread), Some(process)) = (
+        read::<u32>(child, offset!(task_pid)),
+        read::<u32>(child, offset!(task_tgid)),
+    ) else {
         return 0;
     };
     if thread != process || !scope::holds_current() {
         return 0;
     }
-    let Some((parent, parent_start)) = leader(ctx.arg(0)) else { return 0 };
+    let Some((parent, parent_start)) = leader(ctx.arg(0)) else {
+        return 0;
+    };
     let child_start: u64 = read(child, offset!(task_start_boottime)).unwrap_or(0);
-    if setting!(scope_processes) == 1 && scope::holds_process(parent, parent_start) {
-        if PROCESSES.insert(scope::key(process, child_start), 1, 0).is_err() {
-            count(probe::PROCESS, reason::TABLE_FULL, 1);
-        }
+    if setting!(scope_processes) == 1
+        && scope::holds_process(parent, parent_start)
+        && PROCESSES
+            .insert(scope::key(process, child_start), 1, 0)
+            .is_err()
+    {
+        count(probe::PROCESS, reason::TABLE_FULL, 1);
     }
     count(probe::PROCESS, reason::SEEN, 1);
     let record = abi::Fork {
@@ -156,7 +177,15 @@ pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
         // SAFETY: no preconditions. A child begins in its parent's cgroup, unless clone3 says otherwise.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
     };
-    count(probe::PROCESS, if emit::submit_value(probe::PROCESS, &record, emit::QUIET) { reason::REPORTED } else { reason::LOST }, 1);
+    count(
+        probe::PROCESS,
+        if emit::submit_value(probe::PROCESS, &record, emit::QUIET) {
+            reason::REPORTED
+        } else {
+            reason::LOST
+        },
+        1,
+    );
     0
 }
 
@@ -168,15 +197,29 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
     }
     let task: u64 = ctx.arg(0);
     // Decremented before the tracepoint: 0 on the last thread.
-    let live = read::<u64>(task, offset!(task_signal)).and_then(|signal| read::<i32>(signal, offset!(signal_live)));
+    let live = read::<u64>(task, offset!(task_signal))
+        .and_then(|signal| read::<i32>(signal, offset!(signal_live)));
     if live != Some(0) {
         return 0;
     }
     let process = (bpf_get_current_pid_tgid() >> 32) as u32;
     let start = leader(task).map_or(0, |(_, start)| start);
     count(probe::PROCESS, reason::SEEN, 1);
-    let record = abi::Exit { header: emit::header(kind::EXIT, size_of::<abi::Exit>()), process, _pad: 0, start };
-    count(probe::PROCESS, if emit::submit_value(probe::PROCESS, &record, emit::QUIET) { reason::REPORTED } else { reason::LOST }, 1);
+    let record = abi::Exit {
+        header: emit::header(kind::EXIT, size_of::<abi::Exit>()),
+        process,
+        _pad: 0,
+        start,
+    };
+    count(
+        probe::PROCESS,
+        if emit::submit_value(probe::PROCESS, &record, emit::QUIET) {
+            reason::REPORTED
+        } else {
+            reason::LOST
+        },
+        1,
+    );
     if setting!(scope_processes) == 1 {
         let _ = PROCESSES.remove(scope::key(process, start));
     }
@@ -187,10 +230,14 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
 pub fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
     let cgroup: u64 = ctx.arg(0);
-    let Some(id) = read::<u64>(cgroup, offset!(cgroup_kn)).and_then(|node| read::<u64>(node, offset!(kernfs_id))) else {
+    let Some(id) = read::<u64>(cgroup, offset!(cgroup_kn))
+        .and_then(|node| read::<u64>(node, offset!(kernfs_id)))
+    else {
         return 0;
     };
-    let Some(slot) = PROCESS_SCRATCH.get_ptr_mut(0) else { return 0 };
+    let Some(slot) = PROCESS_SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
     // SAFETY: a per-CPU slot.
     let record = unsafe { &mut (*slot).cgroup };
     record.header = emit::header(kind::CGROUP, size_of::<abi::Cgroup>());
@@ -198,7 +245,11 @@ pub fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
     record.path = [0; CGROUP_PATH_MAX];
     // SAFETY: the array's size; the helper checks the address.
     let n = unsafe {
-        bpf_probe_read_kernel_str(record.path.as_mut_ptr().cast(), CGROUP_PATH_MAX as u32, ctx.arg::<u64>(1) as *const _)
+        bpf_probe_read_kernel_str(
+            record.path.as_mut_ptr().cast(),
+            CGROUP_PATH_MAX as u32,
+            ctx.arg::<u64>(1) as *const _,
+        )
     };
     if n > 0 {
         emit::submit_value(probe::PROCESS, record, emit::WAKE);

@@ -1,6 +1,9 @@
 //! Every map and global of the probes.
 
-use agent_common::abi::{self, COUNTERS as COUNTER_COUNT, Connection, File, Offsets, PAYLOAD_MAX, ProcessId, Settings, Socket, VECTOR_MAX};
+use agent_common::abi::{
+    self, COUNTERS as COUNTER_COUNT, Connection, File, Offsets, PAYLOAD_MAX, ProcessId, Settings,
+    Socket, VECTOR_MAX,
+};
 use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},

@@ -51,5 +51,9 @@ pub fn holds_process(process: u32, start: u64) -> bool {
 /// `start` in nanoseconds.
 #[inline(always)]
 pub fn key(process: u32, start: u64) -> ProcessId {
-    ProcessId { start: start / TICK, process, _pad: 0 }
+    ProcessId {
+        start: start / TICK,
+        process,
+        _pad: 0,
+    }
 }

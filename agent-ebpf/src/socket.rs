@@ -60,7 +60,11 @@ impl Sock {
         if !stream {
             return None;
         }
-        Some(Self { address, family, inode: inode_number(file) })
+        Some(Self {
+            address,
+            family,
+            inode: inode_number(file),
+        })
     }
 
     /// `tcp_sock.write_seq` or `.copied_seq`: the sequence number after the last byte that a call moved.
@@ -94,7 +98,10 @@ impl Sock {
     #[inline(always)]
     pub fn met_fin(&self) -> bool {
         // TCP_TIME_WAIT, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING (include/net/tcp_states.h)
-        matches!(read::<u8>(self.address, offset!(sk_state)), Some(6 | 7 | 8 | 9 | 11))
+        matches!(
+            read::<u8>(self.address, offset!(sk_state)),
+            Some(6 | 7 | 8 | 9 | 11)
+        )
     }
 
     #[inline(always)]
@@ -131,7 +138,10 @@ impl Sock {
     /// Inode number of the other socket of a Unix pair.
     #[inline(always)]
     pub fn unix_peer_inode(&self) -> u64 {
-        let Some(socket) = self.unix_peer().and_then(|peer| read::<u64>(peer, offset!(sk_socket))) else {
+        let Some(socket) = self
+            .unix_peer()
+            .and_then(|peer| read::<u64>(peer, offset!(sk_socket)))
+        else {
             return 0;
         };
         read::<u64>(socket, offset!(socket_file)).map_or(0, inode_number)
@@ -142,11 +152,18 @@ impl Sock {
     pub fn report_unix_path(&self, probe: u32) {
         let mut address: u64 = read(self.address, offset!(unix_addr)).unwrap_or(0);
         if address == 0 {
-            address = self.unix_peer().and_then(|peer| read(peer, offset!(unix_addr))).unwrap_or(0);
+            address = self
+                .unix_peer()
+                .and_then(|peer| read(peer, offset!(unix_addr)))
+                .unwrap_or(0);
         }
         // `unix_address.len` counts the family's two bytes.
-        let Some(len) = read::<u32>(address, offset!(unix_address_len)) else { return };
-        let Some(scratch) = PROCESS_SCRATCH.get_ptr_mut(0) else { return };
+        let Some(len) = read::<u32>(address, offset!(unix_address_len)) else {
+            return;
+        };
+        let Some(scratch) = PROCESS_SCRATCH.get_ptr_mut(0) else {
+            return;
+        };
         // SAFETY: a per-CPU slot.
         let record: &mut UnixPath = unsafe { &mut (*scratch).unix };
         record.header = crate::emit::header(kind::UNIX_PATH, size_of::<UnixPath>());
@@ -177,5 +194,7 @@ impl Sock {
 
 #[inline(always)]
 pub fn inode_number(file: u64) -> u64 {
-    read::<u64>(file, offset!(file_inode)).and_then(|inode| read(inode, offset!(inode_ino))).unwrap_or(0)
+    read::<u64>(file, offset!(file_inode))
+        .and_then(|inode| read(inode, offset!(inode_ino)))
+        .unwrap_or(0)
 }

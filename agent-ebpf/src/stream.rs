@@ -12,7 +12,8 @@ use crate::{
     socket::Sock,
 };
 use agent_common::abi::{
-    Closed, Connection, PAYLOAD_MAX, Socket, VECTOR_MAX, class, direction, family, flag, kind, reason,
+    Closed, Connection, PAYLOAD_MAX, Socket, VECTOR_MAX, class, direction, family, flag, kind,
+    reason,
 };
 use aya_ebpf::helpers::generated::bpf_loop;
 use core::ffi::c_void;
@@ -40,12 +41,15 @@ fn classify(scratch: &Scratch) -> u8 {
         return match head {
             // TLS: content type, 3.x, a length in range.
             [20..=23, 3, 0..=4, high, low]
-                if ((high as u64) << 8 | low as u64) <= BODY_MAX && (high as u64) << 8 | low as u64 != 0 =>
+                if ((high as u64) << 8 | low as u64) <= BODY_MAX
+                    && (high as u64) << 8 | low as u64 != 0 =>
             {
                 class::TLS
             }
             // HTTP methods, HTTP/1.x, PRI, PROXY: three capital letters. PROXY protocol 2: CR LF CR LF NUL.
-            [b'A'..=b'Z', b'A'..=b'Z', b'A'..=b'Z', ..] | [b'\r', b'\n', b'\r', b'\n', 0] => class::TEXT,
+            [b'A'..=b'Z', b'A'..=b'Z', b'A'..=b'Z', ..] | [b'\r', b'\n', b'\r', b'\n', 0] => {
+                class::TEXT
+            }
             _ => class::OPAQUE,
         };
     }
@@ -81,7 +85,9 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
                 framing.next_head = scratch.walk.base;
             }
             connection.class = class::TLS;
-        } else if connection.class != class::TLS && (seen == class::TEXT || connection.class != class::TEXT) {
+        } else if connection.class != class::TLS
+            && (seen == class::TEXT || connection.class != class::TEXT)
+        {
             connection.class = seen;
         }
     }
@@ -114,7 +120,11 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
     sock.describe(&mut scratch.record);
     scratch.record.peer_inode = connection.peer_inode;
     scratch.record.direction = of;
-    scratch.record.flags = if connection.known & (4 << d) != 0 { flag::FROM_START } else { 0 };
+    scratch.record.flags = if connection.known & (4 << d) != 0 {
+        flag::FROM_START
+    } else {
+        0
+    };
 
     if scratch.walk.whole == 0 && scratch.walk.known == 0 {
         announce(probe, scratch);
@@ -129,7 +139,12 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
             bpf_loop(pieces, copy_whole as *mut c_void, (&raw mut slot).cast(), 0);
         }
         if scratch.walk.known == 1 {
-            bpf_loop(RECORDS_MAX, follow_records as *mut c_void, (&raw mut slot).cast(), 0);
+            bpf_loop(
+                RECORDS_MAX,
+                follow_records as *mut c_void,
+                (&raw mut slot).cast(),
+                0,
+            );
         }
     }
     let walk = &scratch.walk;
@@ -150,17 +165,30 @@ fn announce(probe: u32, scratch: &mut Scratch) {
     let record = &mut scratch.record;
     record.header.len = size_of::<Socket>() as u32;
     record.offset = scratch.walk.base.wrapping_add(scratch.walk.moved);
-    record.sequence = scratch.walk.sequence.wrapping_add(scratch.walk.moved as u32);
+    record.sequence = scratch
+        .walk
+        .sequence
+        .wrapping_add(scratch.walk.moved as u32);
     record.skipped = scratch.walk.moved;
     record.copied = 0;
-    count(probe, if emit::submit_value(probe, record, QUIET) { reason::REPORTED } else { reason::LOST }, 1);
+    count(
+        probe,
+        if emit::submit_value(probe, record, QUIET) {
+            reason::REPORTED
+        } else {
+            reason::LOST
+        },
+        1,
+    );
 }
 
 /// A read that returned 0: the peer has closed its direction.
 #[inline(always)]
 pub fn ended(probe: u32, sock: Sock, scratch: &mut Scratch) {
     // SAFETY: entries are only removed when their socket closes.
-    let Some(connection) = (unsafe { CONNECTIONS.get(sock.address) }) else { return };
+    let Some(connection) = (unsafe { CONNECTIONS.get(sock.address) }) else {
+        return;
+    };
     if connection.inode != sock.inode {
         return;
     }
@@ -169,7 +197,12 @@ pub fn ended(probe: u32, sock: Sock, scratch: &mut Scratch) {
     sock.describe(&mut scratch.record);
     scratch.record.peer_inode = connection.peer_inode;
     scratch.record.direction = direction::RECEIVED;
-    scratch.record.flags = flag::END | if connection.known & 8 != 0 { flag::FROM_START } else { 0 };
+    scratch.record.flags = flag::END
+        | if connection.known & 8 != 0 {
+            flag::FROM_START
+        } else {
+            0
+        };
     scratch.record.offset = connection.next[1];
     scratch.record.skipped = 0;
     scratch.record.sequence = connection.sequence[1];
@@ -197,12 +230,18 @@ fn connection(probe: u32, sock: &Sock) -> Option<&'static mut Connection> {
     }
     CONNECTIONS.insert(sock.address, fresh, 0).ok()?;
     // SAFETY: as above.
-    CONNECTIONS.get_ptr_mut(sock.address).map(|slot| unsafe { &mut *slot })
+    CONNECTIONS
+        .get_ptr_mut(sock.address)
+        .map(|slot| unsafe { &mut *slot })
 }
 
 #[inline(always)]
 pub fn closed(probe: u32, sock: u64, inode: u64) {
-    let record = Closed { header: emit::header(kind::CLOSED, size_of::<Closed>()), sock, inode };
+    let record = Closed {
+        header: emit::header(kind::CLOSED, size_of::<Closed>()),
+        sock,
+        inode,
+    };
     emit::submit_value(probe, &record, QUIET);
 }
 
@@ -222,18 +261,28 @@ fn place(connection: &mut Connection, sock: &Sock, of: u8, scratch: &mut Scratch
     } else if let Some(end) = sock.position(of == direction::SENT) {
         let mut end = end.wrapping_sub(scratch.walk.behind as u32);
         sequence = end.wrapping_sub(moved as u32);
-        let before = if seen_before { 0 } else { sock.before(of == direction::SENT, sequence).unwrap_or(u64::MAX) };
+        let before = if seen_before {
+            0
+        } else {
+            sock.before(of == direction::SENT, sequence)
+                .unwrap_or(u64::MAX)
+        };
         // At most 1: an active opener's SYN is counted, and so is a FIN.
         if !seen_before && before <= 1 {
             connection.known |= 4 << d;
         }
-        let ahead = if seen_before { sequence.wrapping_sub(connection.sequence[d]) } else { before as u32 };
+        let ahead = if seen_before {
+            sequence.wrapping_sub(connection.sequence[d])
+        } else {
+            before as u32
+        };
         if of == direction::RECEIVED && ahead == 1 && sock.met_fin() {
             sequence = sequence.wrapping_sub(1);
             end = end.wrapping_sub(1);
         }
         if seen_before {
-            base = base.wrapping_add(sequence.wrapping_sub(connection.sequence[d]) as i32 as i64 as u64);
+            base = base
+                .wrapping_add(sequence.wrapping_sub(connection.sequence[d]) as i32 as i64 as u64);
         }
         connection.sequence[d] = end;
     }
@@ -259,14 +308,26 @@ fn report(scratch: &mut Scratch, from: u64, len: u64) -> bool {
     let probe = scratch.walk.probe;
     if !copy::range(scratch, from, len) {
         scratch.walk.failed = 1;
-        count(probe, if scratch.walk.elements >= VECTOR_MAX as u32 { reason::OVERSIZE } else { reason::FAULT }, 1);
+        count(
+            probe,
+            if scratch.walk.elements >= VECTOR_MAX as u32 {
+                reason::OVERSIZE
+            } else {
+                reason::FAULT
+            },
+            1,
+        );
         return false;
     }
     let record = &mut scratch.record;
     let size = size_of::<Socket>() as u64 + len;
     record.header.len = size as u32;
     record.offset = scratch.walk.base.wrapping_add(from);
-    record.sequence = if record.family == family::UNIX { 0 } else { scratch.walk.sequence.wrapping_add(from as u32) };
+    record.sequence = if record.family == family::UNIX {
+        0
+    } else {
+        scratch.walk.sequence.wrapping_add(from as u32)
+    };
     record.skipped = scratch.walk.skipped;
     record.copied = len as u32;
     let start = (&raw const *record).cast();
@@ -284,7 +345,9 @@ fn report(scratch: &mut Scratch, from: u64, len: u64) -> bool {
 extern "C" fn copy_whole(_: u32, slot: *mut c_void) -> i64 {
     // SAFETY: `moved` passes its own local.
     let slot = unsafe { *(slot as *const u32) };
-    let Some(scratch) = scratch(slot as u8) else { return 1 };
+    let Some(scratch) = scratch(slot as u8) else {
+        return 1;
+    };
     let from = scratch.walk.cursor;
     if from >= scratch.walk.whole {
         return 1;
@@ -301,7 +364,9 @@ extern "C" fn copy_whole(_: u32, slot: *mut c_void) -> i64 {
 extern "C" fn follow_records(_: u32, slot: *mut c_void) -> i64 {
     // SAFETY: `moved` passes its own local.
     let slot = unsafe { *(slot as *const u32) };
-    let Some(scratch) = scratch(slot as u8) else { return 1 };
+    let Some(scratch) = scratch(slot as u8) else {
+        return 1;
+    };
     let end = scratch.walk.base + scratch.walk.moved;
     let head = scratch.walk.next_head;
     if head < scratch.walk.base || head > end {
@@ -309,8 +374,12 @@ extern "C" fn follow_records(_: u32, slot: *mut c_void) -> i64 {
         return 1;
     }
     let at = head - scratch.walk.base;
-    let tail = if at > TAIL { at - TAIL } else { 0 };
-    let from = if tail > scratch.walk.cursor { tail } else { scratch.walk.cursor };
+    let tail = at.saturating_sub(TAIL);
+    let from = if tail > scratch.walk.cursor {
+        tail
+    } else {
+        scratch.walk.cursor
+    };
     if head == end {
         if at > from {
             report(scratch, from, at - from);

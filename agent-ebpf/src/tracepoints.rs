@@ -14,8 +14,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::pt_regs,
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_probe_read_user},
     helpers::generated::bpf_loop,
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_probe_read_user},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -61,7 +61,9 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     if ret < 0 {
         return 0;
     }
-    let Some(call) = read::<u64>(regs, core::mem::offset_of!(pt_regs, orig_rax) as u32) else { return 0 };
+    let Some(call) = read::<u64>(regs, core::mem::offset_of!(pt_regs, orig_rax) as u32) else {
+        return 0;
+    };
     match call {
         nr::READ
         | nr::WRITE
@@ -87,15 +89,27 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         crate::diagnose!(debug, &ctx, "system call {} in scope gave {}", call, ret);
         finished(call, &regs, ret as u64);
     } else {
-        crate::diagnose!(warn, &ctx, "the registers of system call {} could not be read", call);
+        crate::diagnose!(
+            warn,
+            &ctx,
+            "the registers of system call {} could not be read",
+            call
+        );
     }
     0
 }
 
 #[inline(always)]
 fn finished(call: u64, regs: &pt_regs, ret: u64) {
-    let sends = matches!(call, nr::WRITE | nr::WRITEV | nr::SENDTO | nr::SENDMSG | nr::SENDMMSG | nr::PWRITEV2);
-    let (of, row) = if sends { (direction::SENT, probe::SEND) } else { (direction::RECEIVED, probe::RECEIVE) };
+    let sends = matches!(
+        call,
+        nr::WRITE | nr::WRITEV | nr::SENDTO | nr::SENDMSG | nr::SENDMMSG | nr::PWRITEV2
+    );
+    let (of, row) = if sends {
+        (direction::SENT, probe::SEND)
+    } else {
+        (direction::RECEIVED, probe::RECEIVE)
+    };
     if read::<u32>(current(), offset!(task_thread_status)).unwrap_or(0) & TS_COMPAT != 0 {
         count(row, reason::COMPAT, 1);
         return;
@@ -105,15 +119,20 @@ fn finished(call: u64, regs: &pt_regs, ret: u64) {
         return;
     }
     if call == nr::MMAP {
-        if regs.rdx & PROT_EXEC != 0 && regs.r10 & MAP_ANONYMOUS == 0 {
-            if let Some(file) = file(regs.r8) {
-                mapped(file);
-            }
+        if regs.rdx & PROT_EXEC != 0
+            && regs.r10 & MAP_ANONYMOUS == 0
+            && let Some(file) = file(regs.r8)
+        {
+            mapped(file);
         }
         return;
     }
-    let Some(sock) = file(regs.rdi).and_then(Sock::from_file) else { return };
-    let Some(scratch) = stream::scratch(of) else { return };
+    let Some(sock) = file(regs.rdi).and_then(Sock::from_file) else {
+        return;
+    };
+    let Some(scratch) = stream::scratch(of) else {
+        return;
+    };
     let mut moved = ret;
     let mut flags = 0;
     let found = match call {
@@ -190,7 +209,13 @@ fn messages(row: u32, of: u8, sock: Sock, base: u64, n: u64, flags: u64) {
     if flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
         return;
     }
-    let mut state = Messages { sock, base, left: 0, row, of: of as u32 };
+    let mut state = Messages {
+        sock,
+        base,
+        left: 0,
+        row,
+        of: of as u32,
+    };
     for i in 0..MESSAGES_MAX {
         if i >= n {
             break;
@@ -204,7 +229,12 @@ fn messages(row: u32, of: u8, sock: Sock, base: u64, n: u64, flags: u64) {
     }
     // SAFETY: the callback has the signature that `bpf_loop` documents; the context is a local of this frame.
     unsafe {
-        bpf_loop(n as u32, one_message as *mut c_void, (&raw mut state).cast(), 0);
+        bpf_loop(
+            n as u32,
+            one_message as *mut c_void,
+            (&raw mut state).cast(),
+            0,
+        );
     }
 }
 
@@ -223,7 +253,9 @@ extern "C" fn one_message(i: u32, state: *mut c_void) -> i64 {
     let moved = message_len(header);
     state.left = state.left.wrapping_sub(moved);
     let of = state.of as u8 & 1;
-    let Some(scratch) = stream::scratch(of) else { return 1 };
+    let Some(scratch) = stream::scratch(of) else {
+        return 1;
+    };
     if moved == 0 || !message(scratch, header) {
         return 0;
     }
@@ -250,9 +282,16 @@ fn file(descriptor: u64) -> Option<u64> {
 /// Tells the agent of a file that was mapped as executable, once per file.
 #[inline(always)]
 pub fn mapped(file: u64) {
-    let Some(inode) = read::<u64>(file, offset!(file_inode)) else { return };
-    let Some(block) = read::<u64>(inode, offset!(inode_sb)) else { return };
-    let id = abi::File { device: read::<u32>(block, offset!(sb_dev)).unwrap_or(0) as u64, inode: inode_number(file) };
+    let Some(inode) = read::<u64>(file, offset!(file_inode)) else {
+        return;
+    };
+    let Some(block) = read::<u64>(inode, offset!(inode_sb)) else {
+        return;
+    };
+    let id = abi::File {
+        device: read::<u32>(block, offset!(sb_dev)).unwrap_or(0) as u64,
+        inode: inode_number(file),
+    };
     // SAFETY: the value is not read.
     if unsafe { FILES.get(id) }.is_some() {
         return;
@@ -266,7 +305,15 @@ pub fn mapped(file: u64) {
         file: id,
     };
     let reported = emit::submit_value(probe::PROCESS, &record, emit::WAKE);
-    count(probe::PROCESS, if reported { reason::REPORTED } else { reason::LOST }, 1);
+    count(
+        probe::PROCESS,
+        if reported {
+            reason::REPORTED
+        } else {
+            reason::LOST
+        },
+        1,
+    );
     if reported {
         // A full LRU map evicts: then the file is reported again, which costs nothing but a look.
         let _ = FILES.insert(id, 1, 0);

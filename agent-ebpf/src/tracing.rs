@@ -2,6 +2,7 @@
 //!
 //! The vector is taken at entry (the call moves the iterator), the result and the socket's position at exit.
 
+use crate::kernel::{count, read};
 use crate::{
     maps::{CALLS, Call, offset},
     scope,
@@ -10,7 +11,6 @@ use crate::{
     tracepoints::{MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, mapped},
     vector,
 };
-use crate::kernel::{count, read};
 use agent_common::abi::{direction, probe, reason};
 use aya_ebpf::{
     helpers::bpf_get_current_pid_tgid,
@@ -47,7 +47,11 @@ pub fn tcp_recvmsg_exit(ctx: FExitContext) -> i32 {
 /// `int unix_stream_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)`
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_enter(ctx: FEntryContext) -> i32 {
-    enter(read(ctx.arg(0), offset!(socket_sk)).unwrap_or(0), ctx.arg(1), 0)
+    enter(
+        read(ctx.arg(0), offset!(socket_sk)).unwrap_or(0),
+        ctx.arg(1),
+        0,
+    )
 }
 
 #[fexit(function = "unix_stream_sendmsg")]
@@ -58,7 +62,11 @@ pub fn unix_stream_sendmsg_exit(ctx: FExitContext) -> i32 {
 /// `int unix_stream_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags)`
 #[fentry(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_enter(ctx: FEntryContext) -> i32 {
-    enter(read(ctx.arg(0), offset!(socket_sk)).unwrap_or(0), ctx.arg(1), ctx.arg(3))
+    enter(
+        read(ctx.arg(0), offset!(socket_sk)).unwrap_or(0),
+        ctx.arg(1),
+        ctx.arg(3),
+    )
 }
 
 #[fexit(function = "unix_stream_recvmsg")]
@@ -83,7 +91,16 @@ fn enter(sock: u64, message: u64, flags: u32) -> i32 {
     if sock == 0 || !scope::holds_current() {
         return 0;
     }
-    let mut call = Call { sock, base: 0, offset: 0, count: 0, elements: 0, kind: NOTHING, flags, _pad: 0 };
+    let mut call = Call {
+        sock,
+        base: 0,
+        offset: 0,
+        count: 0,
+        elements: 0,
+        kind: NOTHING,
+        flags,
+        _pad: 0,
+    };
     let iterator = message + offset!(msghdr_iter) as u64;
     let kind = read::<u8>(iterator, offset!(iter_type)).unwrap_or(u8::MAX) as u32;
     call.offset = read(iterator, offset!(iter_iov_offset)).unwrap_or(0);
@@ -105,15 +122,21 @@ fn enter(sock: u64, message: u64, flags: u32) -> i32 {
 fn exit(ret: Result<i32, i32>, row: u32, of: u8) -> i32 {
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: only this thread writes its entry.
-    let Some(call) = (unsafe { CALLS.get(thread) }).copied() else { return 0 };
+    let Some(call) = (unsafe { CALLS.get(thread) }).copied() else {
+        return 0;
+    };
     let _ = CALLS.remove(thread);
     let Ok(moved) = ret else { return 0 };
     let flags = call.flags as u64;
     if moved < 0 || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
         return 0;
     }
-    let Some(sock) = Sock::from_sock(call.sock) else { return 0 };
-    let Some(scratch) = stream::scratch(of) else { return 0 };
+    let Some(sock) = Sock::from_sock(call.sock) else {
+        return 0;
+    };
+    let Some(scratch) = stream::scratch(of) else {
+        return 0;
+    };
     if moved == 0 {
         if of == direction::RECEIVED && call.count != 0 {
             stream::ended(row, sock, scratch);
@@ -124,11 +147,9 @@ fn exit(ret: Result<i32, i32>, row: u32, of: u8) -> i32 {
     if flags & MSG_TRUNC == 0 || of == direction::SENT {
         match call.kind {
             BUFFER => vector::buffer(scratch, call.base + call.offset, call.count),
-            VECTOR => {
-                if !vector::kernel(scratch, call.base, call.elements as u64, call.offset) {
-                    count(row, reason::FAULT, 1);
-                    scratch.walk.elements = 0;
-                }
+            VECTOR if !vector::kernel(scratch, call.base, call.elements as u64, call.offset) => {
+                count(row, reason::FAULT, 1);
+                scratch.walk.elements = 0;
             }
             _ => {}
         }

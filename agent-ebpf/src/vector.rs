@@ -12,7 +12,11 @@ pub fn buffer(scratch: &mut Scratch, base: u64, len: u64) {
 
 #[inline(always)]
 fn clamped(count: u64) -> u32 {
-    if count > VECTOR_MAX as u64 { VECTOR_MAX as u32 } else { count as u32 }
+    if count > VECTOR_MAX as u64 {
+        VECTOR_MAX as u32
+    } else {
+        count as u32
+    }
 }
 
 /// `struct iovec` in the caller's memory.
@@ -21,7 +25,9 @@ pub fn user(scratch: &mut Scratch, base: u64, count: u64) -> bool {
     let n = clamped(count);
     scratch.walk.elements = n;
     // SAFETY: at most VECTOR_MAX elements of 16 bytes; the helper checks the address.
-    unsafe { bpf_probe_read_user(scratch.vector.as_mut_ptr().cast(), n * 16, base as *const _) == 0 }
+    unsafe {
+        bpf_probe_read_user(scratch.vector.as_mut_ptr().cast(), n * 16, base as *const _) == 0
+    }
 }
 
 /// The kernel's copy of the vector (`iov_iter.__iov`), `offset` bytes into its first element.
@@ -30,7 +36,10 @@ pub fn kernel(scratch: &mut Scratch, base: u64, count: u64, offset: u64) -> bool
     let n = clamped(count);
     scratch.walk.elements = n;
     // SAFETY: as above.
-    if unsafe { bpf_probe_read_kernel(scratch.vector.as_mut_ptr().cast(), n * 16, base as *const _) } != 0 {
+    if unsafe {
+        bpf_probe_read_kernel(scratch.vector.as_mut_ptr().cast(), n * 16, base as *const _)
+    } != 0
+    {
         return false;
     }
     scratch.vector[0].base += offset;
