@@ -53,6 +53,7 @@ pub enum Fallback {
 
 /// Handle of the thread.
 pub struct Attacher {
+    points: Points,
     requests: SyncSender<Request>,
     thread: Option<JoinHandle<()>>,
 }
@@ -98,11 +99,13 @@ impl Attacher {
             worker.points.looked_at(*process);
         }
         worker.save();
+        let points = worker.points.clone();
         let (requests, receiver) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("attacher".into())
             .spawn(move || worker.run(&receiver))?;
         Ok(Self {
+            points,
             requests,
             thread: Some(thread),
         })
@@ -110,7 +113,18 @@ impl Attacher {
 
     /// False if the queue is full.
     pub fn ask(&self, request: Request) -> bool {
-        !matches!(self.requests.try_send(request), Err(TrySendError::Full(_)))
+        let process = match &request {
+            Request::Process { process, .. } => Some(*process),
+            Request::Drop(_) | Request::Stop => None,
+        };
+        if let Some(process) = process {
+            self.points.asked(process);
+        }
+        let taken = !matches!(self.requests.try_send(request), Err(TrySendError::Full(_)));
+        if let (false, Some(process)) = (taken, process) {
+            self.points.looked_at(process);
+        }
+        taken
     }
 }
 

@@ -55,7 +55,17 @@ pub struct Mapped {
 
 struct Inner {
     points: Vec<Attached>,
-    processes: LruCache<(u32, u64), Vec<Mapped>>,
+    processes: LruCache<(u32, u64), OfProcess>,
+}
+
+/// What is known of a process's files.
+#[derive(Default)]
+struct OfProcess {
+    libraries: Vec<Mapped>,
+    /// Looks that were asked for and are not done.
+    awaited: u32,
+    /// At least one look is done.
+    looked: bool,
 }
 
 /// Shared between the attacher and the pipeline.
@@ -84,7 +94,10 @@ impl Points {
 
     pub(crate) fn map(&self, process: ProcessKey, mapped: Mapped) {
         let mut inner = self.lock();
-        let of_process = inner.processes.get_or_insert_mut(coarse(process), Vec::new);
+        let of_process = &mut inner
+            .processes
+            .get_or_insert_mut(coarse(process), OfProcess::default)
+            .libraries;
         if let Some(known) = of_process
             .iter_mut()
             .find(|known| known.path == mapped.path)
@@ -95,16 +108,31 @@ impl Points {
         }
     }
 
-    /// The files of this process were looked at, whatever was found.
-    pub(super) fn looked_at(&self, process: ProcessKey) {
-        self.lock()
+    /// The files of this process will be looked at.
+    pub(super) fn asked(&self, process: ProcessKey) {
+        let mut inner = self.lock();
+        let known = inner
             .processes
-            .get_or_insert_mut(coarse(process), Vec::new);
+            .get_or_insert_mut(coarse(process), OfProcess::default);
+        known.awaited = known.awaited.saturating_add(1);
     }
 
-    /// Whether what [`of_process`](Self::of_process) says of it is final.
+    /// A look that was asked for is done, whatever was found.
+    pub(super) fn looked_at(&self, process: ProcessKey) {
+        let mut inner = self.lock();
+        let known = inner
+            .processes
+            .get_or_insert_mut(coarse(process), OfProcess::default);
+        known.awaited = known.awaited.saturating_sub(1);
+        known.looked = true;
+    }
+
+    /// Whether what [`of_process`](Self::of_process) says of it is final for now.
     pub fn knows(&self, process: ProcessKey) -> bool {
-        self.lock().processes.contains(&coarse(process))
+        self.lock()
+            .processes
+            .peek(&coarse(process))
+            .is_some_and(|known| known.looked && known.awaited == 0)
     }
 
     pub fn get(&self, id: PointId) -> Option<Attached> {
@@ -127,7 +155,7 @@ impl Points {
         let mut mapped = inner
             .processes
             .get(&coarse(process))
-            .cloned()
+            .map(|known| known.libraries.clone())
             .unwrap_or_default();
         mapped.sort_by_key(|mapped| mapped.attached.is_none());
         mapped
@@ -183,6 +211,18 @@ mod tests {
             points.of_process(process),
             [mapped("/a", Some(3)), mapped("/b", None)]
         );
+    }
+
+    #[test]
+    fn a_process_is_known_when_every_look_is_done() {
+        let (points, process) = (Points::default(), ProcessKey { pid: 7, start: 0 });
+        assert!(!points.knows(process));
+        points.asked(process);
+        points.asked(process);
+        points.looked_at(process);
+        assert!(!points.knows(process));
+        points.looked_at(process);
+        assert!(points.knows(process));
     }
 
     #[test]
