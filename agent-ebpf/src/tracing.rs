@@ -1,6 +1,8 @@
 //! Socket rung 1: fentry and fexit below the system calls, so that io_uring is seen too.
 //!
-//! The vector is taken at entry (the call moves the iterator), the result and the socket's position at exit.
+//! The vector is taken at entry (the call moves the iterator), the result and the socket's position at exit. The result
+//! is read as the argument after the last one, not by `bpf_get_func_ret`: verifiers before 6.8 take its two results for
+//! one value and drop the branch where a call has moved something.
 
 use crate::kernel::{count, read};
 use crate::{
@@ -30,7 +32,7 @@ pub fn tcp_sendmsg_enter(ctx: FEntryContext) -> i32 {
 
 #[fexit(function = "tcp_sendmsg")]
 pub fn tcp_sendmsg_exit(ctx: FExitContext) -> i32 {
-    exit(ctx.ret::<i32>(), probe::SEND, direction::SENT)
+    exit(ctx.arg(3), probe::SEND, direction::SENT)
 }
 
 /// `int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)`
@@ -41,7 +43,7 @@ pub fn tcp_recvmsg_enter(ctx: FEntryContext) -> i32 {
 
 #[fexit(function = "tcp_recvmsg")]
 pub fn tcp_recvmsg_exit(ctx: FExitContext) -> i32 {
-    exit(ctx.ret::<i32>(), probe::RECEIVE, direction::RECEIVED)
+    exit(ctx.arg(5), probe::RECEIVE, direction::RECEIVED)
 }
 
 /// `int unix_stream_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)`
@@ -56,7 +58,7 @@ pub fn unix_stream_sendmsg_enter(ctx: FEntryContext) -> i32 {
 
 #[fexit(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_exit(ctx: FExitContext) -> i32 {
-    exit(ctx.ret::<i32>(), probe::SEND, direction::SENT)
+    exit(ctx.arg(3), probe::SEND, direction::SENT)
 }
 
 /// `int unix_stream_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags)`
@@ -71,7 +73,7 @@ pub fn unix_stream_recvmsg_enter(ctx: FEntryContext) -> i32 {
 
 #[fexit(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
-    exit(ctx.ret::<i32>(), probe::RECEIVE, direction::RECEIVED)
+    exit(ctx.arg(4), probe::RECEIVE, direction::RECEIVED)
 }
 
 /// `unsigned long vm_mmap_pgoff(struct file *file, unsigned long addr, unsigned long len, unsigned long prot,
@@ -119,14 +121,13 @@ fn enter(sock: u64, message: u64, flags: u32) -> i32 {
 }
 
 #[inline(always)]
-fn exit(ret: Result<i32, i32>, row: u32, of: u8) -> i32 {
+fn exit(moved: i32, row: u32, of: u8) -> i32 {
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: only this thread writes its entry.
     let Some(call) = (unsafe { CALLS.get(thread) }).copied() else {
         return 0;
     };
     let _ = CALLS.remove(thread);
-    let Ok(moved) = ret else { return 0 };
     let flags = call.flags as u64;
     if moved < 0 || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
         return 0;
