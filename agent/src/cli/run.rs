@@ -317,6 +317,7 @@ impl Worker {
                 Decoded::Mapped { process, file } => self.look(Request::Process {
                     process,
                     file: Some(file),
+                    executable: None,
                 }),
                 Decoded::Cgroup { path, .. } => self.cgroup(&path),
                 Decoded::Nothing => {}
@@ -362,9 +363,14 @@ impl Worker {
     fn pass_on(&mut self) {
         for demand in self.pipeline.take_demands() {
             match demand {
-                Demand::LookAt(process) => self.look(Request::Process {
+                Demand::LookAt {
+                    process,
+                    executable,
+                    filename,
+                } => self.look(Request::Process {
                     process,
                     file: None,
+                    executable: Some((executable, filename.into())),
                 }),
                 Demand::DropPoint(point) => self.look(Request::Drop(point)),
             }

@@ -36,6 +36,8 @@ pub enum Request {
     Process {
         process: ProcessKey,
         file: Option<abi::File>,
+        /// What exec said that it runs.
+        executable: Option<(FileId, PathBuf)>,
     },
     /// This point did not prove itself.
     Drop(PointId),
@@ -143,8 +145,15 @@ impl Worker {
     fn run(mut self, requests: &Receiver<Request>) {
         while let Ok(request) = requests.recv() {
             match request {
-                Request::Process { process, file } => {
+                Request::Process {
+                    process,
+                    file,
+                    executable,
+                } => {
                     let looked = self.process(process);
+                    if let (false, Some((id, path))) = (looked, executable) {
+                        self.gone(process, id, &path);
+                    }
                     self.points.looked_at(process);
                     if let (false, Some(file)) = (looked, file) {
                         self.lock(|probes| probes.forget_file(file));
@@ -170,7 +179,9 @@ impl Worker {
     /// Looks at what a process has mapped; false if it is gone.
     fn process(&mut self, process: ProcessKey) -> bool {
         let mappings = match discover::files_of_process(process.pid) {
-            Ok(mappings) => mappings,
+            // A process that is about to end has no mappings any more.
+            Ok(mappings) if !mappings.is_empty() => mappings,
+            Ok(_) => return false,
             Err(error) => {
                 debug!(%error, "mappings were not looked at");
                 return false;
@@ -194,6 +205,17 @@ impl Worker {
             }
         }
         true
+    }
+
+    /// The process has ended already: its program may still be found by the path that exec was given, in this mount
+    /// namespace, if that is the file that exec opened.
+    fn gone(&mut self, process: ProcessKey, executable: FileId, path: &Path) {
+        if !self.known.contains_key(&executable) && path.is_absolute() {
+            self.library(path);
+        }
+        for mapped in self.known.get(&executable).into_iter().flatten() {
+            self.points.map(process, mapped.clone());
+        }
     }
 
     fn library(&mut self, path: &Path) {

@@ -28,7 +28,9 @@ use crate::{
     kernel::{
         self,
         points::Points,
-        record::{Chunk, ConnectionKey, PointId, ProcessKey, ProcessRecord, Record, SecretRecord},
+        record::{
+            Chunk, ConnectionKey, FileId, PointId, ProcessKey, ProcessRecord, Record, SecretRecord,
+        },
     },
     tls,
     usage::{self, Facts},
@@ -59,7 +61,12 @@ pub struct Limits {
 /// What the pipeline asks of the outside.
 pub enum Demand {
     /// Look for key-log points in what this process has mapped.
-    LookAt(ProcessKey),
+    LookAt {
+        process: ProcessKey,
+        /// What it runs, for when it is gone before it is looked at.
+        executable: FileId,
+        filename: String,
+    },
     /// This point gives secrets that open nothing.
     DropPoint(PointId),
 }
@@ -318,7 +325,16 @@ impl Pipeline {
     fn process(&mut self, record: &ProcessRecord) {
         self.processes.apply(record);
         match record {
-            ProcessRecord::Exec { caller, .. } => self.demands.push(Demand::LookAt(caller.process)),
+            ProcessRecord::Exec {
+                caller,
+                executable,
+                filename,
+                ..
+            } => self.demands.push(Demand::LookAt {
+                process: caller.process,
+                executable: *executable,
+                filename: filename.clone(),
+            }),
             ProcessRecord::Exit { time, process } => self.ended.push_back((*time, *process)),
             ProcessRecord::Fork { .. } => {}
         }

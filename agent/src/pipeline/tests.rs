@@ -506,5 +506,7 @@ fn a_program_that_starts_is_looked_at() {
         caller: caller.clone(),
     }));
     let demands = driver.pipeline.take_demands();
-    assert!(matches!(demands.as_slice(), [Demand::LookAt(process)] if *process == caller.process));
+    assert!(
+        matches!(demands.as_slice(), [Demand::LookAt { process, .. }] if *process == caller.process)
+    );
 }
