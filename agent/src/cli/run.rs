@@ -372,6 +372,11 @@ impl Worker {
                     file: None,
                     executable: Some((executable, filename.into())),
                 }),
+                Demand::LookAgain(process) => self.look(Request::Process {
+                    process,
+                    file: None,
+                    executable: None,
+                }),
                 Demand::DropPoint(point) => self.look(Request::Drop(point)),
             }
         }

@@ -67,6 +67,9 @@ pub enum Demand {
         executable: FileId,
         filename: String,
     },
+    /// Look again: it speaks TLS, and no TLS library of it is known. What other processes have mapped before is not
+    /// reported anew when this one maps it.
+    LookAgain(ProcessKey),
     /// This point gives secrets that open nothing.
     DropPoint(PointId),
 }
@@ -275,6 +278,9 @@ impl Pipeline {
                 if waiting.len() < WAITING {
                     waiting.push(key);
                     connection.waits_for.push(process);
+                    if self.points.of_process(process).is_empty() {
+                        self.demands.push(Demand::LookAgain(process));
+                    }
                 }
             }
         }
