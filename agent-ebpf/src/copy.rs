@@ -3,6 +3,7 @@
 use crate::maps::Scratch;
 use agent_common::abi::{PAYLOAD_MAX, VECTOR_MAX};
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use core::hint::black_box;
 
 /// Copies `len` bytes from place `from` of the call into `scratch.data`. False on a fault or where the vector ends.
 #[inline(always)]
@@ -22,14 +23,17 @@ pub fn range(scratch: &mut Scratch, from: u64, len: u64) -> bool {
             if n > len - done {
                 n = len - done;
             }
-            // For the verifier, which does not know that done + n <= len <= PAYLOAD_MAX.
-            if done > PAYLOAD_MAX as u64 || n > PAYLOAD_MAX as u64 {
+            // For the verifier, which does not know that done + n <= len <= PAYLOAD_MAX; `black_box`, because the
+            // compiler does know, and would leave the bounds out.
+            let at = black_box(done) & (PAYLOAD_MAX as u64 - 1);
+            let n = black_box(n);
+            if n > PAYLOAD_MAX as u64 {
                 return false;
             }
             // SAFETY: `data` has room for twice PAYLOAD_MAX; the helper checks the user's address.
             let failed = unsafe {
                 bpf_probe_read_user(
-                    scratch.data.as_mut_ptr().add(done as usize).cast(),
+                    scratch.data.as_mut_ptr().add(at as usize).cast(),
                     n as u32,
                     (element.base + within) as *const _,
                 )
