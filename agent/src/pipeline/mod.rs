@@ -3,7 +3,7 @@
 //! One thread drives it. The ring before it and the queue behind it are bounded; inside, connections, bytes and secrets
 //! are. Everything that is not read ends in a coverage or loss event.
 //!
-//! Invariant: credentials parsed = usage events + losses; checked at the end ([`Pipeline::sums`]).
+//! Invariant: credentials parsed = usage events + losses; checked at the end ([`Counters::sums`]).
 //! Invariant: at most one coverage event per connection and reason.
 
 mod connection;
