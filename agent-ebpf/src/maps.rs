@@ -124,6 +124,18 @@ pub struct Walk {
     pub failed: u32,
 }
 
+/// Where a walk through the caller's vector is.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Part {
+    /// Place in the call, and bytes wanted from there.
+    pub from: u64,
+    pub len: u64,
+    pub done: u64,
+    /// Place in the call of the next element's first byte.
+    pub start: u64,
+}
+
 #[repr(C)]
 pub struct Scratch {
     pub record: Socket,
@@ -131,6 +143,7 @@ pub struct Scratch {
     pub data: [u8; 2 * PAYLOAD_MAX],
     pub vector: [Element; VECTOR_MAX],
     pub walk: Walk,
+    pub part: Part,
 }
 
 #[repr(C)]

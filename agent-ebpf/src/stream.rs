@@ -27,6 +27,10 @@ const BODY_MAX: u64 = 16_384 + 2_048;
 /// TLS records that one call may hold; beyond it the framing is lost, which is counted.
 const RECORDS_MAX: u32 = 256;
 
+/// A static, since it does not fit on the stack with all else.
+// SAFETY: all integers.
+static FRESH: Connection = unsafe { core::mem::zeroed() };
+
 #[inline(always)]
 pub fn scratch(of: u8) -> Option<&'static mut Scratch> {
     let slot = SCRATCH.get_ptr_mut(of as u32)?;
@@ -36,7 +40,7 @@ pub fn scratch(of: u8) -> Option<&'static mut Scratch> {
 
 /// What the first bytes of a message look like.
 #[inline(always)]
-fn classify(scratch: &Scratch) -> u8 {
+fn classify(scratch: &mut Scratch) -> u8 {
     if let Some(head) = copy::peek::<5>(scratch, 0) {
         return match head {
             // TLS: content type, 3.x, a length in range.
@@ -62,18 +66,20 @@ fn classify(scratch: &Scratch) -> u8 {
 }
 
 /// Reports what a call moved. `scratch.vector` and `.walk.elements` are set; `scratch.walk.moved` > 0.
-#[inline(always)]
-pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
+/// A function of its own in the object, since two programs' frames would pass the verifier's 512 bytes.
+#[inline(never)]
+pub fn moved(probe: u32, of: u8, sock: &Sock, scratch: &mut Scratch) {
     count(probe, reason::SEEN, 1);
     count(probe, reason::BYTES_SEEN, scratch.walk.moved);
-    let Some(connection) = connection(probe, &sock) else {
+    let Some(connection) = connection(probe, sock) else {
         count(probe, reason::TABLE_FULL, 1);
         count(probe, reason::LOST, 1);
         return;
     };
     let d = (of & 1) as usize;
     let first_sight = connection.time == 0;
-    place(connection, &sock, of, scratch);
+    scratch.record.direction = of;
+    place(connection, sock, of, scratch);
     if connection.direction != of || first_sight {
         connection.direction = of;
         connection.left = setting!(copy_bytes);
@@ -119,7 +125,6 @@ pub fn moved(probe: u32, of: u8, sock: Sock, scratch: &mut Scratch) {
     describe_current(&mut scratch.record.task);
     sock.describe(&mut scratch.record);
     scratch.record.peer_inode = connection.peer_inode;
-    scratch.record.direction = of;
     scratch.record.flags = if connection.known & (4 << d) != 0 {
         flag::FROM_START
     } else {
@@ -221,18 +226,15 @@ fn connection(probe: u32, sock: &Sock) -> Option<&'static mut Connection> {
         }
         closed(probe, sock.address, known.inode);
     }
-    // SAFETY: all integers.
-    let mut fresh: Connection = unsafe { core::mem::zeroed() };
+    CONNECTIONS.insert(sock.address, &FRESH, 0).ok()?;
+    // SAFETY: as above.
+    let fresh = unsafe { &mut *CONNECTIONS.get_ptr_mut(sock.address)? };
     fresh.inode = sock.inode;
     if sock.family == family::UNIX {
         fresh.peer_inode = sock.unix_peer_inode();
         sock.report_unix_path(probe);
     }
-    CONNECTIONS.insert(sock.address, fresh, 0).ok()?;
-    // SAFETY: as above.
-    CONNECTIONS
-        .get_ptr_mut(sock.address)
-        .map(|slot| unsafe { &mut *slot })
+    Some(fresh)
 }
 
 #[inline(always)]

@@ -15,7 +15,7 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::pt_regs,
     helpers::generated::bpf_loop,
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_kernel, bpf_probe_read_user},
+    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -53,6 +53,19 @@ const MESSAGE_SIZE: u64 = 64;
 /// Messages of one recvmmsg or sendmmsg that are walked.
 const MESSAGES_MAX: u64 = 8;
 
+/// The part of `pt_regs` that holds a system call's arguments.
+#[repr(C)]
+struct Arguments {
+    r10: u64,
+    _r9: u64,
+    r8: u64,
+    _rax: u64,
+    _rcx: u64,
+    rdx: u64,
+    rsi: u64,
+    rdi: u64,
+}
+
 /// `TP_PROTO(struct pt_regs *regs, long ret)`
 #[raw_tracepoint(tracepoint = "sys_exit")]
 pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
@@ -84,8 +97,7 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     if !scope::holds_current() {
         return 0;
     }
-    // SAFETY: the tracepoint's own registers.
-    if let Ok(regs) = unsafe { bpf_probe_read_kernel(regs as *const pt_regs) } {
+    if let Some(regs) = read::<Arguments>(regs, core::mem::offset_of!(pt_regs, r10) as u32) {
         crate::diagnose!(debug, &ctx, "system call {} in scope gave {}", call, ret);
         finished(call, &regs, ret as u64);
     } else {
@@ -100,7 +112,7 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn finished(call: u64, regs: &pt_regs, ret: u64) {
+fn finished(call: u64, regs: &Arguments, ret: u64) {
     let sends = matches!(
         call,
         nr::WRITE | nr::WRITEV | nr::SENDTO | nr::SENDMSG | nr::SENDMMSG | nr::PWRITEV2
@@ -179,7 +191,7 @@ fn finished(call: u64, regs: &pt_regs, ret: u64) {
     }
     scratch.walk.moved = moved;
     scratch.walk.behind = 0;
-    stream::moved(row, of, sock, scratch);
+    stream::moved(row, of, &sock, scratch);
 }
 
 #[inline(always)]
@@ -261,7 +273,7 @@ extern "C" fn one_message(i: u32, state: *mut c_void) -> i64 {
     }
     scratch.walk.moved = moved;
     scratch.walk.behind = state.left;
-    stream::moved(state.row, of, state.sock, scratch);
+    stream::moved(state.row, of, &state.sock, scratch);
     0
 }
 

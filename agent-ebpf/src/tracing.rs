@@ -157,6 +157,6 @@ fn exit(moved: i32, row: u32, of: u8) -> i32 {
     }
     scratch.walk.moved = moved as u64;
     scratch.walk.behind = 0;
-    stream::moved(row, of, sock, scratch);
+    stream::moved(row, of, &sock, scratch);
     0
 }

@@ -3,6 +3,7 @@
 use crate::maps::{Element, Scratch};
 use agent_common::abi::VECTOR_MAX;
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user};
+use core::hint::black_box;
 
 #[inline(always)]
 pub fn buffer(scratch: &mut Scratch, base: u64, len: u64) {
@@ -10,8 +11,10 @@ pub fn buffer(scratch: &mut Scratch, base: u64, len: u64) {
     scratch.walk.elements = 1;
 }
 
+/// At most `VECTOR_MAX`; `black_box`, or the compiler would bound another register than the one that is used.
 #[inline(always)]
 fn clamped(count: u64) -> u32 {
+    let count = black_box(count);
     if count > VECTOR_MAX as u64 {
         VECTOR_MAX as u32
     } else {
