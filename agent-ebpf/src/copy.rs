@@ -3,10 +3,7 @@
 //! Most calls have one buffer, which is read straight away. Longer vectors are walked by `bpf_loop` with the walk's state
 //! in the map: old verifiers look at the callback once, where a loop of our own would cost them a million steps.
 
-use crate::{
-    maps::{Element, Part, Scratch},
-    stream,
-};
+use crate::maps::{Element, Part, Scratch};
 use agent_common::abi::{PAYLOAD_MAX, VECTOR_MAX};
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_user};
 use core::{ffi::c_void, hint::black_box};
@@ -27,13 +24,14 @@ pub fn range(scratch: &mut Scratch, from: u64, len: u64) -> bool {
         done: 0,
         start: 0,
     };
-    let mut slot = scratch.record.direction as u32;
-    // SAFETY: the callback has the signature that `bpf_loop` documents; the context is a local of this frame.
+    let mut context: *mut Scratch = scratch;
+    // SAFETY: the callback has the signature that `bpf_loop` documents; the context is a pointer
+    // in this frame to what the callback changes, which also tells the compiler that it does.
     unsafe {
         bpf_loop(
             scratch.walk.elements,
             copy_element as *mut c_void,
-            (&raw mut slot).cast(),
+            (&raw mut context).cast(),
             0,
         );
     }
@@ -41,12 +39,9 @@ pub fn range(scratch: &mut Scratch, from: u64, len: u64) -> bool {
 }
 
 /// `bpf_loop` callback: what the element of this number has of `scratch.part`.
-extern "C" fn copy_element(i: u32, slot: *mut c_void) -> i64 {
-    // SAFETY: `range` passes its own local.
-    let slot = unsafe { *(slot as *const u32) };
-    let Some(scratch) = stream::scratch(slot as u8) else {
-        return 1;
-    };
+extern "C" fn copy_element(i: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `range` passes a pointer to its scratch.
+    let scratch = unsafe { &mut **(context as *mut *mut Scratch) };
     let element = element(scratch, i);
     let Part {
         from,
@@ -113,13 +108,13 @@ pub fn peek<const N: usize>(scratch: &mut Scratch, from: u64) -> Option<[u8; N]>
             done: 0,
             start: 0,
         };
-        let mut slot = scratch.record.direction as u32;
+        let mut context: *mut Scratch = scratch;
         // SAFETY: as in `range`.
         unsafe {
             bpf_loop(
                 scratch.walk.elements,
                 find_element as *mut c_void,
-                (&raw mut slot).cast(),
+                (&raw mut context).cast(),
                 0,
             );
         }
@@ -137,12 +132,9 @@ pub fn peek<const N: usize>(scratch: &mut Scratch, from: u64) -> Option<[u8; N]>
 
 /// `bpf_loop` callback: ends at the element that holds `scratch.part.from`, with the address of that place in `done` and
 /// what the element has from there in `len`.
-extern "C" fn find_element(i: u32, slot: *mut c_void) -> i64 {
-    // SAFETY: `peek` passes its own local.
-    let slot = unsafe { *(slot as *const u32) };
-    let Some(scratch) = stream::scratch(slot as u8) else {
-        return 1;
-    };
+extern "C" fn find_element(i: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `peek` passes a pointer to its scratch.
+    let scratch = unsafe { &mut **(context as *mut *mut Scratch) };
     let element = element(scratch, i);
     let start = scratch.part.start;
     let end = start + element.len;

@@ -136,18 +136,24 @@ pub fn moved(probe: u32, of: u8, sock: &Sock, scratch: &mut Scratch) {
         connection.skipped[d] = 0;
         return;
     }
-    let mut slot = of as u32;
-    // SAFETY: the callbacks have the signature that `bpf_loop` documents; the context is a local of this frame.
+    let mut context: *mut Scratch = scratch;
+    // SAFETY: the callbacks have the signature that `bpf_loop` documents; the context is a pointer in this frame to what
+    // they change, which also tells the compiler that they do.
     unsafe {
         if scratch.walk.whole > 0 {
             let pieces = scratch.walk.whole.div_ceil(PAYLOAD_MAX as u64) as u32;
-            bpf_loop(pieces, copy_whole as *mut c_void, (&raw mut slot).cast(), 0);
+            bpf_loop(
+                pieces,
+                copy_whole as *mut c_void,
+                (&raw mut context).cast(),
+                0,
+            );
         }
         if scratch.walk.known == 1 {
             bpf_loop(
                 RECORDS_MAX,
                 follow_records as *mut c_void,
-                (&raw mut slot).cast(),
+                (&raw mut context).cast(),
                 0,
             );
         }
@@ -344,12 +350,9 @@ fn report(scratch: &mut Scratch, from: u64, len: u64) -> bool {
 }
 
 /// `bpf_loop` callback: the next piece of what is copied whole.
-extern "C" fn copy_whole(_: u32, slot: *mut c_void) -> i64 {
-    // SAFETY: `moved` passes its own local.
-    let slot = unsafe { *(slot as *const u32) };
-    let Some(scratch) = scratch(slot as u8) else {
-        return 1;
-    };
+extern "C" fn copy_whole(_: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `moved` passes a pointer to its scratch.
+    let scratch = unsafe { &mut **(context as *mut *mut Scratch) };
     let from = scratch.walk.cursor;
     if from >= scratch.walk.whole {
         return 1;
@@ -363,12 +366,9 @@ extern "C" fn copy_whole(_: u32, slot: *mut c_void) -> i64 {
 
 /// `bpf_loop` callback: the next TLS record head of this call; what lies beyond `whole` is reported with the tail of
 /// the record before it.
-extern "C" fn follow_records(_: u32, slot: *mut c_void) -> i64 {
-    // SAFETY: `moved` passes its own local.
-    let slot = unsafe { *(slot as *const u32) };
-    let Some(scratch) = scratch(slot as u8) else {
-        return 1;
-    };
+extern "C" fn follow_records(_: u32, context: *mut c_void) -> i64 {
+    // SAFETY: `moved` passes a pointer to its scratch.
+    let scratch = unsafe { &mut **(context as *mut *mut Scratch) };
     let end = scratch.walk.base + scratch.walk.moved;
     let head = scratch.walk.next_head;
     if head < scratch.walk.base || head > end {

@@ -13,8 +13,8 @@
 //! Invariant: a digest belongs to the (device, inode) that exec recorded and to one version of its content:
 //! the file's times and size are the same before and after reading, and are part of the cache's key.
 
-use super::device::file_id;
 use super::procfs::ProcFs;
+use crate::kernel::device::{self, file_id};
 use crate::kernel::record::FileId;
 use agent_common::event::{HashAbsent, Hex, Sha256};
 use lru::LruCache;
@@ -255,7 +255,16 @@ impl Worker {
         let mut reason = HashAbsent::Gone;
         let mut check = |opened: Result<OwnedFd, Errno>| match opened {
             Ok(fd) => match metadata(&fd) {
-                Some(metadata) if file_id(&metadata) == request.file && metadata.is_file() => {
+                Some(metadata)
+                    if metadata.is_file()
+                        && device::is(
+                            &fd,
+                            &metadata,
+                            request.file,
+                            self.proc.root(),
+                            request.pid,
+                        ) =>
+                {
                     Some((fd, metadata))
                 }
                 _ => {
@@ -360,7 +369,6 @@ fn digest(mut file: File, expected: &Version, limit: u64) -> Option<Sha256> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
     use std::process::{Child, Command};
 
@@ -386,8 +394,9 @@ mod tests {
     /// A copy of `sleep` in a folder of its own, and a process that runs it.
     fn sleeper(folder: &Path) -> (PathBuf, Sleeper) {
         let path = folder.join("own-sleep");
-        std::fs::copy("/bin/sleep", &path).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        // Not by this process: another test's child, between fork and exec, would hold the file open for writing.
+        let copied = Command::new("cp").arg("/bin/sleep").arg(&path).status();
+        assert!(copied.unwrap().success());
         let child = Sleeper(Command::new(&path).arg("60").spawn().unwrap());
         (path, child)
     }

@@ -4,8 +4,10 @@ use super::executable::{Finder, Found, Request, Slot};
 use super::procfs::ProcFs;
 use super::table::Redact;
 use crate::flow::Nanos;
+use crate::kernel::device;
 use crate::kernel::record::{Arguments, FileId, ProcessKey};
 use agent_common::event::{Ancestor, Executable, Hash, HashAbsent, ProcessCreation, Time};
+use rustix::fs::{Mode, OFlags};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -53,7 +55,7 @@ impl Image {
         Some(Self {
             since: 0,
             filename: None,
-            file: Some(super::device::file_id(&metadata)),
+            file: Some(device::file_id(&metadata)),
             slot: Arc::new(Slot::with(Found {
                 path: Some(path),
                 deleted,
@@ -87,8 +89,15 @@ impl Image {
 
     /// Whether the process with this pid still runs this file, as far as can be seen.
     pub(in crate::identity) fn still_runs(&self, pid: u32, proc: &ProcFs) -> bool {
-        let now = std::fs::metadata(proc.path(pid, "exe"));
-        now.map_or(true, |now| Some(super::device::file_id(&now)) == self.file)
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let Ok(now) = rustix::fs::open(proc.path(pid, "exe"), flags, Mode::empty()) else {
+            return true;
+        };
+        let now = std::fs::File::from(now);
+        match (now.metadata(), self.file) {
+            (Ok(metadata), Some(file)) => device::is(&now, &metadata, file, proc.root(), pid),
+            (metadata, _) => metadata.is_err(),
+        }
     }
 
     #[cfg(test)]

@@ -21,7 +21,6 @@
 
 pub mod cgroup;
 pub mod clock;
-pub mod device;
 pub mod executable;
 pub mod host;
 mod image;

@@ -48,6 +48,12 @@ impl ProcFs {
         }
     }
 
+    /// Where it is mounted.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Path of a file about a process.
     #[must_use]
     pub fn path(&self, pid: u32, name: &str) -> PathBuf {

@@ -4,7 +4,7 @@
 //! Invariant: each file is looked at once; attaching never waits for the pipeline, nor the pipeline for it.
 
 use super::{
-    decode,
+    decode, device,
     keylog::{Finder, Found, Point, PointKind, discover},
     points::{Attached, Mapped, Points, State},
     probes::Probes,
@@ -210,8 +210,20 @@ impl Worker {
     /// The process has ended already: its program may still be found by the path that exec was given, in this mount
     /// namespace, if that is the file that exec opened.
     fn gone(&mut self, process: ProcessKey, executable: FileId, path: &Path) {
-        if !self.known.contains_key(&executable) && path.is_absolute() {
-            self.library(path);
+        if !self.known.contains_key(&executable)
+            && path.is_absolute()
+            && let Ok(file) = discover::open_regular(path)
+            && let Ok(metadata) = file.metadata()
+            && device::is(
+                &file,
+                &metadata,
+                executable,
+                Path::new("/proc"),
+                process.pid,
+            )
+        {
+            let found = self.file(path, &file, path);
+            self.remember(executable, found);
         }
         for mapped in self.known.get(&executable).into_iter().flatten() {
             self.points.map(process, mapped.clone());
@@ -226,14 +238,10 @@ impl Worker {
                 return;
             }
         };
-        use std::os::unix::fs::MetadataExt as _;
         let Ok(metadata) = file.metadata() else {
             return;
         };
-        let id = FileId {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        };
+        let id = device::file_id(&metadata);
         if self.known.contains_key(&id) {
             return;
         }

@@ -6,9 +6,10 @@
     reason = "ring records are read as the `repr(C)` types that the probes wrote"
 )]
 
+use super::device::from_kernel;
 use super::record::{
-    Arguments, Caller, Chunk, Closed, ConnectionKey, Endpoints, FileId, PointId, ProcessKey,
-    ProcessRecord, Record, SecretRecord,
+    Arguments, Caller, Chunk, Closed, ConnectionKey, Endpoints, PointId, ProcessKey, ProcessRecord,
+    Record, SecretRecord,
 };
 use crate::flow::{Direction, Nanos, Payload};
 use agent_common::abi;
@@ -199,7 +200,7 @@ fn exec(bytes: &[u8]) -> Option<ProcessRecord> {
             start: record.parent_start,
         },
         filename: until_nul(filename),
-        executable: file_id(record.device, record.inode),
+        executable: from_kernel(record.device as u32, record.inode),
         arguments: Arguments {
             bytes: zeroize::Zeroizing::new(
                 arguments.get(..record.arguments_len as usize)?.to_vec(),
@@ -207,15 +208,6 @@ fn exec(bytes: &[u8]) -> Option<ProcessRecord> {
             truncated: record.arguments_cut != 0,
         },
     })
-}
-
-/// `super_block.s_dev` (12 bit major, 20 bit minor) as `stat` shows it (`new_encode_dev`).
-pub fn file_id(device: u64, inode: u64) -> FileId {
-    let (major, minor) = (device >> 20, device & 0xf_ffff);
-    FileId {
-        device: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12),
-        inode,
-    }
 }
 
 fn caller(task: &abi::Task) -> Caller {
@@ -406,12 +398,6 @@ mod tests {
         record.header.kind = 999;
         decoder.decode(&bytes(&record, &payload));
         assert_eq!(decoder.undecoded, 2);
-    }
-
-    #[test]
-    fn devices_are_as_stat_shows_them() {
-        // MKDEV(253, 300): major << 20 | minor.
-        assert_eq!(file_id(253 << 20 | 300, 5).device, libc::makedev(253, 300));
     }
 
     fn header(kind: u16, len: usize) -> abi::Header {

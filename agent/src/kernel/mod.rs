@@ -3,6 +3,7 @@
 pub mod attacher;
 pub mod btf;
 pub mod decode;
+pub mod device;
 pub mod empty;
 pub mod features;
 pub mod keylog;

@@ -1,7 +1,7 @@
 //! Real processes, with records made as the kernel side would make them.
 
 use super::*;
-use crate::identity::device::file_id;
+use crate::kernel::device::file_id;
 use crate::kernel::record::{Arguments, FileId};
 use sha2::Digest;
 use std::io::Write;
