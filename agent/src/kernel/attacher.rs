@@ -359,6 +359,10 @@ impl Worker {
         }
         self.points.set_state(id, State::Dropped);
         if let Some(point) = self.points.get(id) {
+            self.points.unreadable(&point.path, point.library);
+            for mapped in self.known.values_mut().flatten() {
+                mapped.is_unreadable(&point.path, point.library);
+            }
             warn!(
                 path = %point.path.display(),
                 library = point.library.name(),

@@ -14,7 +14,7 @@ use agent_common::abi::TICK;
 use lru::LruCache;
 use std::{
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -51,6 +51,15 @@ pub struct Mapped {
     pub path: PathBuf,
     /// When its point was attached; `None`: it has none that can be read.
     pub attached: Option<Nanos>,
+}
+
+impl Mapped {
+    /// Its point has been dropped, if it is this library.
+    pub(super) fn is_unreadable(&mut self, path: &Path, library: Library) {
+        if self.path == path && self.library == library {
+            self.attached = None;
+        }
+    }
 }
 
 struct Inner {
@@ -149,6 +158,15 @@ impl Points {
         }
     }
 
+    /// This library's point has been dropped: no process's connections are read by it any more.
+    pub(super) fn unreadable(&self, path: &Path, library: Library) {
+        for (_, of_process) in self.lock().processes.iter_mut() {
+            for mapped in &mut of_process.libraries {
+                mapped.is_unreadable(path, library);
+            }
+        }
+    }
+
     /// TLS libraries of a process, readable ones first.
     pub fn of_process(&self, process: ProcessKey) -> Vec<Mapped> {
         let mut inner = self.lock();
@@ -177,6 +195,17 @@ mod tests {
             path: path.into(),
             attached,
         }
+    }
+
+    #[test]
+    fn a_dropped_point_reads_no_process_any_more() {
+        let points = Points::default();
+        let process = ProcessKey { pid: 7, start: 0 };
+        points.map(process, mapped("/a", Some(1)));
+        points.map(process, mapped("/b", Some(2)));
+        points.unreadable(Path::new("/a"), Library::Openssl);
+        let expected = [mapped("/b", Some(2)), mapped("/a", None)];
+        assert_eq!(points.of_process(process), expected);
     }
 
     #[test]

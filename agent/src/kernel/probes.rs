@@ -291,8 +291,26 @@ impl Probes {
         let Some(member) = self.hierarchy.as_ref().and_then(fits) else {
             return Ok(None);
         };
+        self.forget_removed();
         self.add(member)?;
         Ok(Some(member))
+    }
+
+    /// Takes cgroups out of the scope that are not there any more: a removed one has no processes, and a unit that is
+    /// started again and again would fill the map with its former ones.
+    fn forget_removed(&mut self) {
+        let hierarchy = self.hierarchy.as_ref();
+        let there: Vec<Member> = self
+            .scopes
+            .iter()
+            .filter_map(|scope| scope.resolve(hierarchy).ok())
+            .flat_map(|resolved| resolved.members)
+            .collect();
+        let cgroups = &mut self.cgroups;
+        self.members.retain(|member| {
+            // What cannot be removed from the map stays in the list, to be tried again.
+            there.contains(member) || cgroups.remove(&member.id).is_err()
+        });
     }
 
     /// Attaches the socket rung and the process and socket lifecycle.
