@@ -232,6 +232,10 @@ fn connection(probe: u32, sock: &Sock) -> Option<&'static mut Connection> {
         }
         closed(probe, sock.address, known.inode);
     }
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "by value it would be copied onto the stack"
+    )]
     CONNECTIONS.insert(sock.address, &FRESH, 0).ok()?;
     // SAFETY: as above.
     let fresh = unsafe { &mut *CONNECTIONS.get_ptr_mut(sock.address)? };

@@ -387,18 +387,21 @@ impl Pool {
         Some(removed)
     }
 
-    /// Brings `process`, and all, back within the limits: unproven ones go first, the oldest of them first.
+    /// Brings `process`, and all, back within the limits. Proven master secrets, which wait for connections that resume,
+    /// may fill half of a process's share: beyond it the least recently used of them goes, else the oldest unproven
+    /// one, so that what has just come is never the first to go.
     fn evict(&mut self, process: ProcessKey) {
         if let Some(of_process) = self.processes.get(&process)
             && of_process.candidates.len() > self.limits.per_process
         {
-            let unproven = of_process
-                .candidates
-                .iter()
-                .find(|candidate| !candidate.proven);
-            let id = unproven
-                .or(of_process.candidates.front())
-                .map(|candidate| candidate.id);
+            let candidates = &of_process.candidates;
+            let proven = candidates.iter().filter(|candidate| candidate.proven);
+            let victim = if proven.clone().count() * 2 > self.limits.per_process {
+                proven.min_by_key(|candidate| candidate.used)
+            } else {
+                candidates.iter().find(|candidate| !candidate.proven)
+            };
+            let id = victim.map(|candidate| candidate.id);
             if id.and_then(|id| self.remove(process, id)).is_some() {
                 self.counts.evicted += 1;
             }

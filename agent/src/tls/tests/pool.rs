@@ -140,6 +140,19 @@ fn limits_evict_the_oldest_unproven() {
     assert_eq!((counts.kept, counts.evicted, counts.proven), (9, 3, 1));
 }
 
+/// A server of TLS 1.2 has had more connections than its share holds: the next one's secret must not be the first to go.
+#[test]
+fn a_new_secret_finds_room_among_proven_ones() {
+    let mut pool = pool();
+    for number in 1..=40 {
+        insert(&mut pool, PROCESS, number, u64::from(number));
+        let id = find(&mut pool, number).expect("what has just come is there");
+        pool.keep_proven(PROCESS, id, u64::from(number));
+    }
+    // Those that were used last.
+    assert_eq!(tried(&mut pool, &[PROCESS], 0, 0), [37, 38, 39, 40]);
+}
+
 #[test]
 fn the_unproven_expire_first() {
     let mut pool = pool();
