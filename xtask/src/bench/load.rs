@@ -1,12 +1,12 @@
-//! Load from wrk, inside of the cgroup.
+//! Load from wrk. It is outside of the cgroup, as clients elsewhere would be: what the agent watches is nginx.
 
 use super::Pace;
 use super::server::Server;
-use crate::demo::cgroup::Cgroup;
 use crate::process::{self, Group};
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,7 +34,6 @@ const CONNECTIONS: &str = "8";
 
 /// Requests per second.
 pub fn run(
-    cgroup: &Cgroup,
     folder: &Path,
     server: &Server,
     traffic: Traffic,
@@ -42,7 +41,7 @@ pub fn run(
     pace: Pace,
 ) -> Result<f64> {
     let wrk = process::which("wrk").context("no wrk")?;
-    let mut command = cgroup.command(&wrk);
+    let mut command = Command::new(&wrk);
     command
         .args(["--threads", "1", "--connections", CONNECTIONS])
         .args(["--timeout", "60s", "--duration", &format!("{seconds}s")])

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: what the agent costs, measured against nothing in the same run.
 //!
-//! nginx and wrk run in a cgroup of their own, on loopback. A round measures each kind of traffic with each
+//! nginx runs in a cgroup of its own, wrk outside of it, on loopback. A round measures each kind of traffic with each
 //! [`Variant`] in turn, beginning with another one each time, so that what else the machine does hits all of them; a
 //! ratio is the median over the rounds of the ratios to nothing within the same round. Then, apart from the timed
 //! rounds, since they cost something themselves: the kernel's own run time per hit, the agent's memory at many open
@@ -211,9 +211,8 @@ impl Bench<'_> {
     }
 
     fn load(&self, traffic: Traffic) -> Result<f64> {
-        let (cgroup, folder) = (self.cgroup, self.folder);
+        let folder = self.folder;
         load::run(
-            cgroup,
             folder,
             self.server,
             traffic,
