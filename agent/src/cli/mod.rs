@@ -5,6 +5,7 @@
 
 mod bench;
 mod config;
+mod coverage;
 mod doctor;
 mod keys;
 mod outputs;
@@ -30,6 +31,8 @@ enum Command {
     Run(Box<RunArguments>),
     /// Say what this kernel allows, and what that means for what will be seen
     Doctor(DoctorArguments),
+    /// Show what a running agent reads and what it does not, by program, protocol and TLS library
+    Coverage(CoverageArguments),
     /// Print the fingerprint of a secret read from standard input, under every key
     Fingerprint(FingerprintArguments),
     /// Make the file with the fingerprint key, or add a key to it
@@ -71,6 +74,16 @@ struct RunArguments {
     /// Use OpenSSL's exported key derivation instead of its key-log point: for trying the fallback
     #[arg(long, hide = true)]
     only_fallback: bool,
+}
+
+#[derive(Args)]
+struct CoverageArguments {
+    /// The agent's socket; without it the only one in /run/tokentrail that answers
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// As JSON, with the agent's counters
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -128,6 +141,7 @@ impl Arguments {
         match self.command {
             Command::Run(arguments) => run::run(*arguments),
             Command::Doctor(arguments) => doctor::doctor(&arguments),
+            Command::Coverage(arguments) => coverage::coverage(&arguments),
             Command::Fingerprint(arguments) => keys::fingerprint(&arguments),
             Command::Keygen(arguments) => keys::keygen(&arguments),
             Command::Bench(command) => bench::run(&command),

@@ -23,7 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 use tokentrail_agent::{
-    config::Config,
+    config::{Config, Coverage},
+    coverage::{door, metrics},
     credential::Observer,
     flow::Nanos,
     identity::{Clock, ProcessTable, host},
@@ -164,7 +165,10 @@ async fn observe(
         Numbering::new(id, epoch, host),
     );
     let attached = points.all().len();
+    let (asker, asked) = door::questions();
+    let _door = doors(&config.coverage, &asker)?;
     let worker = Worker {
+        asked,
         ring,
         decoder: Decoder::default(),
         counters,
@@ -208,6 +212,25 @@ async fn observe(
     match thread.join() {
         Ok(result) => result,
         Err(_) => anyhow::bail!("the pipeline's thread panicked; see above"),
+    }
+}
+
+/// Where people and monitoring look at the ledger. Without a socket that was asked for there is no start; without the
+/// usual one there is only less to see.
+fn doors(config: &Coverage, asker: &door::Asker) -> anyhow::Result<Option<door::Door>> {
+    if let Some(address) = config.metrics {
+        let address = metrics::serve(address, asker.clone())?;
+        info!("metrics at http://{address}/metrics");
+    }
+    let usual = || format!("{}/agent-{}.sock", door::FOLDER, std::process::id()).into();
+    let path = config.socket.clone().unwrap_or_else(usual);
+    match door::Door::open(&path, asker.clone()) {
+        Ok(door) => Ok(Some(door)),
+        Err(error) if config.socket.is_none() => {
+            warn!(%error, "`tokentrail-agent coverage` cannot ask this agent");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -256,6 +279,7 @@ async fn wait(
 
 /// The pipeline's thread.
 struct Worker {
+    asked: door::Asked,
     ring: Ring,
     decoder: Decoder,
     counters: Counters,
@@ -293,6 +317,7 @@ impl Worker {
                 reported = Instant::now();
             }
             self.pass_on();
+            self.answer();
             if read < BATCH {
                 let mut fds = [PollFd::new(&self.ring, PollFlags::IN)];
                 match poll(&mut fds, Some(&PAUSE)) {
@@ -302,6 +327,15 @@ impl Worker {
             }
         }
         self.stop()
+    }
+
+    /// Whoever asks for the ledger now.
+    fn answer(&mut self) {
+        if let Some(waiting) = self.asked.waiting() {
+            let counters = self.named();
+            let snapshot = self.pipeline.snapshot(now(), self.scope.clone(), counters);
+            waiting.answer(&snapshot);
+        }
     }
 
     fn drain(&mut self, most: usize) -> usize {

@@ -20,6 +20,7 @@ pub use value::{PowerOfTwo, Ranged};
 
 use section::section;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// The whole configuration.
@@ -33,6 +34,7 @@ pub struct Config {
     pub identity: Identity,
     pub stdout: Stdout,
     pub file: File,
+    pub coverage: Coverage,
 }
 
 section! {
@@ -140,6 +142,18 @@ section! {
     }
 }
 
+section! {
+    /// How to look at what is read and what is not, while the agent runs.
+    pub struct Coverage {
+        /// Unix socket at which `tokentrail-agent coverage` asks; root and the agent's own user are answered. Without it
+        /// /run/tokentrail/agent-PID.sock.
+        pub socket: Option<PathBuf> = None,
+        /// Address at which metrics are served for Prometheus (GET /metrics), on loopback: "127.0.0.1:9469". Nothing is
+        /// served without it.
+        pub metrics: Option<SocketAddr> = None,
+    }
+}
+
 /// Which kernel hooks to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -170,7 +184,7 @@ pub enum Sync {
 impl Config {
     /// Every section by its name, in the order in which they are shown.
     #[must_use]
-    pub fn sections(&self) -> [(&'static str, &dyn Section); 7] {
+    pub fn sections(&self) -> [(&'static str, &dyn Section); 8] {
         [
             ("agent", &self.agent),
             ("capture", &self.capture),
@@ -179,6 +193,7 @@ impl Config {
             ("identity", &self.identity),
             ("stdout", &self.stdout),
             ("file", &self.file),
+            ("coverage", &self.coverage),
         ]
     }
 

@@ -1,8 +1,17 @@
 //! The ledger: connections that were on the wire against what was read of them, with a reason for every gap.
 //!
-//! By program and protocol; the pipeline records each connection once, when it ends, and turns the summary into events.
+//! By program, protocol and TLS library; the pipeline records each connection once, when it ends, and turns the summary
+//! into events. People look at it through a [`door`], monitoring through [`metrics`]; both show a [`Snapshot`].
 //!
-//! Invariant: seen = read + unread, for every subject. Invariant: bounded; what is over goes to [`OTHERS`].
+//! Invariant: seen = read + unread + undecided, for every subject. Invariant: bounded; what is over goes to [`OTHERS`].
+
+pub mod door;
+pub mod metrics;
+mod snapshot;
+mod table;
+
+pub use snapshot::{Row, Snapshot};
+pub use table::table;
 
 use agent_common::event::{Connections, CoverageReason};
 use std::collections::BTreeMap;
@@ -17,12 +26,16 @@ pub struct Subject {
     pub program: String,
     /// `http`, `tls`, or `other` for what is neither.
     pub protocol: &'static str,
+    /// The TLS library that the process has mapped, where one is known.
+    pub library: Option<&'static str>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub seen: u64,
     pub read: u64,
+    /// Open, and neither read nor given up so far. Never so in the ledger itself, whose connections have ended.
+    pub undecided: u64,
     /// By the first reason of each connection.
     pub unread: BTreeMap<CoverageReason, u64>,
 }
@@ -38,6 +51,7 @@ impl Counts {
 }
 
 /// See the module.
+#[derive(Clone)]
 pub struct Ledger {
     subjects: BTreeMap<Subject, Counts>,
     most: usize,
@@ -54,21 +68,36 @@ impl Ledger {
 
     /// A connection has ended: read, or not (or only partly) for this reason.
     pub fn record(&mut self, subject: Subject, unread: Option<CoverageReason>) {
+        let counts = self.counts(subject);
+        counts.seen += 1;
+        match unread {
+            None => counts.read += 1,
+            Some(reason) => *counts.unread.entry(reason).or_default() += 1,
+        }
+    }
+
+    /// A connection that is open, for a ledger that is shown and thrown away: [`Ledger::clone`].
+    pub fn record_open(&mut self, subject: Subject, read: bool, unread: Option<CoverageReason>) {
+        if read || unread.is_some() {
+            return self.record(subject, unread);
+        }
+        let counts = self.counts(subject);
+        counts.seen += 1;
+        counts.undecided += 1;
+    }
+
+    fn counts(&mut self, subject: Subject) -> &mut Counts {
         let known = self.subjects.contains_key(&subject) || self.subjects.len() < self.most;
         let subject = if known {
             subject
         } else {
             Subject {
                 program: OTHERS.to_owned(),
+                library: None,
                 ..subject
             }
         };
-        let counts = self.subjects.entry(subject).or_default();
-        counts.seen += 1;
-        match unread {
-            None => counts.read += 1,
-            Some(reason) => *counts.unread.entry(reason).or_default() += 1,
-        }
+        self.subjects.entry(subject).or_default()
     }
 
     pub fn subjects(&self) -> impl Iterator<Item = (&Subject, &Counts)> {
@@ -95,6 +124,7 @@ mod tests {
         Subject {
             program: program.to_owned(),
             protocol: "tls",
+            library: None,
         }
     }
 

@@ -17,7 +17,7 @@ mod synthetic;
 mod tests;
 
 use crate::{
-    coverage::{Ledger, Subject},
+    coverage::{Ledger, Snapshot, Subject},
     credential::Observer,
     flow::{Budget, FlowLimits, Nanos},
     http::{
@@ -43,7 +43,10 @@ use layers::{Around, Output, Settings};
 use lru::LruCache;
 use proof::Proofs;
 pub use report::{Counters, Numbering};
-use std::{collections::VecDeque, num::NonZeroUsize};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    num::NonZeroUsize,
+};
 use tracing::trace;
 
 /// Bounds, from the configuration.
@@ -401,18 +404,34 @@ impl Pipeline {
         } else {
             self.counters.connections_read += 1;
         }
-        let Some(caller) = connection.last_caller() else {
-            return;
-        };
-        let identity = self.processes.resolve(caller, connection.last, &self.clock);
-        let executable = identity.principal.process.executable.path.clone();
-        let protocol = match (connection.tls, connection.read) {
-            (true, _) => "tls",
-            (false, true) => "http",
-            (false, false) => "other",
-        };
-        let program = executable.unwrap_or_else(|| caller.comm.clone());
-        self.ledger.record(Subject { program, protocol }, unread);
+        if let Some(subject) = subject(connection, &mut self.processes, &self.points, &self.clock) {
+            self.ledger.record(subject, unread);
+        }
+    }
+
+    /// The ledger now, with the connections that are open. `scope` and `counters` are what the wiring outside knows.
+    pub fn snapshot(
+        &mut self,
+        at: Nanos,
+        scope: Vec<String>,
+        counters: BTreeMap<String, u64>,
+    ) -> Snapshot {
+        let mut ledger = self.ledger.clone();
+        for (_, connection) in &self.connections {
+            let subject = subject(connection, &mut self.processes, &self.points, &self.clock);
+            if let Some(subject) = subject {
+                let unread = connection.reported.first().copied();
+                ledger.record_open(subject, connection.read, unread);
+            }
+        }
+        Snapshot {
+            from: self.clock.wall(self.began),
+            to: self.clock.wall(at),
+            scope,
+            total: ledger.total(),
+            rows: ledger.rows(),
+            counters,
+        }
     }
 
     /// What was read and what was not, of this run so far: one event in all, or also one by program and reason.
@@ -434,6 +453,7 @@ impl Pipeline {
                 let whole = CoverageDetail {
                     detail: Some(subject.program.clone()),
                     protocol: Some(subject.protocol.to_owned()),
+                    library: subject.library.map(str::to_owned),
                     ..detail(CoverageScope::Process, counts.connections(), from)
                 };
                 let by_reason = counts.unread.iter().map(|(reason, count)| CoverageDetail {
@@ -671,6 +691,33 @@ impl Pipeline {
         self.events.push(self.numbering.envelope(at, now, body));
         self.counters.coverage_events += 1;
     }
+}
+
+/// Whose connection it is, for the ledger. Nobody's, if no record told who used it.
+fn subject(
+    connection: &Connection,
+    processes: &mut ProcessTable,
+    points: &Points,
+    clock: &Clock,
+) -> Option<Subject> {
+    let caller = connection.last_caller()?;
+    let identity = processes.resolve(caller, connection.last, clock);
+    let executable = identity.principal.process.executable.path.clone();
+    let protocol = match (connection.tls, connection.read) {
+        (true, _) => "tls",
+        (false, true) => "http",
+        (false, false) => "other",
+    };
+    let mapped = || points.of_process(caller.process).into_iter().next();
+    Some(Subject {
+        program: executable.unwrap_or_else(|| caller.comm.clone()),
+        protocol,
+        library: connection
+            .tls
+            .then(mapped)
+            .flatten()
+            .map(|mapped| mapped.library.name()),
+    })
 }
 
 /// The fallback does not tell which secret it gives: it is offered as each of those that it may be.

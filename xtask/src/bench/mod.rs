@@ -212,13 +212,7 @@ impl Bench<'_> {
 
     fn load(&self, traffic: Traffic) -> Result<f64> {
         let folder = self.folder;
-        load::run(
-            folder,
-            self.server,
-            traffic,
-            self.seconds,
-            self.pace,
-        )
+        load::run(folder, self.server, traffic, self.seconds, self.pace)
     }
 
     /// All kinds of traffic with one variant.

@@ -1,0 +1,228 @@
+//! The ledger and the agent's counters for Prometheus, over HTTP on a local address.
+//!
+//! `tokentrail_connections_total{program,protocol,library,outcome,reason}` (outcome `read` or `unread`),
+//! `tokentrail_connections_open{...}` (neither so far), and `tokentrail_agent_total{counter}`: every counter that the agent
+//! prints when it stops. Format: OpenMetrics text 1.0.
+
+use super::door::Asker;
+use super::{Snapshot, table};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::net::SocketAddr;
+use tiny_http::{Header, Method, Request, Response, Server};
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Why no metrics are served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("metrics cannot be served at {address}: {source}")]
+    Bind {
+        address: SocketAddr,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("metrics are served on a loopback address only, and {0} is none")]
+    NotLocal(SocketAddr),
+}
+
+/// Serves `GET /metrics` at this address from a thread of its own, as long as the process lives; the address with the
+/// port that the system chose, if that was 0.
+///
+/// # Errors
+/// If the address is not local, or taken.
+pub fn serve(address: SocketAddr, asker: Asker) -> Result<SocketAddr, Error> {
+    if !address.ip().is_loopback() {
+        return Err(Error::NotLocal(address));
+    }
+    let server = Server::http(address).map_err(|source| Error::Bind { address, source })?;
+    let bound = server.server_addr().to_ip().unwrap_or(address);
+    std::thread::Builder::new()
+        .name("metrics".into())
+        .spawn(move || {
+            for request in server.incoming_requests() {
+                answer(request, &asker);
+            }
+        })
+        .map_err(|error| Error::Bind {
+            address,
+            source: error.into(),
+        })?;
+    Ok(bound)
+}
+
+fn answer(request: Request, asker: &Asker) {
+    let path = request.url().split('?').next();
+    let (status, text) = match (request.method(), path) {
+        (Method::Get, Some("/metrics")) => match asker.ask() {
+            Some(snapshot) => match encode(snapshot) {
+                Ok(text) => (200, text),
+                Err(error) => (500, format!("{error}\n")),
+            },
+            None => (503, "the agent is busy or stopping\n".to_owned()),
+        },
+        (_, Some("/metrics")) => (405, "only GET\n".to_owned()),
+        _ => (404, "only /metrics\n".to_owned()),
+    };
+    let mut response = Response::from_string(text).with_status_code(status);
+    if status == 200
+        && let Ok(header) = Header::from_bytes("Content-Type", CONTENT_TYPE)
+    {
+        response.add_header(header);
+    }
+    // The other end may have gone.
+    let _ = request.respond(response);
+}
+
+fn encode(snapshot: Snapshot) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("tokentrail");
+    registry.register_collector(Box::new(Families(snapshot)));
+    let mut text = String::new();
+    text::encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+#[derive(Debug)]
+struct Families(Snapshot);
+
+impl Collector for Families {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let counter = ConstCounter::new(0u64);
+        let mut family = encoder.encode_descriptor(
+            "connections",
+            "Connections that were read, or not, with the reason",
+            None,
+            counter.metric_type(),
+        )?;
+        for row in &self.0.rows {
+            let library = row.library.as_deref().unwrap_or("");
+            let labels = |outcome, reason| {
+                [
+                    ("program", row.program.clone()),
+                    ("protocol", row.protocol.clone()),
+                    ("library", library.to_owned()),
+                    ("outcome", outcome),
+                    ("reason", reason),
+                ]
+            };
+            let read = [("read".to_owned(), String::new(), row.read)];
+            let unread = row
+                .unread
+                .iter()
+                .map(|(why, count)| ("unread".to_owned(), table::reason(*why), *count));
+            for (outcome, reason, count) in read.into_iter().chain(unread) {
+                ConstCounter::new(count).encode(family.encode_family(&labels(outcome, reason))?)?;
+            }
+        }
+        let gauge = ConstGauge::new(0u64);
+        let mut family = encoder.encode_descriptor(
+            "connections_open",
+            "Open connections, neither read nor given up so far",
+            None,
+            gauge.metric_type(),
+        )?;
+        for row in self.0.rows.iter().filter(|row| row.undecided > 0) {
+            let labels = [("program", &row.program), ("protocol", &row.protocol)];
+            ConstGauge::new(row.undecided).encode(family.encode_family(&labels)?)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "agent",
+            "The agent's own counters",
+            None,
+            counter.metric_type(),
+        )?;
+        for (name, count) in &self.0.counters {
+            ConstCounter::new(*count).encode(family.encode_family(&[("counter", name)])?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Ledger, Subject, door};
+    use super::*;
+    use agent_common::event::{CoverageReason, Time};
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+
+    fn snapshot() -> Snapshot {
+        let mut ledger = Ledger::new(8);
+        let subject = || Subject {
+            program: "/bin/a \"b\"".into(),
+            protocol: "tls",
+            library: Some("openssl"),
+        };
+        ledger.record(subject(), None);
+        ledger.record(subject(), Some(CoverageReason::NoSecret));
+        ledger.record_open(subject(), false, None);
+        Snapshot {
+            from: Time::now(),
+            to: Time::now(),
+            scope: Vec::new(),
+            total: ledger.total(),
+            rows: ledger.rows(),
+            counters: [("events.usage".to_owned(), 7)].into(),
+        }
+    }
+
+    #[test]
+    fn text_is_as_prometheus_reads_it() {
+        let text = encode(snapshot()).unwrap();
+        let labels = r#"program="/bin/a \"b\"",protocol="tls",library="openssl""#;
+        for line in [
+            format!("tokentrail_connections_total{{{labels},outcome=\"read\",reason=\"\"}} 1"),
+            format!(
+                "tokentrail_connections_total{{{labels},outcome=\"unread\",reason=\"no_secret\"}} 1"
+            ),
+            "tokentrail_agent_total{counter=\"events.usage\"} 7".to_owned(),
+            "# EOF".to_owned(),
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
+        }
+        assert!(text.contains("tokentrail_connections_open{program="));
+    }
+
+    fn get(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    #[test]
+    fn served_on_loopback_only() {
+        let (asker, asked) = door::questions();
+        let everywhere: SocketAddr = "0.0.0.0:0".parse().unwrap();
+        assert!(matches!(
+            serve(everywhere, asker.clone()),
+            Err(Error::NotLocal(_))
+        ));
+        let address = serve("127.0.0.1:0".parse().unwrap(), asker).unwrap();
+        let thread = std::thread::spawn(move || {
+            let start = std::time::Instant::now();
+            while start.elapsed().as_secs() < 2 {
+                if let Some(waiting) = asked.waiting() {
+                    waiting.answer(&snapshot());
+                }
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        let answer = get(address, "/metrics");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.contains("openmetrics-text") && answer.contains("# EOF"));
+        assert!(get(address, "/other").starts_with("HTTP/1.1 404"));
+        thread.join().unwrap();
+    }
+}
