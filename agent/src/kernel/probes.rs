@@ -291,8 +291,9 @@ impl Probes {
         let Some(member) = self.hierarchy.as_ref().and_then(fits) else {
             return Ok(None);
         };
-        self.forget_removed();
+        // First what is waited for: processes may be in it already.
         self.add(member)?;
+        self.forget_removed();
         Ok(Some(member))
     }
 
