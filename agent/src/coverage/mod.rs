@@ -26,7 +26,7 @@ pub struct Subject {
     pub program: String,
     /// `http`, `tls`, or `other` for what is neither.
     pub protocol: &'static str,
-    /// The TLS library that the process has mapped, where one is known.
+    /// The TLS library whose secret opened it; of an unread connection the only one that the process has mapped.
     pub library: Option<&'static str>,
 }
 

@@ -28,7 +28,7 @@ pub struct Row {
     pub program: String,
     /// `http`, `tls`, or `other` for what is neither.
     pub protocol: String,
-    /// The TLS library that the process has mapped, where one is known.
+    /// The TLS library whose secrets opened them; of unread connections the only one that the process has mapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub library: Option<String>,
     /// `read + undecided + unread`.

@@ -37,6 +37,8 @@ pub struct Connection {
     pub reported: Vec<CoverageReason>,
     /// TLS was met on it.
     pub tls: bool,
+    /// The TLS library whose secret opened it.
+    pub library: Option<&'static str>,
     rested: bool,
     /// It has closed, and waits for what the attacher finds in its processes' files.
     pub closed: Option<Nanos>,
@@ -61,6 +63,7 @@ impl Connection {
             waits_for: Vec::new(),
             reported: Vec::new(),
             tls: false,
+            library: None,
             closed: None,
             rested: false,
             read: false,

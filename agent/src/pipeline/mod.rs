@@ -494,7 +494,13 @@ impl Pipeline {
         for output in out.drain(..) {
             match output {
                 Output::Exchange(exchange, around) => self.exchange(key, &exchange, &around),
-                Output::Proved(point) => self.proofs.proved(point, &self.points),
+                Output::Proved(point) => {
+                    self.proofs.proved(point, &self.points);
+                    let library = self.points.get(point).map(|point| point.library.name());
+                    if let Some(connection) = self.connections.peek_mut(&key) {
+                        connection.library = library;
+                    }
+                }
                 Output::Switched => self.counters.switched += 1,
                 Output::HttpUnread(reason, around) => self.http_unread(key, reason, &around),
                 Output::TlsUnread(reason, facts) => self.tls_unread(key, reason, &facts),
@@ -708,15 +714,21 @@ fn subject(
         (false, true) => "http",
         (false, false) => "other",
     };
-    let mapped = || points.of_process(caller.process).into_iter().next();
+    // Of several that a process has mapped, nothing says which one an unread connection used.
+    let only = || {
+        let mapped = points.of_process(caller.process);
+        let mut names = mapped.iter().map(|mapped| mapped.library.name());
+        let first = names.next()?;
+        names.all(|name| name == first).then_some(first)
+    };
+    let library = match connection.tls {
+        true => connection.library.or_else(only),
+        false => None,
+    };
     Some(Subject {
         program: executable.unwrap_or_else(|| caller.comm.clone()),
         protocol,
-        library: connection
-            .tls
-            .then(mapped)
-            .flatten()
-            .map(|mapped| mapped.library.name()),
+        library,
     })
 }
 

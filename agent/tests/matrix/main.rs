@@ -6,6 +6,7 @@ mod canary;
 mod clients;
 mod connections;
 mod container;
+mod coverage;
 mod fixtures;
 mod hostile;
 mod late;
