@@ -22,6 +22,8 @@ pub mod kind {
     pub const UNIX_PATH: u16 = 7;
     pub const CGROUP: u16 = 8;
     pub const MAPPED: u16 = 9;
+    /// A [`Socket`](super::Socket) without payload: the first datagram that a UDP socket sent from or to port 443.
+    pub const DATAGRAM: u16 = 10;
 }
 
 /// `struct sock_common.skc_family`.

@@ -26,6 +26,7 @@ mod kernel;
 mod keylog;
 mod lifecycle;
 mod maps;
+mod quic;
 mod scope;
 mod socket;
 mod stream;

@@ -69,6 +69,10 @@ pub static PROCESSES: HashMap<ProcessId, u32> = HashMap::with_max_entries(65_536
 #[map]
 pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(65_536, 0);
 
+/// UDP sockets of port 443 that were told of: their inode numbers by `struct sock *`.
+#[map]
+pub static DATAGRAMS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8_192, 0);
+
 /// Files whose executable mapping was reported already.
 #[map]
 pub static FILES: LruHashMap<File, u32> = LruHashMap::with_max_entries(8_192, 0);

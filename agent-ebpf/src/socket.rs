@@ -7,19 +7,23 @@ use crate::{
 use agent_common::abi::{Socket, UNIX_PATH_MAX, UnixPath, family, kind};
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 
-/// `SOCK_STREAM`
+/// `SOCK_STREAM`, `SOCK_DGRAM`
 const STREAM: u16 = 1;
-/// `IPPROTO_TCP`
+const DATAGRAM: u16 = 2;
+/// `IPPROTO_TCP`, `IPPROTO_UDP`
 const TCP: u16 = 6;
+const UDP: u16 = 17;
 /// `S_IFMT`, `S_IFSOCK`
 const MODE_TYPE: u16 = 0o170_000;
 const MODE_SOCKET: u16 = 0o140_000;
 
-/// A TCP or Unix stream socket.
+/// A TCP or Unix stream socket, or a UDP one.
 #[derive(Clone, Copy)]
 pub struct Sock {
     pub address: u64,
     pub family: u16,
+    /// It is UDP's: nothing but its ends is looked at.
+    pub datagram: bool,
     /// The socket's inode number.
     pub inode: u64,
 }
@@ -49,20 +53,22 @@ impl Sock {
     fn checked(address: u64, file: u64) -> Option<Self> {
         let family: u16 = read(address, offset!(sk_family))?;
         let of_type: u16 = read(address, offset!(sk_type))?;
-        let stream = match family {
+        let mut datagram = false;
+        match family {
             family::INET | family::INET6 => {
                 let protocol: u16 = read(address, offset!(sk_protocol))?;
-                of_type == STREAM && protocol == TCP
+                datagram = of_type == DATAGRAM && protocol == UDP;
+                if !datagram && (of_type != STREAM || protocol != TCP) {
+                    return None;
+                }
             }
-            family::UNIX => of_type == STREAM,
-            _ => false,
-        };
-        if !stream {
-            return None;
+            family::UNIX if of_type == STREAM => {}
+            _ => return None,
         }
         Some(Self {
             address,
             family,
+            datagram,
             inode: inode_number(file),
         })
     }

@@ -5,7 +5,7 @@ use crate::{
     emit,
     kernel::{count, current, current_start, read},
     maps::{FILES, offset},
-    scope,
+    quic, scope,
     socket::{Sock, inode_number},
     stream, vector,
 };
@@ -142,6 +142,15 @@ fn finished(call: u64, regs: &Arguments, ret: u64) {
     let Some(sock) = file(regs.rdi).and_then(Sock::from_file) else {
         return;
     };
+    if sock.datagram {
+        match call {
+            nr::SENDTO => quic::sent(&sock, quic::Name::User(regs.r8)),
+            nr::SENDMSG | nr::SENDMMSG => quic::sent(&sock, quic::user_name(regs.rsi)),
+            nr::WRITE | nr::WRITEV => quic::sent(&sock, quic::Name::User(0)),
+            _ => {}
+        }
+        return;
+    }
     let Some(scratch) = stream::scratch(of) else {
         return;
     };

@@ -7,7 +7,7 @@
 use crate::kernel::{count, read};
 use crate::{
     maps::{CALLS, Call, offset},
-    scope,
+    quic, scope,
     socket::Sock,
     stream,
     tracepoints::{MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, mapped},
@@ -74,6 +74,28 @@ pub fn unix_stream_recvmsg_enter(ctx: FEntryContext) -> i32 {
 #[fexit(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
     exit(ctx.arg(4), probe::RECEIVE, direction::RECEIVED)
+}
+
+/// `int udp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len)`
+#[fentry(function = "udp_sendmsg")]
+pub fn udp_sendmsg_enter(ctx: FEntryContext) -> i32 {
+    datagram(ctx.arg(0), ctx.arg(1))
+}
+
+/// `int udpv6_sendmsg(struct sock *sk, struct msghdr *msg, size_t len)`
+#[fentry(function = "udpv6_sendmsg")]
+pub fn udpv6_sendmsg_enter(ctx: FEntryContext) -> i32 {
+    datagram(ctx.arg(0), ctx.arg(1))
+}
+
+#[inline(always)]
+fn datagram(sock: u64, message: u64) -> i32 {
+    if scope::holds_current()
+        && let Some(sock) = Sock::from_sock(sock)
+    {
+        quic::sent(&sock, quic::kernel_name(message));
+    }
+    0
 }
 
 /// `unsigned long vm_mmap_pgoff(struct file *file, unsigned long addr, unsigned long len, unsigned long prot,

@@ -101,6 +101,8 @@ pub enum CoverageReason {
     BytesLost,
     /// HTTP/2 is not read yet.
     Http2,
+    /// UDP from or to port 443, told once per socket: QUIC is not read.
+    Quic,
     /// Neither HTTP nor TLS.
     NotHttp,
     /// The kernel opens the records (kTLS).

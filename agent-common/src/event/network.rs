@@ -31,6 +31,8 @@ pub struct Network {
 pub enum Transport {
     /// TCP.
     Tcp,
+    /// UDP, of which only QUIC's is told: as not read.
+    Udp,
     /// Unix domain stream socket.
     Unix,
 }

@@ -24,7 +24,7 @@ pub const OTHERS: &str = "(others)";
 pub struct Subject {
     /// Path of the executable, or the process's name where that is not known.
     pub program: String,
-    /// `http`, `tls`, or `other` for what is neither.
+    /// `http`, `tls`, `quic`, or `other` for what is none of them.
     pub protocol: &'static str,
     /// The TLS library whose secret opened it; of an unread connection the only one that the process has mapped.
     pub library: Option<&'static str>,

@@ -26,7 +26,7 @@ pub struct Snapshot {
 pub struct Row {
     /// Path of the executable, or the process's name where that is not known.
     pub program: String,
-    /// `http`, `tls`, or `other` for what is neither.
+    /// `http`, `tls`, `quic`, or `other` for what is none of them.
     pub protocol: String,
     /// The TLS library whose secrets opened them; of unread connections the only one that the process has mapped.
     #[serde(default, skip_serializing_if = "Option::is_none")]

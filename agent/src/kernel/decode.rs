@@ -8,8 +8,8 @@
 
 use super::device::from_kernel;
 use super::record::{
-    Arguments, Caller, Chunk, Closed, ConnectionKey, Endpoints, PointId, ProcessKey, ProcessRecord,
-    Record, SecretRecord,
+    Arguments, Caller, Chunk, Closed, ConnectionKey, Datagram, Endpoints, PointId, ProcessKey,
+    ProcessRecord, Record, SecretRecord,
 };
 use crate::flow::{Direction, Nanos, Payload};
 use agent_common::abi;
@@ -71,6 +71,7 @@ impl Decoder {
         let time = header.time;
         Some(match header.kind {
             abi::kind::SOCKET => Decoded::Record(Record::Chunk(self.chunk(bytes)?)),
+            abi::kind::DATAGRAM => Decoded::Record(Record::Datagram(datagram(bytes)?)),
             abi::kind::CLOSED => {
                 let record: abi::Closed = prefix(bytes)?;
                 let connection = ConnectionKey {
@@ -174,6 +175,21 @@ impl Decoder {
             end: record.flags & abi::flag::END != 0,
         })
     }
+}
+
+fn datagram(bytes: &[u8]) -> Option<Datagram> {
+    let record: abi::Socket = prefix(bytes)?;
+    if !matches!(record.family, abi::family::INET | abi::family::INET6) {
+        return None;
+    }
+    Some(Datagram {
+        time: record.header.time,
+        endpoints: Endpoints::Udp {
+            local: SocketAddr::new(address(record.family, &record.local), record.local_port),
+            peer: SocketAddr::new(address(record.family, &record.peer), record.peer_port),
+        },
+        caller: caller(&record.task),
+    })
 }
 
 fn secret(bytes: &[u8]) -> Option<SecretRecord> {

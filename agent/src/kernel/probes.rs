@@ -163,6 +163,8 @@ pub(super) const TRACING: &[(&str, &str, bool)] = &[
     ("unix_stream_recvmsg_enter", "unix_stream_recvmsg", true),
     ("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false),
     ("vm_mmap_pgoff_exit", "vm_mmap_pgoff", false),
+    ("udp_sendmsg_enter", "udp_sendmsg", true),
+    ("udpv6_sendmsg_enter", "udpv6_sendmsg", true),
 ];
 
 pub(super) const LIFECYCLE: &[&str] = &[

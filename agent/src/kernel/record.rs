@@ -29,12 +29,24 @@ pub enum Endpoints {
         local: SocketAddr,
         peer: SocketAddr,
     },
+    Udp {
+        local: SocketAddr,
+        peer: SocketAddr,
+    },
     /// A Unix stream socket; `path` is the bound path of whichever end has one.
     /// `peer_inode` is the other socket's inode number (0 if unknown): both ends name the same pair.
     Unix {
         path: Option<String>,
         peer_inode: u64,
     },
+}
+
+/// The first datagram that a UDP socket sent from or to port 443: QUIC, as it seems.
+#[derive(Clone, Debug)]
+pub struct Datagram {
+    pub time: Nanos,
+    pub endpoints: Endpoints,
+    pub caller: Caller,
 }
 
 /// Who made the call, read in the kernel at the time of the call.
@@ -156,4 +168,5 @@ pub enum Record {
     Closed(Closed),
     Secret(SecretRecord),
     Process(ProcessRecord),
+    Datagram(Datagram),
 }

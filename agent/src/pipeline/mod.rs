@@ -29,7 +29,8 @@ use crate::{
         self,
         points::Points,
         record::{
-            Chunk, ConnectionKey, FileId, PointId, ProcessKey, ProcessRecord, Record, SecretRecord,
+            Chunk, ConnectionKey, Datagram, FileId, PointId, ProcessKey, ProcessRecord, Record,
+            SecretRecord,
         },
     },
     tls,
@@ -164,6 +165,7 @@ impl Pipeline {
             Record::Closed(closed) => self.close(closed.connection, closed.time, Outcome::Closed),
             Record::Secret(secret) => self.secret(secret),
             Record::Process(record) => self.process(&record),
+            Record::Datagram(datagram) => self.datagram(&datagram),
         }
     }
 
@@ -289,6 +291,55 @@ impl Pipeline {
         }
         self.handle(key, &mut out);
         self.outputs = out;
+    }
+
+    /// A UDP socket that speaks QUIC, as it seems, is not read: listed once.
+    fn datagram(&mut self, datagram: &Datagram) {
+        let Datagram {
+            time,
+            endpoints,
+            caller,
+        } = datagram;
+        self.now = self.now.max(*time);
+        self.counters.connections += 1;
+        self.counters.connections_unread += 1;
+        let reason = CoverageReason::Quic;
+        *self
+            .counters
+            .unread
+            .entry(report::name(reason))
+            .or_default() += 1;
+        let identity = self.processes.resolve(caller, *time, &self.clock);
+        let executable = identity.principal.process.executable.path.clone();
+        let subject = Subject {
+            program: executable.unwrap_or_else(|| caller.comm.clone()),
+            protocol: "quic",
+            library: None,
+        };
+        self.ledger.record(subject, Some(reason));
+        let at = self.clock.wall(*time);
+        let body = Body::Coverage(Box::new(Coverage {
+            coverage: CoverageDetail {
+                scope: CoverageScope::Connection,
+                reason: Some(reason),
+                detail: None,
+                protocol: Some("quic".to_owned()),
+                library: None,
+                connections: Connections {
+                    seen: 1,
+                    read: 0,
+                    unread: 1,
+                },
+                from: at,
+                to: at,
+            },
+            principal: Some(identity.principal),
+            network: Some(usage::network(endpoints, None)),
+            tls: None,
+        }));
+        let now = self.clock.now().1;
+        self.events.push(self.numbering.envelope(at, now, body));
+        self.counters.coverage_events += 1;
     }
 
     fn secret(&mut self, record: SecretRecord) {

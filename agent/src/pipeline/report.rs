@@ -126,6 +126,7 @@ pub fn name(reason: CoverageReason) -> &'static str {
     match reason {
         R::OpenedBefore => "opened_before",
         R::AttachedLate => "attached_late",
+        R::Quic => "quic",
         R::NoKeyLogPoint => "no_key_log_point",
         R::LibraryUnsupported => "library_unsupported",
         R::SecretUnproven => "secret_unproven",

@@ -21,9 +21,12 @@ pub(super) fn of(exchange: &Exchange, facts: &Facts<'_>) -> String {
     let mut hash = Sha256::new();
     let origin = exchange.request.origin;
     match facts.endpoints {
-        Endpoints::Tcp { local, peer } => {
+        Endpoints::Tcp { local, peer } | Endpoints::Udp { local, peer } => {
             let (local, peer) = (canonical(local), canonical(peer));
-            hash.update(b"tokentrail exchange 1 tcp\0");
+            hash.update(match facts.endpoints {
+                Endpoints::Udp { .. } => b"tokentrail exchange 1 udp\0",
+                _ => b"tokentrail exchange 1 tcp\0",
+            });
             for (address, port) in [local.min(peer), local.max(peer)] {
                 match address {
                     IpAddr::V4(address) => hash.update(address.to_ipv6_mapped().octets()),

@@ -33,8 +33,11 @@ pub(super) fn of(
         ),
     });
     match endpoints {
-        Endpoints::Tcp { local, peer } => Network {
-            transport: Transport::Tcp,
+        Endpoints::Tcp { local, peer } | Endpoints::Udp { local, peer } => Network {
+            transport: match endpoints {
+                Endpoints::Udp { .. } => Transport::Udp,
+                _ => Transport::Tcp,
+            },
             network_type: Some(if local.ip().to_canonical().is_ipv4() {
                 NetworkType::Ipv4
             } else {

@@ -282,7 +282,7 @@ fn both_ends_of_a_connection_give_one_name() {
     ] {
         let (own, peer) = match client {
             Endpoints::Unix { .. } => (21, 22),
-            Endpoints::Tcp { .. } => (31, 32),
+            Endpoints::Tcp { .. } | Endpoints::Udp { .. } => (31, 32),
         };
         assert_eq!(
             named(client.clone(), own, Direction::Sent),

@@ -8,7 +8,7 @@ use crate::support::process::{Place, Spec, run};
 use crate::support::report::Cells;
 use crate::support::servers::Wire;
 use crate::support::token::Shape;
-use crate::support::{nginx, seconds, turn, wait_for};
+use crate::support::{fixtures, nginx, seconds, turn, wait_for};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -57,6 +57,7 @@ fn live() {
         told.context("not six connections read")
             .and_then(|told| rows(&told)),
     );
+    cells.check("quic", quic(&lab, &socket));
     cells.check("private", private(&socket));
     cells.check("table", table(&socket));
     cells.check("metrics", prometheus(metrics));
@@ -107,6 +108,36 @@ fn rows(told: &Value) -> Result<()> {
         told["counters"]["events.usage"].as_u64() >= Some(6),
         "{told:#}"
     );
+    Ok(())
+}
+
+/// A socket that is connected to port 443 and one that is not, each used twice: two sockets are listed.
+const DATAGRAMS: &str = r#"
+import socket
+there = ("127.0.0.1", 443)
+connected = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+connected.connect(there)
+free = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(2):
+    for send in (lambda: connected.send(b"x"), lambda: free.sendto(b"x", ("::1", 443)), lambda: other.sendto(b"x", ("127.0.0.1", 53))):
+        try:
+            send()
+        except ConnectionRefusedError:
+            pass
+"#;
+
+fn quic(lab: &Lab, socket: &Path) -> Result<()> {
+    let python = fixtures::python()?;
+    run(&Spec::new(&python).args(["-c", DATAGRAMS]), &lab.inside())?;
+    let told = wait_for(seconds(20), || {
+        let told = ask(socket).ok()?;
+        let rows = told["rows"].as_array()?;
+        let row = rows.iter().find(|row| row["protocol"] == "quic")?;
+        Some(row.clone())
+    });
+    let row = told.context("no row of quic")?;
+    ensure!(row["unread"]["quic"] == 2 && row["seen"] == 2, "{row}");
     Ok(())
 }
 
