@@ -12,11 +12,18 @@
 //! Invariant: knows neither flows nor secrets.
 
 pub mod batch;
+pub mod encoding;
 pub mod file;
+pub mod http;
 mod layout;
 pub mod ndjson;
+pub mod ocsf;
+pub mod otlp;
 pub mod outbox;
+pub mod remote;
+mod severity;
 pub mod stream;
+pub mod syslog;
 pub mod table;
 #[cfg(test)]
 mod tests;
