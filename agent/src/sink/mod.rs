@@ -21,6 +21,10 @@ pub mod ocsf;
 pub mod otlp;
 pub mod outbox;
 pub mod remote;
+/// As the tests of receivers use it, which name this crate from outside.
+#[cfg(test)]
+#[path = "../../tests/receivers/samples.rs"]
+mod samples;
 mod severity;
 pub mod stream;
 pub mod syslog;

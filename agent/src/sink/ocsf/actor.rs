@@ -97,14 +97,16 @@ fn entity(pid: u32, creation: &ProcessCreation, executable: &Executable) -> Map<
 }
 
 fn base_name(path: &str) -> &str {
-    path.rsplit('/').next().filter(|name| !name.is_empty()).unwrap_or(path)
+    path.rsplit('/')
+        .next()
+        .filter(|name| !name.is_empty())
+        .unwrap_or(path)
 }
 
 /// As a POSIX shell would take it, so that arguments with spaces can be told from several.
 fn command_line(arguments: &[String]) -> String {
-    let plain = |character: char| {
-        character.is_ascii_alphanumeric() || "-_./=:,+@%{}?&".contains(character)
-    };
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "-_./=:,+@%{}?&".contains(character);
     let quoted: Vec<String> = arguments
         .iter()
         .map(|argument| {

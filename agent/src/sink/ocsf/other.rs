@@ -21,7 +21,11 @@ pub fn loss(loss: &Loss) -> Map<String, Value> {
         "{} {} {} in stage {}: {}",
         detail.count,
         word(plain(&detail.unit)),
-        if detail.intentional { "left out" } else { "lost" },
+        if detail.intentional {
+            "left out"
+        } else {
+            "lost"
+        },
         word(plain(&detail.stage)),
         word(plain(&detail.reason)),
     );
@@ -92,7 +96,10 @@ pub fn coverage(envelope: &Envelope, coverage: &Coverage) -> Map<String, Value> 
                 unmapped.insert(name.to_owned(), value);
             }
         };
-        put("process", json!({ "linux": plain(&principal.process.linux) }));
+        put(
+            "process",
+            json!({ "linux": plain(&principal.process.linux) }),
+        );
         put("systemd", plain(&principal.systemd));
         put("k8s", plain(&principal.k8s));
     }

@@ -19,7 +19,10 @@ const METHODS: [&str; 9] = [
 ];
 
 pub fn event(envelope: &Envelope, usage: &Usage) -> Map<String, Value> {
-    let mut event = API_ACTIVITY.event(activity(&usage.http.request.method), Severity::Informational);
+    let mut event = API_ACTIVITY.event(
+        activity(&usage.http.request.method),
+        Severity::Informational,
+    );
     let (local, peer) = ends(&usage.network);
     let (source, destination) = match usage.direction {
         Direction::Client => (local, peer),
@@ -122,7 +125,10 @@ fn api(usage: &Usage) -> Value {
         ("token", Value::Object(token)),
     ]);
     if !usage.server.address.is_empty() {
-        api.insert("service".to_owned(), json!({ "name": usage.server.address }));
+        api.insert(
+            "service".to_owned(),
+            json!({ "name": usage.server.address }),
+        );
     }
     if let Some(response) = &usage.http.response {
         api.insert(

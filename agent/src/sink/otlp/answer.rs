@@ -43,16 +43,18 @@ pub fn outcome(answer: &Answer) -> Outcome {
     let partial = match answer.content_type.as_str() {
         // An empty message is an empty body.
         _ if answer.body.is_empty() => Some(None),
-        "application/json" => serde_json::from_slice::<Response>(&answer.body)
-            .ok()
-            .map(|response| {
-                response.partial_success.map(|partial| {
-                    ExportLogsPartialSuccess {
-                        rejected_log_records: partial.rejected_log_records,
-                        error_message: partial.error_message,
-                    }
+        "application/json" => {
+            serde_json::from_slice::<Response>(&answer.body)
+                .ok()
+                .map(|response| {
+                    response
+                        .partial_success
+                        .map(|partial| ExportLogsPartialSuccess {
+                            rejected_log_records: partial.rejected_log_records,
+                            error_message: partial.error_message,
+                        })
                 })
-            }),
+        }
         "application/x-protobuf" | "application/protobuf" | "application/octet-stream" | "" => {
             ExportLogsServiceResponse::decode(&answer.body[..])
                 .ok()

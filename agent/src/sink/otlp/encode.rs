@@ -37,10 +37,7 @@ pub struct Unreadable {
 impl Unreadable {
     /// Never, for this one; the others are told apart from it by halving.
     pub fn outcome(&self, batch: &Batch) -> Outcome {
-        let reason = format!(
-            "event {} cannot be encoded: {}",
-            self.sequence, self.error
-        );
+        let reason = format!("event {} cannot be encoded: {}", self.sequence, self.error);
         if batch.events.len() > 1 {
             Outcome::TooLarge { reason }
         } else {
@@ -71,7 +68,8 @@ pub fn request(batch: &Batch) -> Result<ExportLogsServiceRequest, Unreadable> {
         };
         let event: Event = serde_json::from_slice(&encoded.json).map_err(unreadable)?;
         let severity = Severity::of(&encoded.json).map_err(unreadable)?;
-        let same = |group: &Group| group.version == event.version && group.resource == event.resource;
+        let same =
+            |group: &Group| group.version == event.version && group.resource == event.resource;
         if !groups.last().is_some_and(same) {
             groups.push(Group {
                 version: event.version,
@@ -210,8 +208,7 @@ impl<'de> Visitor<'de> for EventVisitor {
         Ok(Event {
             version: version.ok_or_else(|| A::Error::missing_field("version"))?,
             time: time.ok_or_else(|| A::Error::missing_field("time"))?,
-            observed_time: observed_time
-                .ok_or_else(|| A::Error::missing_field("observed_time"))?,
+            observed_time: observed_time.ok_or_else(|| A::Error::missing_field("observed_time"))?,
             resource: producer,
             sequence,
             kind: kind.ok_or_else(|| A::Error::missing_field("kind"))?,
@@ -219,4 +216,3 @@ impl<'de> Visitor<'de> for EventVisitor {
         })
     }
 }
-

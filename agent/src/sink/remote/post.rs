@@ -255,7 +255,9 @@ fn uri(endpoint: &str, default_path: &str) -> Result<Uri, Error> {
         .filter(|authority| !authority.host().is_empty());
     let authority = authority.ok_or_else(|| wrong("no host"))?;
     if authority.as_str().contains('@') {
-        return Err(wrong("a user or password does not belong there; `headers` takes an authorization from a file"));
+        return Err(wrong(
+            "a user or password does not belong there; `headers` takes an authorization from a file",
+        ));
     }
     if uri.path() != "/" || uri.query().is_some() {
         return Ok(uri);

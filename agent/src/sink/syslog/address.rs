@@ -33,10 +33,14 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         if let Some(path) = text.strip_prefix("unix-stream:") {
-            return Ok(Self::UnixStream { path: path_of(path)? });
+            return Ok(Self::UnixStream {
+                path: path_of(path)?,
+            });
         }
         if let Some(path) = text.strip_prefix("unix:") {
-            return Ok(Self::UnixDatagram { path: path_of(path)? });
+            return Ok(Self::UnixDatagram {
+                path: path_of(path)?,
+            });
         }
         let (scheme, rest) = text.split_once("://").ok_or(())?;
         let (host, port) = rest.rsplit_once(':').ok_or(())?;

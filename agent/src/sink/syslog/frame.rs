@@ -69,7 +69,14 @@ impl Framing {
                 apart(batch, reason)
             })?;
             let mut message = Vec::with_capacity(event.len() + 256);
-            self.head(&mut message, batch, encoded.sequence, encoded.time, &facts, severity);
+            self.head(
+                &mut message,
+                batch,
+                encoded.sequence,
+                encoded.time,
+                &facts,
+                severity,
+            );
             message.extend_from_slice(event);
             if let Some(limit) = self.datagram_bytes
                 && message.len() > limit
@@ -166,7 +173,11 @@ fn name(text: &str, limit: usize) -> String {
         })
         .take(limit)
         .collect();
-    if name.is_empty() { "-".to_owned() } else { name }
+    if name.is_empty() {
+        "-".to_owned()
+    } else {
+        name
+    }
 }
 
 /// PARAM-VALUE (section 6.3.3); control characters are left out.

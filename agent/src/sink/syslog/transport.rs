@@ -107,8 +107,7 @@ impl Transport {
         };
         let name = ServerName::try_from(host.to_owned()).map_err(Error::other)?;
         let mut tcp = self.tcp(host, port)?;
-        let mut session =
-            ClientConnection::new(Arc::clone(config), name).map_err(Error::other)?;
+        let mut session = ClientConnection::new(Arc::clone(config), name).map_err(Error::other)?;
         let deadline = Instant::now() + self.connect;
         tcp.set_read_timeout(Some(self.connect))?;
         while session.is_handshaking() {
@@ -167,7 +166,10 @@ fn wait_for_refusal(session: &mut ClientConnection, tcp: &mut TcpStream) -> Resu
             ErrorKind::ConnectionAborted,
             "the receiver closed the connection after the TLS handshake",
         )),
-        Ok(_) => session.process_new_packets().map(drop).map_err(Error::other),
+        Ok(_) => session
+            .process_new_packets()
+            .map(drop)
+            .map_err(Error::other),
         Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(()),
         Err(error) => Err(error),
     }
