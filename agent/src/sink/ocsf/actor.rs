@@ -1,7 +1,7 @@
 //! Processes, users, containers.
 
 use super::endpoint::millis;
-use super::object;
+use super::{object, plain};
 use agent_common::event::{Executable, Principal, Process, ProcessCreation, Thread};
 use serde_json::{Map, Value, json};
 
@@ -20,12 +20,7 @@ pub fn user(process: &Process) -> Value {
 pub fn process(principal: &Principal, thread: Option<&Thread>) -> Value {
     let process = &principal.process;
     let mut entity = entity(process.pid, &process.creation, &process.executable);
-    // Of an entity only: a process's path is its file's.
     entity.insert("user".to_owned(), user(process));
-    entity.insert(
-        "group".to_owned(),
-        json!({ "uid": process.real_group_id.to_string() }),
-    );
     if let Some(path) = &process.executable.path {
         let mut file = object([
             ("name", json!(base_name(path))),
@@ -82,6 +77,22 @@ pub fn process(principal: &Principal, thread: Option<&Thread>) -> Value {
         entity.insert("container".to_owned(), Value::Object(object));
     }
     Value::Object(entity)
+}
+
+/// What OCSF's process has no place for.
+pub fn unmapped(process: &Process) -> Value {
+    let mut unmapped = object([
+        ("linux", plain(&process.linux)),
+        ("real_group_id", json!(process.real_group_id)),
+        (
+            "command_args_truncated",
+            json!(process.command_args_truncated),
+        ),
+    ]);
+    if let Some(absent) = &process.executable.hash_absent {
+        unmapped.insert("hash_absent".to_owned(), plain(absent));
+    }
+    Value::Object(unmapped)
 }
 
 fn entity(pid: u32, creation: &ProcessCreation, executable: &Executable) -> Map<String, Value> {

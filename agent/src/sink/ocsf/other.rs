@@ -96,10 +96,7 @@ pub fn coverage(envelope: &Envelope, coverage: &Coverage) -> Map<String, Value> 
                 unmapped.insert(name.to_owned(), value);
             }
         };
-        put(
-            "process",
-            json!({ "linux": plain(&principal.process.linux) }),
-        );
+        put("process", actor::unmapped(&principal.process));
         put("systemd", plain(&principal.systemd));
         put("k8s", plain(&principal.k8s));
     }

@@ -5,7 +5,7 @@
 
 use super::class::{API_ACTIVITY, Activity, OTHER, Severity};
 use super::{actor, endpoint, object, plain};
-use agent_common::event::{Direction, Endpoint, Envelope, Network, Usage};
+use agent_common::event::{Direction, Endpoint, Envelope, Usage};
 use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 
@@ -23,7 +23,11 @@ pub fn event(envelope: &Envelope, usage: &Usage) -> Map<String, Value> {
         activity(&usage.http.request.method),
         Severity::Informational,
     );
-    let (local, peer) = ends(&usage.network);
+    let end = |end: &Endpoint| endpoint::end(&end.address, end.port);
+    let (local, peer) = (
+        usage.network.local.as_ref().map(end),
+        usage.network.peer.as_ref().map(end),
+    );
     let (source, destination) = match usage.direction {
         Direction::Client => (local, peer),
         Direction::Server => (peer, local),
@@ -49,9 +53,6 @@ pub fn event(envelope: &Envelope, usage: &Usage) -> Map<String, Value> {
     event.insert("actor".to_owned(), actor_of(usage));
     event.insert("api".to_owned(), api(usage));
     event.insert("http_request".to_owned(), request(usage));
-    // Both of an exchange's ends were watched, not stopped.
-    event.insert("action_id".to_owned(), json!(3));
-    event.insert("action".to_owned(), json!("Observed"));
     status(&mut event, usage);
     observables(&mut event, usage);
     event.insert("unmapped".to_owned(), unmapped(usage));
@@ -66,14 +67,6 @@ fn activity(method: &str) -> Activity<'_> {
         "DELETE" => (4, "Delete"),
         other => (OTHER, other),
     }
-}
-
-fn ends(network: &Network) -> (Option<Map<String, Value>>, Option<Map<String, Value>>) {
-    let end = |end: &Endpoint| endpoint::end(&end.address, end.port);
-    (
-        network.local.as_ref().map(end),
-        network.peer.as_ref().map(end),
-    )
 }
 
 fn actor_of(usage: &Usage) -> Value {
@@ -220,14 +213,7 @@ fn unmapped(usage: &Usage) -> Value {
         ("exchange", plain(&usage.exchange)),
         ("token", plain(&usage.token)),
         ("evidence", plain(&usage.evidence)),
-        (
-            "process",
-            json!({
-                "linux": plain(&usage.principal.process.linux),
-                "command_args_truncated": usage.principal.process.command_args_truncated,
-                "hash_absent": plain(&usage.principal.process.executable.hash_absent),
-            }),
-        ),
+        ("process", actor::unmapped(&usage.principal.process)),
         ("network", plain(&usage.network)),
     ]);
     if usage.direction == Direction::Server {

@@ -61,6 +61,15 @@ fn statuses_mean_what_otlp_says() {
         };
         assert!(fits, "{status}: {outcome:?}");
     }
+    let go = "http: request body too large";
+    assert!(matches!(
+        outcome(400, None, now(), go),
+        Outcome::TooLarge { .. }
+    ));
+    assert!(matches!(
+        outcome(401, None, now(), go),
+        Outcome::Rejected { .. }
+    ));
 }
 
 #[test]

@@ -121,3 +121,54 @@ impl Receiver for Syslog {
         }
     }
 }
+
+/// Entry point for fuzzing.
+#[doc(hidden)]
+pub mod fuzz {
+    use super::address::Address;
+    use super::frame::{Framing, Separation};
+    use crate::sink::batch::{Batch, Encoded};
+    use crate::sink::ocsf;
+    use crate::sink::remote::retry;
+    use agent_common::event::{Envelope, Time};
+    use bytes::Bytes;
+
+    /// Texts of a configuration and of headers are read or refused; an event makes one message of one line, and one
+    /// of OCSF.
+    pub fn fuzz(data: &[u8]) {
+        if let Ok(text) = std::str::from_utf8(data) {
+            if let Ok(address) = text.parse::<Address>() {
+                assert_eq!(address.to_string().parse(), Ok(address));
+            }
+            if let Some(pause) = retry::after(text, jiff::Timestamp::UNIX_EPOCH) {
+                assert!(pause <= retry::LONGEST);
+            }
+        }
+        let Ok(event) = serde_json::from_slice::<Envelope>(data) else {
+            return;
+        };
+        let Ok(json) = serde_json::to_vec(&event).map(Bytes::from) else {
+            return;
+        };
+        assert!(ocsf::encode(&json).is_ok());
+        let batch = Batch {
+            agent: event.producer.id,
+            epoch: event.producer.epoch,
+            events: vec![Encoded {
+                sequence: event.producer.sequence,
+                time: Time::from_unix_nanos(0),
+                json: json.clone(),
+            }],
+        };
+        let framing = Framing {
+            facility: 13,
+            enterprise: 1,
+            datagram_bytes: None,
+            separation: Separation::None,
+        };
+        if let Ok(messages) = framing.messages(&batch, std::slice::from_ref(&json)) {
+            assert!(messages.len() == 1 && !messages[0].contains(&b'\n'));
+            assert!(messages[0].ends_with(&json));
+        }
+    }
+}
