@@ -6,6 +6,10 @@
 //! line in its middle if it had been cut there, and counts what no longer fits. The count is handed out by
 //! [`Sink::losses`] when writing works again, so that it becomes an event that can be written.
 //!
+//! Receivers over the network ([`otlp`], [`http`], [`syslog`]) are a [`batch::Receiver`] each: they take a batch of
+//! encoded events, make one attempt and say what came of it; keeping and trying again is their courier's part.
+//! [`ocsf`] is an encoding for them.
+//!
 //! Sinks are synchronous and may block on their target; the pipeline runs them behind a bounded queue.
 //!
 //! Invariant: every event given to a sink is written, or kept, or counted as lost.
