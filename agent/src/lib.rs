@@ -7,6 +7,10 @@
 //!
 //! Invariant: a stage imports only earlier stages' types. Parsers own no I/O: they take bytes and time and return values.
 
+// Tests share files with `tests/`, which name the crate so.
+#[cfg(test)]
+extern crate self as tokentrail_agent;
+
 pub mod config;
 pub mod coverage;
 pub mod credential;

@@ -20,6 +20,7 @@ pub use value::{PowerOfTwo, Ranged};
 
 use section::section;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -35,6 +36,9 @@ pub struct Config {
     pub stdout: Stdout,
     pub file: File,
     pub coverage: Coverage,
+    pub otlp: Otlp,
+    pub http: Http,
+    pub syslog: Syslog,
 }
 
 section! {
@@ -154,6 +158,96 @@ section! {
     }
 }
 
+section! {
+    /// Events to a receiver of OTLP/HTTP logs: tokentrail's collector, an OpenTelemetry Collector, a vendor's intake.
+    pub struct Otlp {
+        /// URL of the receiver, "https://HOST:4318/v1/logs"; nothing is sent without it. /v1/logs is added to a URL
+        /// without a path. With "http:" everyone on the way can read the events.
+        pub endpoint: Option<String> = None,
+        /// Compression of what is sent: "zstd" (tokentrail's and the OpenTelemetry Collector take it), "gzip" or "none".
+        pub compression: Compression = Compression::Zstd,
+        /// Further headers: { name = "value" }. "file:PATH" takes the value from a file that only its owner may read,
+        /// so that an API key does not stand here.
+        pub headers: BTreeMap<String, String> = BTreeMap::new(),
+        /// File with the certificates (PEM) that the receiver's must be signed by. Without it the system's are trusted.
+        pub ca: Option<PathBuf> = None,
+        /// File with the agent's own certificate and those above it (PEM), if the receiver asks for one.
+        pub certificate: Option<PathBuf> = None,
+        /// File with the private key of `certificate` (PEM), which only its owner may read.
+        pub key: Option<PathBuf> = None,
+        /// Seconds to wait for a connection, TLS included.
+        pub connect_seconds: Ranged<1, 600> = Ranged::new(10),
+        /// Seconds that sending a batch and its answer may take together.
+        pub timeout_seconds: Ranged<1, 3_600> = Ranged::new(30),
+        /// Events of a batch, at most.
+        pub batch_events: Ranged<1, 65_536> = Ranged::new(1_024),
+        /// Bytes of events in a batch before compression, at most.
+        pub batch_bytes: Ranged<65_536, 67_108_864> = Ranged::new(4 * 1024 * 1024),
+    }
+}
+
+section! {
+    /// Events to any receiver of NDJSON by HTTP POST.
+    pub struct Http {
+        /// URL of the receiver; nothing is sent without it. With "http:" everyone on the way can read the events.
+        pub endpoint: Option<String> = None,
+        /// Form of an event: "event" (tokentrail's own) or "ocsf" (OCSF 1.8).
+        pub encoding: Encoding = Encoding::Event,
+        /// Compression of what is sent: "gzip", "zstd" or "none".
+        pub compression: Compression = Compression::Gzip,
+        /// Further headers: { name = "value" }. "file:PATH" takes the value from a file that only its owner may read,
+        /// so that an API key does not stand here.
+        pub headers: BTreeMap<String, String> = BTreeMap::new(),
+        /// File with the certificates (PEM) that the receiver's must be signed by. Without it the system's are trusted.
+        pub ca: Option<PathBuf> = None,
+        /// File with the agent's own certificate and those above it (PEM), if the receiver asks for one.
+        pub certificate: Option<PathBuf> = None,
+        /// File with the private key of `certificate` (PEM), which only its owner may read.
+        pub key: Option<PathBuf> = None,
+        /// Seconds to wait for a connection, TLS included.
+        pub connect_seconds: Ranged<1, 600> = Ranged::new(10),
+        /// Seconds that sending a batch and its answer may take together.
+        pub timeout_seconds: Ranged<1, 3_600> = Ranged::new(30),
+        /// Events of a batch, at most.
+        pub batch_events: Ranged<1, 65_536> = Ranged::new(1_024),
+        /// Bytes of events in a batch before compression, at most.
+        pub batch_bytes: Ranged<65_536, 67_108_864> = Ranged::new(4 * 1024 * 1024),
+    }
+}
+
+section! {
+    /// Events as syslog messages (RFC 5424) with JSON in them. Best effort: syslog acknowledges nothing.
+    pub struct Syslog {
+        /// Where to: "udp://HOST:514", "tcp://HOST:601", "tls://HOST:6514", "unix:PATH" (datagrams, as /dev/log) or
+        /// "unix-stream:PATH"; nothing is sent without it.
+        pub address: Option<String> = None,
+        /// Form of an event: "event" (tokentrail's own) or "ocsf" (OCSF 1.8).
+        pub encoding: Encoding = Encoding::Event,
+        /// The facility of the messages: 13 is "log audit", 10 "security", 16 to 23 are for local use.
+        pub facility: Ranged<0, 23> = Ranged::new(13),
+        /// The private enterprise number in the name of the structured data, tokentrail@NUMBER. 32473 is the one for
+        /// examples (RFC 5612); an organisation with its own may say so.
+        pub enterprise: Ranged<1, 4_294_967_295> = Ranged::new(32_473),
+        /// The largest datagram that the receiver takes, in bytes (rsyslog: 8096, syslog-ng: 65536, where nobody
+        /// changed it). A larger event is put aside. For UDP, and Unix datagrams.
+        pub datagram_bytes: Ranged<480, 65_507> = Ranged::new(8_096),
+        /// File with the certificates (PEM) that the receiver's must be signed by. Without it the system's are trusted.
+        pub ca: Option<PathBuf> = None,
+        /// File with the agent's own certificate and those above it (PEM), if the receiver asks for one.
+        pub certificate: Option<PathBuf> = None,
+        /// File with the private key of `certificate` (PEM), which only its owner may read.
+        pub key: Option<PathBuf> = None,
+        /// Seconds to wait for a connection, TLS included.
+        pub connect_seconds: Ranged<1, 600> = Ranged::new(10),
+        /// Seconds that one write may wait for the receiver.
+        pub timeout_seconds: Ranged<1, 3_600> = Ranged::new(30),
+        /// Events of a batch, at most.
+        pub batch_events: Ranged<1, 65_536> = Ranged::new(256),
+        /// Bytes of events in a batch, at most.
+        pub batch_bytes: Ranged<65_536, 67_108_864> = Ranged::new(1024 * 1024),
+    }
+}
+
 /// Which kernel hooks to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -181,10 +275,29 @@ pub enum Sync {
     Event,
 }
 
+/// Compression of what is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    Zstd,
+    Gzip,
+    None,
+}
+
+/// Form of an event outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoding {
+    /// The envelope's canonical JSON.
+    Event,
+    /// OCSF 1.8.
+    Ocsf,
+}
+
 impl Config {
     /// Every section by its name, in the order in which they are shown.
     #[must_use]
-    pub fn sections(&self) -> [(&'static str, &dyn Section); 8] {
+    pub fn sections(&self) -> [(&'static str, &dyn Section); 11] {
         [
             ("agent", &self.agent),
             ("capture", &self.capture),
@@ -194,6 +307,9 @@ impl Config {
             ("stdout", &self.stdout),
             ("file", &self.file),
             ("coverage", &self.coverage),
+            ("otlp", &self.otlp),
+            ("http", &self.http),
+            ("syslog", &self.syslog),
         ]
     }
 

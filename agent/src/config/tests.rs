@@ -24,6 +24,14 @@ fn what_is_shown_parses_back() {
     config.stdout.format = Format::None;
     config.file.path = Some("/var/log/tokentrail/events.ndjson".into());
     config.file.sync = Sync::Event;
+    config.otlp.endpoint = Some("https://collector.example:4318".into());
+    config.otlp.headers = BTreeMap::from([
+        ("x scope \"".into(), "a = \"b\"".into()),
+        ("authorization".into(), "file:/etc/tokentrail/otlp".into()),
+    ]);
+    config.http.encoding = Encoding::Ocsf;
+    config.http.compression = Compression::None;
+    config.syslog.address = Some("tls://[::1]:6514".into());
     assert_eq!(check(&config.show()).unwrap(), config);
 }
 

@@ -6,16 +6,32 @@
 //! line in its middle if it had been cut there, and counts what no longer fits. The count is handed out by
 //! [`Sink::losses`] when writing works again, so that it becomes an event that can be written.
 //!
+//! Receivers over the network ([`otlp`], [`http`], [`syslog`]) are a [`batch::Receiver`] each: they take a batch of
+//! encoded events, make one attempt and say what came of it; keeping and trying again is their courier's part.
+//! [`ocsf`] is an encoding for them.
+//!
 //! Sinks are synchronous and may block on their target; the pipeline runs them behind a bounded queue.
 //!
 //! Invariant: every event given to a sink is written, or kept, or counted as lost.
 //! Invariant: knows neither flows nor secrets.
 
+pub mod batch;
+pub mod encoding;
 pub mod file;
+pub mod http;
 mod layout;
 pub mod ndjson;
+pub mod ocsf;
+pub mod otlp;
 pub mod outbox;
+pub mod remote;
+/// As the tests of receivers use it, which name this crate from outside.
+#[cfg(test)]
+#[path = "../../tests/receivers/samples.rs"]
+mod samples;
+mod severity;
 pub mod stream;
+pub mod syslog;
 pub mod table;
 #[cfg(test)]
 mod tests;

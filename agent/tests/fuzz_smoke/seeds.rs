@@ -17,6 +17,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "kernel_decode" => ring(),
         "keylog_elf" => vec![elf(), program()],
         "keylog_text" => texts(),
+        "otlp" | "syslog" => events(),
         "pipeline" => pipeline(),
         "tls_hellos" => vec![client_hello()[4..].to_vec(), server_hello()[4..].to_vec()],
         "tls_messages" => in_parts(&[client_hello(), server_hello()].concat(), 63, 0x40),
@@ -29,6 +30,20 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
 
 fn bytes(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
+}
+
+/// Those that the tests of receivers send, and texts that receivers answer or are named by.
+fn events() -> Vec<Vec<u8>> {
+    let mut seeds = bytes(&[
+        "{\"partialSuccess\":{\"rejectedLogRecords\":\"3\",\"errorMessage\":\"too old\"}}",
+        "\n\x0b\x08\x03\x12\x07too old",
+        "Fri, 06 Nov 2026 08:49:37 GMT",
+        "tls://[2001:db8::1]:6514",
+        "unix:/dev/log",
+    ]);
+    let samples = include_str!("../receivers/samples.ndjson");
+    seeds.extend(samples.lines().map(|line| line.as_bytes().to_vec()));
+    seeds
 }
 
 fn config() -> Vec<Vec<u8>> {

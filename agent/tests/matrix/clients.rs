@@ -106,7 +106,7 @@ fn read_or_late(first: &Expected, fingerprint: &str, events: &[Event]) -> Result
         return Ok(());
     }
     let (local, peer) = first.ends.context("its ends")?;
-    unread_in(events, local, peer, &["attached_late"]).map(drop)
+    unread_in(events, local, peer, &["attached_late", "no_key_log_point"]).map(drop)
 }
 
 /// Both ends' events, and that curl and the server agree about the socket.

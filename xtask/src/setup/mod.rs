@@ -11,6 +11,7 @@ mod fixtures;
 mod machine;
 mod packages;
 mod probes;
+mod receivers;
 
 pub use fixtures::python;
 pub use machine::{Machine, kernel_images, virtme};
@@ -82,6 +83,9 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
     }
     if needs.demo || needs.test {
         missing.extend(fixtures::ensure(workspace, needs.test)?);
+    }
+    if needs.test {
+        missing.extend(receivers::ensure(workspace)?);
     }
     if needs.vm {
         missing.extend(machine::ensure(workspace)?);

@@ -104,7 +104,10 @@ fn unit(workspace: &Workspace, program: &Program, tally: &mut Tally) -> Result<(
     command
         .current_dir(&program.folder)
         .env("CARGO_MANIFEST_DIR", &program.folder)
-        .env("CARGO_TARGET_DIR", &workspace.target);
+        .env("CARGO_TARGET_DIR", &workspace.target)
+        .env("TOKENTRAIL_FIXTURES", workspace.fixtures())
+        // Setup brought the programs that `agent/tests/receivers` starts.
+        .env("TOKENTRAIL_RECEIVERS", "1");
     listen(&program.name, &mut command, tally)
 }
 
