@@ -1,7 +1,8 @@
 //! What a person types: arguments parsed low, made whole in each command's file.
 //!
-//! Exit codes: 0 done, 1 failed or a check did not hold, 2 wrong usage. A reader of standard output that goes away ends
-//! the program with 0.
+//! Exit codes: 0 done, 1 failed or a check did not hold, 2 wrong usage, or a configuration or key that cannot be used
+//! (the unit is not started again for that). A reader of
+//! standard output that goes away ends the program with 0.
 
 mod bench;
 mod config;
@@ -10,6 +11,10 @@ mod keys;
 mod outputs;
 mod run;
 mod start;
+#[cfg_attr(not(test), allow(dead_code, reason = "the pipeline's loop calls it"))]
+mod watchdog;
+
+pub use start::is_misuse;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{path::PathBuf, process::ExitCode};
@@ -120,7 +125,12 @@ enum ConfigCommand {
         config: Option<PathBuf>,
     },
     /// Check a file
-    Check { file: PathBuf },
+    Check {
+        file: PathBuf,
+        /// Also that it says what may be observed: without a scope `run` does not start
+        #[arg(long)]
+        scope: bool,
+    },
 }
 
 impl Arguments {
@@ -132,7 +142,7 @@ impl Arguments {
             Command::Keygen(arguments) => keys::keygen(&arguments),
             Command::Bench(command) => bench::run(&command),
             Command::Config(ConfigCommand::Show { config }) => config::show(config.as_deref()),
-            Command::Config(ConfigCommand::Check { file }) => config::check(&file),
+            Command::Config(ConfigCommand::Check { file, scope }) => config::check(&file, scope),
         }
     }
 }
