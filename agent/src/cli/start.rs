@@ -171,7 +171,9 @@ mod tests {
         }
         let file = config::load(std::path::Path::new("/no/such/file")).unwrap_err();
         assert!(is_misuse(&file.into()));
-        let key = Keyring::load(std::path::Path::new("/no/such/file")).err().unwrap();
+        let key = Keyring::load(std::path::Path::new("/no/such/file"))
+            .err()
+            .unwrap();
         assert!(is_misuse(&key.into()));
         assert!(!is_misuse(&anyhow::anyhow!("the kernel says no")));
         assert_eq!(named(&["host", "unit:a.service"]).unwrap().len(), 2);

@@ -109,7 +109,11 @@ mod tests {
         let count = Cell::new(0);
         let mut watchdog = Watchdog::new(Some(1_000_000), || count.set(count.get() + 1));
         let now = Instant::now() + Duration::from_secs(60);
-        for at in [now, now, now.checked_sub(Duration::from_secs(9)).unwrap_or(now)] {
+        for at in [
+            now,
+            now,
+            now.checked_sub(Duration::from_secs(9)).unwrap_or(now),
+        ] {
             watchdog.beat(at);
         }
         assert_eq!(count.get(), 1);

@@ -74,6 +74,11 @@ mod tests {
             config.agent.fingerprint_key.as_deref(),
             Some(Path::new("/etc/tokentrail/key.toml"))
         );
-        assert!(config.file.path.is_some_and(|path| path.starts_with("/var/log/tokentrail")));
+        assert!(
+            config
+                .file
+                .path
+                .is_some_and(|path| path.starts_with("/var/log/tokentrail"))
+        );
     }
 }
