@@ -9,6 +9,7 @@ mod config;
 mod doctor;
 mod keys;
 mod outputs;
+mod replay;
 mod run;
 mod start;
 #[cfg_attr(not(test), allow(dead_code, reason = "the pipeline's loop calls it"))]
@@ -39,6 +40,13 @@ enum Command {
     Fingerprint(FingerprintArguments),
     /// Make the file with the fingerprint key, or add a key to it
     Keygen(KeygenArguments),
+    /// Run a file of synthetic traffic through the pipeline, and print its events as NDJSON
+    ///
+    /// Nothing is observed and no privilege is needed. The file is text, one JSON object in a line; its form is
+    /// documented in `agent/src/replay/mod.rs`, with an example in `agent/tests/replay`. It ends at the first line that
+    /// is not understood, with its number. There is no way to record such a file: what the agent observes has no form
+    /// in which it could be written.
+    Replay(ReplayArguments),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -105,6 +113,18 @@ struct FingerprintArguments {
 }
 
 #[derive(Args)]
+struct ReplayArguments {
+    /// The file
+    file: PathBuf,
+    /// Key file made by `keygen`; without it a key is made for this run alone
+    #[arg(long, value_name = "FILE")]
+    fingerprint_key: Option<PathBuf>,
+    /// Configuration file: its limits and which credentials are looked for
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct KeygenArguments {
     /// The file: made with mode 0600, refused if others may read it
     file: PathBuf,
@@ -140,6 +160,7 @@ impl Arguments {
             Command::Doctor(arguments) => doctor::doctor(&arguments),
             Command::Fingerprint(arguments) => keys::fingerprint(&arguments),
             Command::Keygen(arguments) => keys::keygen(&arguments),
+            Command::Replay(arguments) => replay::replay(&arguments),
             Command::Bench(command) => bench::run(&command),
             Command::Config(ConfigCommand::Show { config }) => config::show(config.as_deref()),
             Command::Config(ConfigCommand::Check { file, scope }) => config::check(&file, scope),

@@ -13,7 +13,8 @@ use crate::say::{self, Mark, Step};
 use crate::vm;
 use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -29,19 +30,16 @@ pub fn run(workspace: &Workspace, package: &Path) -> Result<()> {
     let log = workspace.logs().join("trial.log");
     let mut step = Step::start("boot, install, observe, remove");
     let mut said = Said::default();
-    let mut text = String::new();
+    // As it comes: of a machine that hangs it tells where.
+    let mut console = log_file(&log)?;
     let status = process::lines(&mut machine(&root, &disk), LIMIT, |line| {
-        text.push_str(line.trim_end());
-        text.push('\n');
+        // What cannot be logged is checked all the same.
+        let _ = writeln!(console, "{}", line.trim_end());
         if let Some(note) = said.line(line) {
             step.note(&note);
         }
         step.tick(line);
     });
-    if let Some(folder) = log.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(&log, &text).with_context(|| format!("cannot write {}", log.display()))?;
     let verdict = status.and_then(|_| said.verdict());
     step.done(if verdict.is_ok() {
         Mark::Done
@@ -49,6 +47,13 @@ pub fn run(workspace: &Workspace, package: &Path) -> Result<()> {
         Mark::Failed
     });
     verdict.with_context(|| format!("the trial (all of it: {})", log.display()))
+}
+
+fn log_file(log: &Path) -> Result<File> {
+    if let Some(folder) = log.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    File::create(log).with_context(|| format!("cannot write {}", log.display()))
 }
 
 /// The second disk: a tar archive as it is.
@@ -109,7 +114,8 @@ fn machine(root: &Root, disk: &Path) -> Command {
         .arg(&root.initrd)
         .args([
             "-append",
-            "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0",
+            // A login on the console would hang up on the script.
+            "root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 systemd.getty_auto=0",
         ])
         .args(["-drive", &drive(&root.image, "snapshot=on")])
         .args(["-drive", &drive(disk, "readonly=on")]);
