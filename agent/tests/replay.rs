@@ -1,5 +1,7 @@
 //! `tokentrail-agent replay` with the example file, as a person would run it.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use serde_json::Value;
 use std::{
     os::unix::fs::OpenOptionsExt as _,

@@ -159,7 +159,8 @@ impl Replay {
         options.proc = proc.path().to_owned();
         options.passwd = options.proc.join("passwd");
         options.hash.enabled = false;
-        options.hash_wait = Duration::ZERO;
+        // Waited for, so that the same file gives the same events: there is no such process, which is soon found out.
+        options.hash_wait = Duration::from_secs(5);
         let host = Host {
             id: None,
             name: "replay".into(),
