@@ -72,7 +72,7 @@ const FILES: &[(From, &str, u32)] = &[
     ),
 ];
 const MAN: &str = "usr/share/man/man1";
-const SCRIPTS: &[&str] = &["postinst", "prerm", "postrm"];
+const SCRIPTS: &[&str] = &["preinst", "postinst", "prerm", "postrm"];
 
 /// Makes the package and the archive in `dist`; returns the package.
 pub fn make(workspace: &Workspace, dist: &Path) -> Result<PathBuf> {

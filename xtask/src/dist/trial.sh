@@ -126,6 +126,14 @@ check "an event of the unit after its own restart" within 60 seen nginx /trial/u
 check "no event of a program outside of the unit" no seen curl /trial/unit
 check "nor later" no seen curl /trial/unit-again
 
+dpkg --install agent.deb >upgrade.txt 2>&1
+check "an upgrade starts what ran anew" systemctl --quiet is-active "$UNIT"
+check "... and says nothing of a scope" no grep -q "NOT started" upgrade.txt
+systemctl stop "$UNIT"
+dpkg --install agent.deb >upgrade.txt 2>&1
+check "an upgrade leaves alone what was stopped" no systemctl --quiet is-active "$UNIT"
+systemctl start "$UNIT"
+
 dpkg --remove tokentrail-agent >remove.txt 2>&1
 check "the package is removed" [ $? = 0 ]
 check "nothing runs after its removal" no runs
