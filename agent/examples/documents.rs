@@ -9,7 +9,7 @@
 mod cli;
 
 use anyhow::Context as _;
-use clap::CommandFactory as _;
+use clap::{Command, CommandFactory as _};
 use clap_complete::Shell;
 use std::{fs, path::PathBuf};
 
@@ -36,8 +36,19 @@ fn main() -> anyhow::Result<()> {
     let command = || cli::Arguments::command().name(NAME);
     clap_mangen::generate_to(command().after_long_help(MORE), &man).context("man pages")?;
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut command(), NAME, &completions)
+        clap_complete::generate_to(shell, &mut visible(&command()), NAME, &completions)
             .with_context(|| format!("completions for {shell}"))?;
     }
     Ok(())
+}
+
+/// Without the subcommands that `--help` does not list, which clap_complete would offer.
+fn visible(command: &Command) -> Command {
+    let subcommands = command.get_subcommands();
+    let shown = subcommands.filter(|subcommand| !subcommand.is_hide_set());
+    Command::new(NAME)
+        .about(command.get_about().cloned().unwrap_or_default())
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(command.get_arguments())
+        .subcommands(shown.cloned())
 }
