@@ -21,6 +21,7 @@ pub mod http;
 pub mod identity;
 pub mod kernel;
 pub mod pipeline;
+pub mod replay;
 pub mod sink;
 pub mod tls;
 pub mod usage;

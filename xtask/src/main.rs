@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod demo;
+mod dist;
 mod interrupt;
 mod process;
 mod say;
@@ -59,6 +60,11 @@ enum Task {
     /// with the classic probes; the kernel's run time per hit; the agent's memory; the replay. All numbers as JSON
     /// in the target folder's `bench`. A timing never fails it.
     Bench(bench::Options),
+    /// What is given to others: a binary, a Debian package, man pages, completions, sums
+    ///
+    /// In the target folder's `dist`. The binary needs glibc 2.34 or later and nothing else; one that needs more is
+    /// refused.
+    Dist(dist::Options),
     /// Run one command under another kernel, in a virtual machine on this file system
     Vm(VmArguments),
 }
@@ -135,6 +141,7 @@ fn run(task: Task) -> Result<ExitCode> {
             }
         }
         Task::Bench(options) => bench::run(&workspace, &options)?,
+        Task::Dist(options) => dist::run(&workspace, &options)?,
         Task::Vm(arguments) => return vm(&workspace, arguments),
     }
     Ok(ExitCode::SUCCESS)

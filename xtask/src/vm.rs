@@ -128,7 +128,7 @@ fn door(index: usize) -> String {
 }
 
 /// The device alone is not enough: a machine may have it and not be able to use it.
-fn has_kvm() -> bool {
+pub fn has_kvm() -> bool {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let flags = cpu.lines().find(|line| line.starts_with("flags"));
     let able = flags.is_some_and(|flags| {

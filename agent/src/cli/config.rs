@@ -1,5 +1,7 @@
 //! `config show` and `config check`.
 
+use super::start;
+use anyhow::Context as _;
 use std::{path::Path, process::ExitCode};
 use tokentrail_agent::config::{self, Config};
 
@@ -8,7 +10,14 @@ pub fn show(file: Option<&Path>) -> anyhow::Result<ExitCode> {
     super::print(&config.show())
 }
 
-pub fn check(file: &Path) -> anyhow::Result<ExitCode> {
-    let _: Config = config::load(file)?;
-    super::print(&format!("{}: good\n", file.display()))
+/// With `scope`: also whether `run` would start with it.
+pub fn check(file: &Path, scope: bool) -> anyhow::Result<ExitCode> {
+    let config: Config = config::load(file)?;
+    let file = file.display();
+    if !scope {
+        return super::print(&format!("{file}: good\n"));
+    }
+    let scopes = start::scopes(&config).with_context(|| file.to_string())?;
+    let named: Vec<String> = scopes.iter().map(ToString::to_string).collect();
+    super::print(&format!("{file}: good, scope {}\n", named.join(" ")))
 }

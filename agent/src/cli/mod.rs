@@ -1,7 +1,8 @@
 //! What a person types: arguments parsed low, made whole in each command's file.
 //!
-//! Exit codes: 0 done, 1 failed or a check did not hold, 2 wrong usage. A reader of standard output that goes away ends
-//! the program with 0.
+//! Exit codes: 0 done, 1 failed or a check did not hold, 2 wrong usage, or a configuration or key that cannot be used
+//! (the unit is not started again for that). A reader of
+//! standard output that goes away ends the program with 0.
 
 mod bench;
 mod config;
@@ -9,8 +10,13 @@ mod coverage;
 mod doctor;
 mod keys;
 mod outputs;
+mod replay;
 mod run;
 mod start;
+#[cfg_attr(not(test), allow(dead_code, reason = "the pipeline's loop calls it"))]
+mod watchdog;
+
+pub use start::is_misuse;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{path::PathBuf, process::ExitCode};
@@ -37,6 +43,13 @@ enum Command {
     Fingerprint(FingerprintArguments),
     /// Make the file with the fingerprint key, or add a key to it
     Keygen(KeygenArguments),
+    /// Run a file of synthetic traffic through the pipeline, and print its events as NDJSON
+    ///
+    /// Nothing is observed and no privilege is needed. The file is text, one JSON object in a line; its form is
+    /// documented in `agent/src/replay/mod.rs`, with an example in `agent/tests/replay`. It ends at the first line that
+    /// is not understood, with its number. There is no way to record such a file: what the agent observes has no form
+    /// in which it could be written.
+    Replay(ReplayArguments),
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -113,6 +126,18 @@ struct FingerprintArguments {
 }
 
 #[derive(Args)]
+struct ReplayArguments {
+    /// The file
+    file: PathBuf,
+    /// Key file made by `keygen`; without it a key is made for this run alone
+    #[arg(long, value_name = "FILE")]
+    fingerprint_key: Option<PathBuf>,
+    /// Configuration file: its limits and which credentials are looked for
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct KeygenArguments {
     /// The file: made with mode 0600, refused if others may read it
     file: PathBuf,
@@ -133,7 +158,12 @@ enum ConfigCommand {
         config: Option<PathBuf>,
     },
     /// Check a file
-    Check { file: PathBuf },
+    Check {
+        file: PathBuf,
+        /// Also that it says what may be observed: without a scope `run` does not start
+        #[arg(long)]
+        scope: bool,
+    },
 }
 
 impl Arguments {
@@ -144,9 +174,10 @@ impl Arguments {
             Command::Coverage(arguments) => coverage::coverage(&arguments),
             Command::Fingerprint(arguments) => keys::fingerprint(&arguments),
             Command::Keygen(arguments) => keys::keygen(&arguments),
+            Command::Replay(arguments) => replay::replay(&arguments),
             Command::Bench(command) => bench::run(&command),
             Command::Config(ConfigCommand::Show { config }) => config::show(config.as_deref()),
-            Command::Config(ConfigCommand::Check { file }) => config::check(&file),
+            Command::Config(ConfigCommand::Check { file, scope }) => config::check(&file, scope),
         }
     }
 }

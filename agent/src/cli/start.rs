@@ -1,8 +1,7 @@
 //! Configuration and command line to what `run` runs on.
 
 use super::{Output, RunArguments, keys::now_unix};
-use agent_common::fingerprint::Keyring;
-use anyhow::Context as _;
+use agent_common::fingerprint::{Keyring, StoreError};
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 use tokentrail_agent::{
     config::{self, Config, Format, Hook},
@@ -10,7 +9,11 @@ use tokentrail_agent::{
     flow::FlowLimits,
     http::h1,
     identity,
-    kernel::{features::Rung, probes, scope::Scope},
+    kernel::{
+        features::Rung,
+        probes,
+        scope::{self, Scope},
+    },
     pipeline::Limits,
     tls,
 };
@@ -42,17 +45,31 @@ pub fn configuration(arguments: &RunArguments) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-pub fn scopes(config: &Config) -> anyhow::Result<Vec<Scope>> {
-    anyhow::ensure!(
-        !config.agent.scope.is_empty(),
-        "no scope: say what may be observed with --scope cgroup:PATH, unit:NAME, pid:N, container:ID or host"
-    );
-    config
-        .agent
-        .scope
-        .iter()
-        .map(|text| text.parse().context("scope"))
-        .collect()
+/// Why nothing may be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum ScopeError {
+    #[error(
+        "no scope: say what may be observed with --scope, or with `scope` in the configuration's section [agent]: \
+         cgroup:PATH, unit:NAME, pid:N, container:ID or host"
+    )]
+    None,
+    #[error("scope: {0}")]
+    Unusable(#[from] scope::Error),
+}
+
+pub fn scopes(config: &Config) -> Result<Vec<Scope>, ScopeError> {
+    if config.agent.scope.is_empty() {
+        return Err(ScopeError::None);
+    }
+    let scopes = config.agent.scope.iter().map(|text| Ok(text.parse()?));
+    scopes.collect()
+}
+
+/// What only a person can mend, in what they wrote: it is no use to start again.
+pub fn is_misuse(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.is::<ScopeError>() || cause.is::<config::Error>() || cause.is::<StoreError>()
+    })
 }
 
 /// The keys of the file, or one for this run.
@@ -134,4 +151,31 @@ pub fn identity(config: &Config) -> identity::Options {
     options.hash.enabled = section.hash_executables;
     options.hash.file_bytes = section.hash_file_bytes.get();
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(scope: &[&str]) -> Result<Vec<Scope>, ScopeError> {
+        let mut config = Config::default();
+        config.agent.scope = scope.iter().map(ToString::to_string).collect();
+        scopes(&config)
+    }
+
+    #[test]
+    fn what_a_person_must_mend_is_told_from_what_may_pass() {
+        for scope in [&[][..], &["hosts"], &["host", "pid:x"]] {
+            let error = anyhow::Error::from(named(scope).unwrap_err());
+            assert!(is_misuse(&error.context("somewhere")), "{scope:?}");
+        }
+        let file = config::load(std::path::Path::new("/no/such/file")).unwrap_err();
+        assert!(is_misuse(&file.into()));
+        let key = Keyring::load(std::path::Path::new("/no/such/file"))
+            .err()
+            .unwrap();
+        assert!(is_misuse(&key.into()));
+        assert!(!is_misuse(&anyhow::anyhow!("the kernel says no")));
+        assert_eq!(named(&["host", "unit:a.service"]).unwrap().len(), 2);
+    }
 }

@@ -8,6 +8,7 @@
 //! Invariant: [`Config::show`] parses back to the same configuration.
 //! Invariant: a file that others may write is not read: it decides what a privileged process observes.
 
+mod example;
 mod file;
 mod section;
 #[cfg(test)]

@@ -20,6 +20,8 @@ const ATTEMPTS: usize = 3;
 pub struct Clock {
     /// (boot time from which it holds, wall minus boot), oldest first, never empty.
     distances: VecDeque<(Nanos, i128)>,
+    /// It does not follow this machine's clocks.
+    fixed: bool,
 }
 
 impl Clock {
@@ -28,21 +30,25 @@ impl Clock {
     pub fn start() -> Self {
         Self {
             distances: VecDeque::from([(0, measure().1)]),
+            fixed: false,
         }
     }
 
-    /// A clock with a fixed distance, for replays.
+    /// A clock whose distance is never measured, for replays.
     #[must_use]
     pub fn fixed(distance: i128) -> Self {
         Self {
             distances: VecDeque::from([(0, distance)]),
+            fixed: true,
         }
     }
 
     /// Both clocks now; measures the distance again.
     pub fn now(&mut self) -> (Nanos, Time) {
         let (boot, distance) = measure();
-        self.observe(boot, distance);
+        if !self.fixed {
+            self.observe(boot, distance);
+        }
         (boot, self.wall(boot))
     }
 

@@ -12,7 +12,7 @@ pub mod fuzz;
 mod layers;
 mod proof;
 mod report;
-mod synthetic;
+pub(crate) mod synthetic;
 #[cfg(test)]
 mod tests;
 

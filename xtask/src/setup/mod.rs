@@ -33,7 +33,9 @@ pub struct Needs {
     pub test: bool,
     /// What makes load.
     pub bench: bool,
-    /// Kernels, QEMU and virtme-ng.
+    /// What makes packages.
+    pub dist: bool,
+    /// Kernels, QEMU and virtme-ng, and what makes a Debian root.
     pub vm: bool,
 }
 
@@ -43,6 +45,7 @@ impl Needs {
         demo: false,
         test: false,
         bench: false,
+        dist: false,
         vm: false,
     };
     pub const DEMO: Self = Self {
@@ -51,8 +54,13 @@ impl Needs {
     };
     pub const TEST: Self = Self {
         test: true,
+        dist: true,
         ..Self::DEMO
     };
+
+    pub fn with_dist(self) -> Self {
+        Self { dist: true, ..self }
+    }
 
     pub fn with_vm(self, vm: bool) -> Self {
         Self {

@@ -86,6 +86,11 @@ const TEST: &[Package] = &[
 
 const BENCH: &[Package] = &[program("wrk", "wrk", "the bench's load")];
 
+const DIST: &[Package] = &[
+    program("binutils", "objdump", "looking into the binary"),
+    program("dpkg", "dpkg-deb", "the Debian package"),
+];
+
 const VM: &[Package] = &[
     program("qemu-system-x86", "qemu-system-x86_64", "virtual machines"),
     program("busybox-static", "busybox", "starting virtual machines"),
@@ -97,6 +102,13 @@ const VM: &[Package] = &[
         proof: Proof::Check(machine::has_venv),
         purpose: "virtme-ng",
     },
+    program(
+        "mmdebstrap",
+        "mmdebstrap",
+        "the Debian root that packages are tried in",
+    ),
+    program("e2fsprogs", "mke2fs", "its disk image"),
+    program("openssl", "openssl", "its web server's certificate"),
 ];
 
 pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
@@ -105,6 +117,7 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
         (needs.demo, DEMO),
         (needs.test, TEST),
         (needs.bench, BENCH),
+        (needs.dist, DIST),
         (needs.vm, VM),
     ];
     let mut absent: Vec<&Package> = Vec::new();

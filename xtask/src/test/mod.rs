@@ -8,6 +8,7 @@ mod matrix;
 mod tally;
 
 use crate::build::{self, Profile};
+use crate::dist;
 use crate::say::{self, Mark, Step};
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
@@ -15,6 +16,7 @@ use crate::{interrupt, process};
 use anyhow::Result;
 use clap::Args;
 use libtest::{Program, Reader};
+use rustix::process::geteuid;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tally::Tally;
@@ -68,6 +70,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         tally.skip("everything else", "--end-to-end leaves it out");
     }
     end_to_end(workspace, options, &programs, &mut tally)?;
+    if options.end_to_end.is_none() {
+        package(workspace, options, &mut tally)?;
+    }
     say::line(&format!("\n   took {}", say::elapsed(start.elapsed())));
     println!();
     for line in tally.lines() {
@@ -132,6 +137,22 @@ fn listen(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
     });
     say::line(&format!("   {}", result.counts()));
     tally.add(name, result);
+    Ok(interrupt::check()?)
+}
+
+/// The package, installed where nothing of this machine is.
+fn package(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Result<()> {
+    const NAME: &str = "the package in a clean Debian";
+    say::heading("package");
+    if options.quick {
+        tally.skip(NAME, "--quick leaves the virtual machines out");
+        tally.check("making the package", dist::make(workspace, true).map(drop));
+    } else if geteuid().is_root() {
+        tally.check(NAME, dist::try_debug(workspace));
+    } else {
+        tally.skip(NAME, "only root can make a Debian root");
+        tally.check("making the package", dist::make(workspace, true).map(drop));
+    }
     Ok(interrupt::check()?)
 }
 
