@@ -37,6 +37,7 @@ pub const TARGETS: &[Target] = targets! {
     "keylog_elf": crate::kernel::keylog::fuzz::elf,
     "keylog_text": crate::kernel::keylog::fuzz::text,
     "pipeline": crate::pipeline::fuzz::fuzz,
+    "privilege_messages": crate::privilege::fuzz::messages,
     "tls_hellos": crate::tls::fuzz::hellos,
     "tls_messages": crate::tls::fuzz::messages,
     "tls_records": crate::tls::fuzz::records,

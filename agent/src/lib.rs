@@ -17,6 +17,7 @@ pub mod http;
 pub mod identity;
 pub mod kernel;
 pub mod pipeline;
+pub mod privilege;
 pub mod sink;
 pub mod tls;
 pub mod usage;
