@@ -5,7 +5,7 @@ use toml::{Table, Value};
 
 /// Keys, or whole sections, that are taken over by SIGHUP. All others need a restart: what is observed (scope, hook,
 /// ring) is in the kernel's maps, memory is divided at the start, and outputs hold what they have open.
-const RELOADABLE: &[&str] = &[
+pub(super) const RELOADABLE: &[&str] = &[
     "agent.fingerprint_key",
     "agent.log",
     "agent.report_seconds",

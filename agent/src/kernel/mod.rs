@@ -3,6 +3,7 @@
 pub mod attacher;
 pub mod bare;
 pub mod btf;
+pub mod cgroups;
 pub mod decode;
 pub mod device;
 pub mod empty;

@@ -298,7 +298,7 @@ impl Probes {
         })
     }
 
-    /// A cgroup was made: takes it into the scope if the scope names it.
+    /// A cgroup was made: takes it into the scope if the scope names it and it is not there yet.
     pub fn cgroup_made(&mut self, path: &str) -> Result<Option<Member>, Error> {
         let fits = |hierarchy| {
             self.scopes
@@ -308,6 +308,9 @@ impl Probes {
         let Some(member) = self.hierarchy.as_ref().and_then(fits) else {
             return Ok(None);
         };
+        if self.members.contains(&member) {
+            return Ok(None);
+        }
         self.forget_removed();
         self.add(member)?;
         Ok(Some(member))

@@ -137,23 +137,23 @@ impl Receiver<'_> {
     ///
     /// # Errors
     /// [`Error::Gone`] at the end, [`Error::Message`] of what is none: the next one may be again.
-    pub fn next<M: Message>(&mut self) -> Result<M, Error> {
-        self.next_with().map(|(message, _)| message)
+    pub fn receive<M: Message>(&mut self) -> Result<M, Error> {
+        self.receive_any().map(|(message, _)| message)
     }
 
     /// Waits for a message that comes with one descriptor.
     ///
     /// # Errors
-    /// As [`next`](Self::next), and if it comes with none.
-    pub fn next_with_descriptor<M: Message>(&mut self) -> Result<(M, OwnedFd), Error> {
-        let (message, mut descriptors) = self.next_with()?;
+    /// As [`receive`](Self::receive), and if it comes with none.
+    pub fn receive_with_descriptor<M: Message>(&mut self) -> Result<(M, OwnedFd), Error> {
+        let (message, mut descriptors) = self.receive_any()?;
         match (descriptors.pop(), descriptors.len()) {
             (Some(descriptor), 0) => Ok((message, descriptor)),
             (_, more) => Err(Error::Descriptors(more)),
         }
     }
 
-    fn next_with<M: Message>(&mut self) -> Result<(M, Vec<OwnedFd>), Error> {
+    fn receive_any<M: Message>(&mut self) -> Result<(M, Vec<OwnedFd>), Error> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {
@@ -208,9 +208,9 @@ mod tests {
         drop(one);
         let mut receiver = other.receiver();
         for number in 0..100 {
-            assert_eq!(receiver.next::<Ask>().unwrap(), Ask::Counters { number });
+            assert_eq!(receiver.receive::<Ask>().unwrap(), Ask::Counters { number });
         }
-        assert!(matches!(receiver.next::<Ask>(), Err(Error::Gone)));
+        assert!(matches!(receiver.receive::<Ask>(), Err(Error::Gone)));
         assert!(matches!(other.send(&Tell::Stop), Err(Error::Gone)));
     }
 
@@ -221,13 +221,13 @@ mod tests {
         one.send_with(&Tell::Stop, writer.as_fd()).unwrap();
         drop(writer);
         let mut receiver = other.receiver();
-        let (_, passed) = receiver.next_with_descriptor::<Tell>().unwrap();
+        let (_, passed) = receiver.receive_with_descriptor::<Tell>().unwrap();
         rustix::io::write(&passed, b"x").unwrap();
         drop(passed);
         assert_eq!(std::io::read_to_string(reader).unwrap(), "x");
         one.send(&Tell::Stop).unwrap();
         assert!(matches!(
-            receiver.next_with_descriptor::<Tell>(),
+            receiver.receive_with_descriptor::<Tell>(),
             Err(Error::Descriptors(0))
         ));
     }
@@ -247,9 +247,9 @@ mod tests {
         one.send(&Ask::Stop).unwrap();
         let mut receiver = other.receiver();
         for _ in 0..4 {
-            assert!(matches!(receiver.next::<Ask>(), Err(Error::Message(_))));
+            assert!(matches!(receiver.receive::<Ask>(), Err(Error::Message(_))));
         }
-        assert_eq!(receiver.next::<Ask>().unwrap(), Ask::Stop);
+        assert_eq!(receiver.receive::<Ask>().unwrap(), Ask::Stop);
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Link {
         let mut receiver = self.pipe.receiver();
         let mut complaints = 0;
         loop {
-            match receiver.next::<Tell>() {
+            match receiver.receive::<Tell>() {
                 Ok(Tell::Change(change)) => points.apply(change),
                 Ok(Tell::Found { number, found }) => {
                     let last = found.digest.is_some();
@@ -262,7 +262,7 @@ mod tests {
         let (link, other, _ordered) = link();
         std::thread::spawn(move || {
             let mut receiver = other.receiver();
-            while let Ok(ask) = receiver.next::<Ask>() {
+            while let Ok(ask) = receiver.receive::<Ask>() {
                 let Ask::UserName { number, uid } = ask else {
                     panic!("{ask:?}")
                 };

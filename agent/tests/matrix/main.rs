@@ -9,6 +9,7 @@ mod container;
 mod fixtures;
 mod hostile;
 mod late;
+mod privilege;
 mod processes;
 mod scope;
 mod stop;

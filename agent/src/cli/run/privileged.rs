@@ -1,7 +1,7 @@
 //! The privileged process: probes, files, and the worker that it starts.
 //!
-//! Two threads besides this one and those that hash: the attacher's (looks for key-log points) and the one that answers
-//! the worker.
+//! Threads besides this one and those that hash: the attacher's (looks for key-log points), the one that answers the
+//! worker, and one that waits for cgroups of the scope.
 //!
 //! Invariant: when this process ends, however, the probes are detached: their descriptors are here alone.
 
@@ -32,6 +32,7 @@ use tokentrail_agent::{
     kernel::{
         attacher::{Attacher, Fallback, Request},
         bare,
+        cgroups::Watch,
         decode::now,
         keylog::{Cache, Finder},
         points::Points,
@@ -141,6 +142,7 @@ pub async fn observe(
         .name("answers".into())
         .spawn(move || answering.run())?;
     let points = attach(&arguments, &scopes, loaded, &pipe, &live)?;
+    watch(&scopes, &pipe, &live)?;
 
     let ready = tokio::time::timeout(BEGIN, said.recv()).await;
     let Ok(Some(Event::Ready { weaker })) = ready else {
@@ -263,6 +265,50 @@ fn detach(live: &Shared) {
     }
 }
 
+/// Takes a new cgroup into the scope if it belongs there, and tells the worker.
+fn cgroup_made(live: &Shared, pipe: &Pipe, path: String) -> Result<(), Error> {
+    let added = match &*lock(live) {
+        Some(live) => lock(&live.probes).cgroup_made(&path),
+        None => return Ok(()),
+    };
+    match added {
+        Ok(Some(_)) => {
+            info!(path, "a cgroup of the scope is back");
+            pipe.send(&Tell::ScopeChanged { path })
+        }
+        Ok(None) => Ok(()),
+        Err(error) => {
+            warn!(%error, path, "a cgroup of the scope could not be added");
+            Ok(())
+        }
+    }
+}
+
+/// Watches for the scope's cgroups; see [`Watch`]. Its thread ends with the process.
+fn watch(scopes: &[Scope], pipe: &Arc<Pipe>, live: &Shared) -> anyhow::Result<()> {
+    let Ok(hierarchy) = Hierarchy::find() else {
+        return Ok(());
+    };
+    let watch = match Watch::over(scopes, &hierarchy) {
+        Ok(Some(watch)) => watch,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            info!(%error, "cgroups are not watched here: they come through the worker alone");
+            return Ok(());
+        }
+    };
+    let (pipe, live) = (Arc::clone(pipe), Arc::clone(live));
+    std::thread::Builder::new()
+        .name("cgroups".into())
+        .spawn(move || {
+            let watched = watch.each(|path| cgroup_made(&live, &pipe, path).is_ok());
+            if let Err(error) = watched {
+                warn!(%error, "cgroups are not watched any more");
+            }
+        })?;
+    Ok(())
+}
+
 fn interval(config: &Config) -> tokio::time::Interval {
     let every = Duration::from_secs(config.agent.report_seconds.get());
     tokio::time::interval_at(tokio::time::Instant::now() + every, every)
@@ -286,7 +332,9 @@ struct Worker {
 
 impl Worker {
     fn start() -> anyhow::Result<(Self, Arc<Pipe>)> {
-        bare::close_descriptors_on_exec().context("descriptors cannot be kept from the worker")?;
+        if let Err(error) = bare::close_descriptors_on_exec() {
+            warn!(%error, "descriptors that this process was started with are open in the worker, too");
+        }
         let (pipe, theirs) = Pipe::pair()?;
         // Nothing is handed down but the pipe, as standard input; the ring's descriptor comes through it.
         let child = Command::new("/proc/self/exe")
@@ -371,7 +419,7 @@ impl Answering {
         let mut receiver = pipe.receiver();
         let mut complaints = 0;
         loop {
-            let done = match receiver.next::<Ask>() {
+            let done = match receiver.receive::<Ask>() {
                 Ok(ask) => self.answer(ask),
                 Err(Error::Message(error)) => {
                     complaints += 1;
@@ -421,7 +469,7 @@ impl Answering {
                 }
                 return Ok(());
             }
-            Ask::CgroupMade { path } => return self.cgroup(path),
+            Ask::CgroupMade { path } => return cgroup_made(&self.live, &self.pipe, path),
             Ask::Find { number, request } => return self.find(number, request),
             Ask::Counters { number } => {
                 let totals = self.counters.read();
@@ -453,24 +501,6 @@ impl Answering {
             && let Some(file) = file
         {
             lock(&live.probes).forget_file(file);
-        }
-    }
-
-    fn cgroup(&self, path: String) -> Result<(), Error> {
-        let added = match &*lock(&self.live) {
-            Some(live) => lock(&live.probes).cgroup_made(&path),
-            None => return Ok(()),
-        };
-        match added {
-            Ok(Some(_)) => {
-                info!(path, "a cgroup of the scope is back");
-                self.pipe.send(&Tell::ScopeChanged { path })
-            }
-            Ok(None) => Ok(()),
-            Err(error) => {
-                warn!(%error, path, "a cgroup of the scope could not be added");
-                Ok(())
-            }
         }
     }
 

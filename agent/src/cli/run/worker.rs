@@ -85,7 +85,7 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
     let pipe = Pipe::new(socket)
         .context("this command is for `run` alone: standard input is not its pipe")?;
-    let (begin, descriptor) = match pipe.receiver().next_with_descriptor::<Tell>() {
+    let (begin, descriptor) = match pipe.receiver().receive_with_descriptor::<Tell>() {
         Ok((Tell::Begin(begin), descriptor)) => (begin, descriptor),
         Ok(_) => anyhow::bail!("the first message is not the begin"),
         // The start failed, which it has said.
