@@ -48,6 +48,8 @@ pub struct Worker {
 /// If anything fails that every supported kernel has: then nothing may be read.
 pub fn worker(worker: &Worker) -> Result<Vec<String>, Error> {
     alone()?;
+    // The library reads the auxiliary vector once, which a process that is not dumpable may not when its user changed.
+    let _ = rustix::param::clock_ticks_per_second();
     no_dumps()?;
     let mut weaker = Vec::new();
     if has_any()? {
