@@ -392,12 +392,14 @@ pub struct Offsets {
 pub struct Settings {
     /// Bytes of a stream that are copied after each change of direction.
     pub copy_bytes: u32,
-    /// 1: everything but `own_process` is in scope.
+    /// 1: everything but the agent's own processes is in scope.
     pub scope_host: u32,
     /// 1: the map `PROCESSES` is looked at.
     pub scope_processes: u32,
     /// The agent itself, never observed.
     pub own_process: u32,
+    /// The agent's worker process, never observed; 0 if there is none.
+    pub own_worker: u32,
 }
 
 /// `USER_HZ` is 100 on every architecture of today.
@@ -480,5 +482,5 @@ const _: () = {
     assert!(size_of::<ProcessId>() == 16);
     assert!(size_of::<Framing>() == 16);
     assert!(size_of::<Connection>() == 104);
-    assert!(size_of::<Settings>() == 16);
+    assert!(size_of::<Settings>() == 20);
 };

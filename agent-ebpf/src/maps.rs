@@ -20,6 +20,7 @@ pub static SETTINGS: Settings = Settings {
     scope_host: 0,
     scope_processes: 0,
     own_process: 0,
+    own_worker: 0,
 };
 
 // SAFETY: `Offsets` is all `u32`.

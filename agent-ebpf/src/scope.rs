@@ -13,7 +13,8 @@ const LEVELS_MAX: u32 = 24;
 #[inline(always)]
 pub fn holds_current() -> bool {
     let process = (bpf_get_current_pid_tgid() >> 32) as u32;
-    if process == setting!(own_process) || process == 0 {
+    // Also where there is no worker: process 0 is nobody's.
+    if process == setting!(own_process) || process == setting!(own_worker) || process == 0 {
         return false;
     }
     if setting!(scope_host) == 1 {

@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = targets! {
     "keylog_text": crate::kernel::keylog::fuzz::text,
     "otlp": crate::sink::otlp::fuzz::fuzz,
     "pipeline": crate::pipeline::fuzz::fuzz,
+    "privilege_messages": crate::privilege::fuzz::messages,
     "syslog": crate::sink::syslog::fuzz::fuzz,
     "tls_hellos": crate::tls::fuzz::hellos,
     "tls_messages": crate::tls::fuzz::messages,

@@ -21,6 +21,7 @@ pub mod http;
 pub mod identity;
 pub mod kernel;
 pub mod pipeline;
+pub mod privilege;
 pub mod replay;
 pub mod sink;
 pub mod tls;

@@ -53,6 +53,12 @@ enum Command {
     /// Show or check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// The process that `run` starts to parse and deliver
+    #[command(hide = true)]
+    Worker,
+    /// Tries what a locked down worker must not be able to do
+    #[command(hide = true)]
+    Attempt(AttemptArguments),
     /// What `cargo xtask bench` measures with
     #[command(subcommand, hide = true)]
     Bench(bench::Command),
@@ -149,6 +155,17 @@ struct KeygenArguments {
     overlap: u32,
 }
 
+#[derive(Args)]
+struct AttemptArguments {
+    what: String,
+    #[arg(long)]
+    user: Option<u32>,
+    #[arg(long)]
+    write: Vec<PathBuf>,
+    #[arg(long)]
+    connect: Vec<u16>,
+}
+
 #[derive(Subcommand)]
 enum ConfigCommand {
     /// Print every key with its documentation and its value
@@ -170,6 +187,8 @@ impl Arguments {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(arguments) => run::run(*arguments),
+            Command::Worker => run::worker::worker(),
+            Command::Attempt(arguments) => run::attempt::attempt(arguments),
             Command::Doctor(arguments) => doctor::doctor(&arguments),
             Command::Coverage(arguments) => coverage::coverage(&arguments),
             Command::Fingerprint(arguments) => keys::fingerprint(&arguments),

@@ -27,7 +27,7 @@ pub fn replay(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     let mut replay = Replay::new(
         start::limits(&config),
         start::credential(&config),
-        start::keyring(&config)?,
+        start::keyring(start::settings(&config)?.keys.as_ref())?,
     )?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut written = Ok(());

@@ -1,8 +1,12 @@
 //! Configuration and command line to what `run` runs on.
 
 use super::{Output, RunArguments, keys::now_unix};
-use agent_common::fingerprint::{Keyring, StoreError};
-use std::{num::NonZeroUsize, sync::Arc, time::Duration};
+use agent_common::{
+    event,
+    fingerprint::{Keyring, StoreError},
+};
+use anyhow::Context as _;
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc, time::Duration};
 use tokentrail_agent::{
     config::{self, Config, Format, Hook},
     credential,
@@ -12,9 +16,14 @@ use tokentrail_agent::{
     kernel::{
         features::Rung,
         probes,
-        scope::{self, Scope},
+        scope::{self, Hierarchy, Scope},
     },
     pipeline::Limits,
+    privilege::{
+        folders::Allowed,
+        lockdown,
+        message::{self, Keys, Settings, Tell},
+    },
     tls,
 };
 
@@ -72,10 +81,40 @@ pub fn is_misuse(error: &anyhow::Error) -> bool {
     })
 }
 
-/// The keys of the file, or one for this run.
-pub fn keyring(config: &Config) -> anyhow::Result<Arc<Keyring>> {
-    let keyring = match &config.agent.fingerprint_key {
-        Some(path) => Keyring::load(path)?,
+/// The configuration and the text of the key file, for the worker.
+///
+/// The key file is read and checked here, because the worker may not read it.
+pub fn settings(config: &Config) -> anyhow::Result<Settings> {
+    let keys = match &config.agent.fingerprint_key {
+        Some(path) => {
+            let keyring = Keyring::load(path)?;
+            valid_now(&keyring)?;
+            Some(Keys(keyring.serialize()))
+        }
+        None => None,
+    };
+    let config = toml::to_string(config).context("the configuration cannot be written down")?;
+    let settings = Settings { config, keys };
+    let size = message::encode(&Tell::Reload(settings))?;
+    // Twice the work, so that what is too long is refused here and not in the middle of a start.
+    match message::decode(&size)? {
+        Tell::Reload(settings) => Ok(settings),
+        _ => anyhow::bail!("the configuration cannot be written down"),
+    }
+}
+
+fn valid_now(keyring: &Keyring) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        keyring.current(now_unix()).is_some(),
+        "no fingerprint key is valid now"
+    );
+    Ok(())
+}
+
+/// The keys that the worker was given, or one for this run.
+pub fn keyring(keys: Option<&Keys>) -> anyhow::Result<Arc<Keyring>> {
+    let keyring = match keys {
+        Some(keys) => Keyring::parse(&keys.0)?,
         None => {
             tracing::warn!(
                 "no fingerprint key: one is made for this run, and its fingerprints join with nothing; \
@@ -84,14 +123,59 @@ pub fn keyring(config: &Config) -> anyhow::Result<Arc<Keyring>> {
             Keyring::ephemeral()?
         }
     };
-    anyhow::ensure!(
-        keyring.current(now_unix()).is_some(),
-        "no fingerprint key is valid now"
-    );
+    valid_now(&keyring)?;
     Ok(Arc::new(keyring))
 }
 
-pub fn probe_options(config: &Config, forced: Option<Rung>) -> probes::Options {
+/// User and group id of the worker's own user, if it has one.
+pub fn account(config: &Config) -> anyhow::Result<Option<(u32, u32)>> {
+    let Some(name) = &config.agent.user else {
+        return Ok(None);
+    };
+    let accounts = std::fs::read(ACCOUNTS).context(ACCOUNTS)?;
+    let found = identity::user::account(&accounts, name)
+        .with_context(|| format!("agent.user: no user {name} in {ACCOUNTS}"))?;
+    Ok(Some(found))
+}
+
+const ACCOUNTS: &str = "/etc/passwd";
+
+/// What the worker may do with this configuration.
+///
+/// A sink that is given a file, a folder or a port needs it here.
+pub fn lockdown(config: &Config, user: Option<(u32, u32)>) -> lockdown::Worker {
+    let mut read = vec![PathBuf::from("/proc")];
+    read.extend(Hierarchy::find().ok().map(|hierarchy| hierarchy.mount));
+    let folder = |path: &PathBuf| match path.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => ".".into(),
+        Some(parent) => parent.to_owned(),
+        None => path.clone(),
+    };
+    lockdown::Worker {
+        user,
+        allowed: Allowed {
+            read,
+            // The socket is removed at the end.
+            write: [&config.file.path, &config.coverage.socket]
+                .into_iter()
+                .flatten()
+                .map(folder)
+                .collect(),
+            connect: Vec::new(),
+        },
+        libraries: false,
+    }
+}
+
+/// How the events call a rung.
+pub fn hook(rung: Rung) -> event::Hook {
+    match rung {
+        Rung::Tracing => event::Hook::Fentry,
+        Rung::Tracepoints => event::Hook::RawTracepoint,
+    }
+}
+
+pub fn probe_options(config: &Config, forced: Option<Rung>, worker: u32) -> probes::Options {
     let configured = match config.capture.hook {
         Hook::Auto => None,
         Hook::Fentry => Some(Rung::Tracing),
@@ -102,6 +186,7 @@ pub fn probe_options(config: &Config, forced: Option<Rung>) -> probes::Options {
         ring_bytes: config.capture.ring_bytes.get() as u32,
         copy_bytes: config.capture.turn_bytes.get() as u32,
         connections: config.limits.connections.get() as u32,
+        worker: Some(worker),
     }
 }
 

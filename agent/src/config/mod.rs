@@ -10,6 +10,7 @@
 
 mod example;
 mod file;
+mod reload;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,13 @@ section! {
         /// File with the fingerprint key (made by `tokentrail-agent keygen`). Without it a key is made for the run,
         /// and the fingerprints join with nothing.
         pub fingerprint_key: Option<PathBuf> = None,
+        /// User (name or number) that the worker runs as: the process that parses traffic and writes the outputs. Its
+        /// outputs' folders must be writable by that user. Without it the worker stays the user that started the
+        /// agent, usually root, with no capability: files of that user are then kept from it by Landlock alone.
+        pub user: Option<String> = None,
+        /// What is logged to standard error: "error", "warn", "info", "debug" or "trace". The variable TOKENTRAIL_LOG
+        /// goes before it.
+        pub log: String = "info".to_owned(),
         /// Seconds between two reports of the agent's counters (audit and loss events).
         pub report_seconds: Ranged<1, 86_400> = Ranged::new(60),
     }

@@ -121,6 +121,54 @@ fn errors_have_a_place_and_say_what_is_allowed() {
 }
 
 #[test]
+fn what_may_change_is_taken_over_and_nothing_else() {
+    let mut ours = Config::default();
+    ours.agent.fingerprint_key = Some("/key".into());
+    ours.credential.cookies = vec!["a".into()];
+    let mut read = ours.clone();
+    read.agent.scope = vec!["host".into()];
+    read.agent.fingerprint_key = None;
+    read.agent.log = "debug".into();
+    read.capture.hook = Hook::Fentry;
+    read.limits.head_bytes = Ranged::new(2_048);
+    read.limits.connections = Ranged::new(17);
+    read.credential.cookies = Vec::new();
+    assert_eq!(
+        ours.changes(&read),
+        [
+            "agent.scope",
+            "agent.fingerprint_key",
+            "agent.log",
+            "capture.hook",
+            "limits.connections",
+            "limits.head_bytes",
+            "credential.cookies"
+        ]
+    );
+    let taken = ours.with_reloadable(&read).unwrap();
+    let mut expected = read.clone();
+    expected.agent.scope = Vec::new();
+    expected.capture.hook = Hook::Auto;
+    expected.limits.connections = ours.limits.connections;
+    assert_eq!(taken, expected);
+    assert!(taken.changes(&taken).is_empty());
+    assert_eq!(ours.with_reloadable(&ours).unwrap(), ours);
+}
+
+/// A name that is no key would silently never be taken over.
+#[test]
+fn reloadable_names_are_keys() {
+    let config = Config::default();
+    for name in reload::RELOADABLE {
+        let known = config.sections().into_iter().any(|(section, keys)| {
+            let mut keys = keys.keys().into_iter();
+            *name == section || keys.any(|key| *name == format!("{section}.{}", key.name))
+        });
+        assert!(known, "{name}");
+    }
+}
+
+#[test]
 fn every_cut_is_harmless() {
     let text = Config::default().show();
     for end in (0..=text.len()).filter(|end| text.is_char_boundary(*end)) {

@@ -110,14 +110,15 @@ impl Waiting {
 pub struct Door {
     path: PathBuf,
     inode: u64,
+    listener: UnixListener,
 }
 
 impl Door {
-    /// Makes the socket, with its folder if that is missing, and answers there from a thread of its own.
+    /// Makes the socket, with its folder if that is missing.
     ///
     /// # Errors
     /// If the folder is not safe, another agent answers there, or the system refuses.
-    pub fn open(path: &Path, asker: Asker) -> Result<Self, Error> {
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let folder = path.parent().unwrap_or(Path::new("/"));
         match DirBuilder::new().mode(0o700).create(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -137,6 +138,19 @@ impl Door {
         let _ = fs::remove_file(path);
         let listener = listener(path).map_err(|error| Error::io(path)(error.into()))?;
         let inode = fs::metadata(path).map_err(Error::io(path))?.ino();
+        Ok(Self {
+            path: path.to_owned(),
+            inode,
+            listener,
+        })
+    }
+
+    /// Answers from a thread of its own, which lives as long as the process.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn serve(&self, asker: Asker) -> Result<(), Error> {
+        let listener = self.listener.try_clone().map_err(Error::io(&self.path))?;
         std::thread::Builder::new()
             .name("coverage".into())
             .spawn(move || {
@@ -146,11 +160,8 @@ impl Door {
                     }
                 }
             })
-            .map_err(Error::io(path))?;
-        Ok(Self {
-            path: path.to_owned(),
-            inode,
-        })
+            .map_err(Error::io(&self.path))?;
+        Ok(())
     }
 }
 
@@ -260,13 +271,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run").join("agent.sock");
         let (asker, asked) = questions();
-        let door = Door::open(&path, asker).unwrap();
+        let door = Door::open(&path).unwrap();
+        door.serve(asker).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let told = snapshot();
         let thread = pipeline(asked, told.clone());
         assert_eq!(ask(Some(&path)).unwrap(), told);
-        let (second, _) = questions();
-        assert!(matches!(Door::open(&path, second), Err(Error::InUse(_))));
+        assert!(matches!(Door::open(&path), Err(Error::InUse(_))));
         drop(door);
         assert!(!path.exists());
         thread.join().unwrap();
@@ -278,8 +289,7 @@ mod tests {
         let path = folder.path().join("agent.sock");
         drop(listener(&path).unwrap());
         assert!(path.exists());
-        let (asker, _asked) = questions();
-        Door::open(&path, asker).unwrap();
+        Door::open(&path).unwrap();
     }
 
     #[test]
@@ -290,8 +300,7 @@ mod tests {
             std::os::unix::fs::PermissionsExt::from_mode(0o777),
         )
         .unwrap();
-        let (asker, _asked) = questions();
-        let opened = Door::open(&folder.path().join("agent.sock"), asker);
+        let opened = Door::open(&folder.path().join("agent.sock"));
         assert!(matches!(opened, Err(Error::Folder(_))));
     }
 

@@ -12,7 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use tiny_http::{Header, Method, Request, Response, Server};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -29,29 +29,58 @@ pub enum Error {
     NotLocal(SocketAddr),
 }
 
-/// Serves `GET /metrics` at this address from a thread of its own, as long as the process lives; the address with the
-/// port that the system chose, if that was 0.
-///
-/// # Errors
-/// If the address is not local, or taken.
-pub fn serve(address: SocketAddr, asker: Asker) -> Result<SocketAddr, Error> {
-    if !address.ip().is_loopback() {
-        return Err(Error::NotLocal(address));
-    }
-    let server = Server::http(address).map_err(|source| Error::Bind { address, source })?;
-    let bound = server.server_addr().to_ip().unwrap_or(address);
-    std::thread::Builder::new()
-        .name("metrics".into())
-        .spawn(move || {
-            for request in server.incoming_requests() {
-                answer(request, &asker);
-            }
-        })
-        .map_err(|error| Error::Bind {
+impl Error {
+    fn bind(address: SocketAddr) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::Bind {
             address,
             source: error.into(),
-        })?;
-    Ok(bound)
+        }
+    }
+}
+
+/// The address at which `GET /metrics` is answered.
+pub struct Metrics {
+    address: SocketAddr,
+    listener: TcpListener,
+}
+
+impl Metrics {
+    /// Takes the address; with port 0 the system chooses one.
+    ///
+    /// # Errors
+    /// If the address is not local, or taken.
+    pub fn bind(address: SocketAddr) -> Result<Self, Error> {
+        if !address.ip().is_loopback() {
+            return Err(Error::NotLocal(address));
+        }
+        let listener = TcpListener::bind(address).map_err(Error::bind(address))?;
+        let address = listener.local_addr().map_err(Error::bind(address))?;
+        Ok(Self { address, listener })
+    }
+
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers from a thread of its own, which lives as long as the process.
+    ///
+    /// # Errors
+    /// If there can be no thread.
+    pub fn serve(self, asker: Asker) -> Result<(), Error> {
+        let address = self.address;
+        let server = Server::from_listener(self.listener, None)
+            .map_err(|source| Error::Bind { address, source })?;
+        std::thread::Builder::new()
+            .name("metrics".into())
+            .spawn(move || {
+                for request in server.incoming_requests() {
+                    answer(request, &asker);
+                }
+            })
+            .map_err(Error::bind(address))?;
+        Ok(())
+    }
 }
 
 fn answer(request: Request, asker: &Asker) {
@@ -205,11 +234,10 @@ mod tests {
     fn served_on_loopback_only() {
         let (asker, asked) = door::questions();
         let everywhere: SocketAddr = "0.0.0.0:0".parse().unwrap();
-        assert!(matches!(
-            serve(everywhere, asker.clone()),
-            Err(Error::NotLocal(_))
-        ));
-        let address = serve("127.0.0.1:0".parse().unwrap(), asker).unwrap();
+        assert!(matches!(Metrics::bind(everywhere), Err(Error::NotLocal(_))));
+        let metrics = Metrics::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = metrics.address();
+        metrics.serve(asker).unwrap();
         let thread = std::thread::spawn(move || {
             let start = std::time::Instant::now();
             while start.elapsed().as_secs() < 2 {

@@ -10,6 +10,7 @@
 //! that a link in a container cannot lead out of it. A file system that hangs holds a worker, and the others
 //! go on; when all are held, digests are [`HashAbsent::Busy`] or [`HashAbsent::Pending`], and nothing else waits.
 //!
+//! Invariant: only what somebody may execute is hashed.
 //! Invariant: a digest belongs to the (device, inode) that exec recorded and to one version of its content:
 //! the file's times and size are the same before and after reading, and are part of the cache's key.
 
@@ -20,6 +21,7 @@ use agent_common::event::{HashAbsent, Hex, Sha256};
 use lru::LruCache;
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use sha2::Digest;
 use std::fs::{File, Metadata};
 use std::io::Read;
@@ -27,7 +29,6 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -58,7 +59,7 @@ impl Default for Limits {
 }
 
 /// Which file to find.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
     pub pid: u32,
     pub parent: Option<u32>,
@@ -69,7 +70,7 @@ pub struct Request {
 }
 
 /// What is known of a program's file so far.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
     /// Path in the process's mount namespace.
     pub path: Option<String>,
@@ -116,9 +117,30 @@ impl Slot {
             .clone()
     }
 
-    fn settle(&self, digest: Result<Sha256, HashAbsent>) {
-        self.lock().digest = Some(digest);
-        self.settled.notify_all();
+    /// Calls `submit`, once per slot; further calls do nothing. Gives what it said.
+    pub fn ask_once(&self, submit: impl FnOnce() -> bool) -> Option<bool> {
+        if self.requested.get().is_some() || self.requested.set(Instant::now()).is_err() {
+            return None;
+        }
+        let taken = submit();
+        if !taken {
+            self.settle(Err(HashAbsent::Busy));
+        }
+        Some(taken)
+    }
+
+    /// Takes over what another finder has found.
+    pub fn land(&self, found: Found) {
+        let mut known = self.lock();
+        known.user_namespace = found.user_namespace.or(known.user_namespace);
+        if found.path.is_some() {
+            known.path = found.path;
+            known.deleted = found.deleted;
+        }
+        drop(known);
+        if let Some(digest) = found.digest {
+            self.settle(digest);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Found> {
@@ -126,12 +148,39 @@ impl Slot {
     }
 }
 
-type Job = (Request, Arc<Slot>);
+/// Where a worker's findings go, one after the other.
+pub trait Landing: Send + Sync {
+    fn user_namespace(&self, inode: Option<u32>);
+
+    /// The file's path, and that it has no name any more.
+    fn path(&self, path: String, deleted: bool);
+
+    /// The last.
+    fn settle(&self, digest: Result<Sha256, HashAbsent>);
+}
+
+impl Landing for Slot {
+    fn user_namespace(&self, inode: Option<u32>) {
+        self.lock().user_namespace = inode;
+    }
+
+    fn path(&self, path: String, deleted: bool) {
+        let mut found = self.lock();
+        found.path = Some(path);
+        found.deleted = deleted;
+    }
+
+    fn settle(&self, digest: Result<Sha256, HashAbsent>) {
+        self.lock().digest = Some(digest);
+        self.settled.notify_all();
+    }
+}
+
+type Job = (Request, Arc<dyn Landing>);
 
 /// The workers.
 pub struct Finder {
     queue: SyncSender<Job>,
-    busy: AtomicU64,
 }
 
 impl Finder {
@@ -155,27 +204,12 @@ impl Finder {
                 .name(format!("executable-{number}"))
                 .spawn(move || worker.run())?;
         }
-        Ok(Self {
-            queue,
-            busy: AtomicU64::new(0),
-        })
+        Ok(Self { queue })
     }
 
-    /// Asks once per slot; further calls do nothing.
-    pub fn request(&self, slot: &Arc<Slot>, request: impl FnOnce() -> Request) {
-        if slot.requested.get().is_some() || slot.requested.set(Instant::now()).is_err() {
-            return;
-        }
-        if self.queue.try_send((request(), slot.clone())).is_err() {
-            self.busy.fetch_add(1, Ordering::Relaxed);
-            slot.settle(Err(HashAbsent::Busy));
-        }
-    }
-
-    /// Requests refused because too many were waiting.
-    #[must_use]
-    pub fn refused(&self) -> u64 {
-        self.busy.load(Ordering::Relaxed)
+    /// False if too many are waiting: then nothing lands.
+    pub fn submit(&self, request: Request, landing: Arc<dyn Landing>) -> bool {
+        self.queue.try_send((request, landing)).is_ok()
     }
 }
 
@@ -208,26 +242,23 @@ impl Worker {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .recv();
-            let Ok((request, slot)) = job else {
+            let Ok((request, landing)) = job else {
                 return;
             };
-            let digest = self.work(&request, &slot);
-            slot.settle(digest);
+            let digest = self.work(&request, &*landing);
+            landing.settle(digest);
         }
     }
 
-    fn work(&self, request: &Request, slot: &Slot) -> Result<Sha256, HashAbsent> {
+    fn work(&self, request: &Request, landing: &dyn Landing) -> Result<Sha256, HashAbsent> {
         // First of all what vanishes with the process.
         let opened = self.open(request);
-        let user_namespace = self.proc.namespace(request.pid, "user");
-        slot.lock().user_namespace = user_namespace;
+        landing.user_namespace(self.proc.namespace(request.pid, "user"));
         let (fd, metadata) = opened?;
         let link = self.proc.own(&format!("self/fd/{}", fd.as_raw_fd()));
         if let Ok(path) = std::fs::read_link(&link) {
             let (path, deleted) = displayed(&path, &metadata);
-            let mut found = slot.lock();
-            found.path = Some(path);
-            found.deleted = deleted;
+            landing.path(path, deleted);
         }
         if !self.limits.enabled {
             return Err(HashAbsent::Disabled);
@@ -256,7 +287,7 @@ impl Worker {
         let mut check = |opened: Result<OwnedFd, Errno>| match opened {
             Ok(fd) => match metadata(&fd) {
                 Some(metadata)
-                    if metadata.is_file()
+                    if may_be_executed(&metadata)
                         && device::is(
                             &fd,
                             &metadata,
@@ -311,6 +342,12 @@ impl Worker {
         }
         Err(reason)
     }
+}
+
+/// Nothing else is hashed: who asks may be the less privileged process, for which a digest of another file would be
+/// a way to test guesses of its content.
+fn may_be_executed(metadata: &Metadata) -> bool {
+    metadata.is_file() && metadata.mode() & 0o111 != 0
 }
 
 /// `name` as a process with this root and working folder would open it.
@@ -378,7 +415,7 @@ mod tests {
 
     fn ask(finder: &Finder, request: Request) -> Found {
         let slot = Arc::new(Slot::default());
-        finder.request(&slot, || request);
+        slot.ask_once(|| finder.submit(request, slot.clone()));
         slot.wait(Duration::from_secs(20))
     }
 
@@ -504,6 +541,22 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_may_execute_is_not_hashed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secrets");
+        std::fs::write(&path, "a secret").unwrap();
+        let request = Request {
+            pid: u32::MAX,
+            parent: None,
+            filename: Some(path.to_str().unwrap().to_owned()),
+            file: file_id(&std::fs::metadata(&path).unwrap()),
+        };
+        let found = ask(&finder(Limits::default()), request);
+        assert_eq!(found.digest, Some(Err(HashAbsent::Mismatch)));
+        assert_eq!(found.path, None);
+    }
+
+    #[test]
     fn limits_hold() {
         let folder = tempfile::tempdir().unwrap();
         let (path, child) = sleeper(folder.path());
@@ -527,10 +580,7 @@ mod tests {
     fn too_many_requests_are_refused() {
         // No worker ever takes a job.
         let (queue, _jobs) = sync_channel(1);
-        let finder = Finder {
-            queue,
-            busy: AtomicU64::new(0),
-        };
+        let finder = Finder { queue };
         let job = || Request {
             pid: 1,
             parent: None,
@@ -541,8 +591,10 @@ mod tests {
             },
         };
         let slots: Vec<_> = (0..3).map(|_| Arc::new(Slot::default())).collect();
-        slots.iter().for_each(|slot| finder.request(slot, job));
-        finder.request(&slots[2], || unreachable!("asked twice"));
+        let taken = |slot: &Arc<Slot>| slot.ask_once(|| finder.submit(job(), slot.clone()));
+        let taken: Vec<_> = slots.iter().map(taken).collect();
+        assert_eq!(taken, [Some(true), Some(false), Some(false)]);
+        assert_eq!(slots[2].ask_once(|| unreachable!("asked twice")), None);
         let begin = Instant::now();
         assert_eq!(
             slots[0].wait(Duration::from_millis(50)).digest,
@@ -554,7 +606,6 @@ mod tests {
             slots[1].wait(Duration::from_secs(9)).digest,
             Some(Err(HashAbsent::Busy))
         );
-        assert_eq!(finder.refused(), 2);
         let begin = Instant::now();
         let _ = slots[0].wait(Duration::from_millis(50));
         assert!(

@@ -1,13 +1,12 @@
 //! A program that a process runs, from one exec to the next.
 
-use super::executable::{Finder, Found, Request, Slot};
+use super::executable::{Found, Request, Slot};
+use super::eyes::Eyes;
 use super::procfs::ProcFs;
 use super::table::Redact;
 use crate::flow::Nanos;
-use crate::kernel::device;
 use crate::kernel::record::{Arguments, FileId, ProcessKey};
 use agent_common::event::{Ancestor, Executable, Hash, HashAbsent, ProcessCreation, Time};
-use rustix::fs::{Mode, OFlags};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -47,19 +46,16 @@ impl Image {
     }
 
     /// From `/proc`. `None` for a kernel thread, or if the process is gone.
-    pub(in crate::identity) fn running(pid: u32, proc: &ProcFs) -> Option<Self> {
-        let link = proc.path(pid, "exe");
-        let path = std::fs::read_link(&link).ok()?;
-        let metadata = std::fs::metadata(&link).ok()?;
-        let (path, deleted) = super::executable::displayed(&path, &metadata);
+    pub(in crate::identity) fn running(pid: u32, eyes: &dyn Eyes) -> Option<Self> {
+        let running = eyes.running(pid)?;
         Some(Self {
             since: 0,
             filename: None,
-            file: Some(device::file_id(&metadata)),
+            file: Some(running.file),
             slot: Arc::new(Slot::with(Found {
-                path: Some(path),
-                deleted,
-                user_namespace: proc.namespace(pid, "user"),
+                path: Some(running.path),
+                deleted: running.deleted,
+                user_namespace: running.user_namespace,
                 digest: None,
             })),
             arguments: OnceLock::new(),
@@ -72,11 +68,12 @@ impl Image {
         &self,
         process: ProcessKey,
         proc: &ProcFs,
+        eyes: &dyn Eyes,
         redact: Redact,
     ) -> Option<&(Vec<String>, bool)> {
         if self.arguments.get().is_none()
             && let Some(arguments) = proc.arguments(process.pid)
-            && self.still_runs(process.pid, proc)
+            && self.still_runs(process.pid, eyes)
             && let Some(stat) = proc.stat(process.pid)
             && proc.same_start(process.start, stat.start_ticks)
         {
@@ -88,16 +85,8 @@ impl Image {
     }
 
     /// Whether the process with this pid still runs this file, as far as can be seen.
-    pub(in crate::identity) fn still_runs(&self, pid: u32, proc: &ProcFs) -> bool {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let Ok(now) = rustix::fs::open(proc.path(pid, "exe"), flags, Mode::empty()) else {
-            return true;
-        };
-        let now = std::fs::File::from(now);
-        match (now.metadata(), self.file) {
-            (Ok(metadata), Some(file)) => device::is(&now, &metadata, file, proc.root(), pid),
-            (metadata, _) => metadata.is_err(),
-        }
+    pub(in crate::identity) fn still_runs(&self, pid: u32, eyes: &dyn Eyes) -> bool {
+        eyes.still_runs(pid, self.file)
     }
 
     #[cfg(test)]
@@ -105,16 +94,24 @@ impl Image {
         self.arguments.get().is_some()
     }
 
-    /// Has the file found and hashed, unless that was asked before.
-    pub(in crate::identity) fn request(&self, finder: &Finder, pid: u32, parent: Option<u32>) {
-        if let Some(file) = self.file {
-            finder.request(&self.slot, || Request {
+    /// Has the file found and hashed, unless that was asked before. False if too many are waiting.
+    pub(in crate::identity) fn request(
+        &self,
+        eyes: &dyn Eyes,
+        pid: u32,
+        parent: Option<u32>,
+    ) -> bool {
+        let Some(file) = self.file else { return true };
+        let submit = || {
+            let request = Request {
                 pid,
                 parent,
                 filename: self.filename.clone(),
                 file,
-            });
-        }
+            };
+            eyes.find(request, &self.slot)
+        };
+        self.slot.ask_once(submit).unwrap_or(true)
     }
 
     /// What is known of the file, waiting at most until `limit` after it was asked for; the user namespace; and

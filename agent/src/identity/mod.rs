@@ -12,6 +12,7 @@
 //!   hang. An event waits for them at most [`Options::hash_wait`] after they were asked for, once per program.
 //! - The control group's id comes with the call; its path is found by inode number ([`cgroup`]) and parsed into
 //!   unit, container and pod ([`placement`]).
+//! - What needs rights over the other process is seen through [`eyes`], which may be another process's.
 //! - User ids are those of the host's user namespace. The name comes from the host's `/etc/passwd`, without NSS,
 //!   and only where the process is in no container and not known to be in another user namespace.
 //!
@@ -22,6 +23,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod executable;
+pub mod eyes;
 pub mod host;
 mod image;
 pub mod placement;

@@ -82,6 +82,20 @@ pub(super) fn parse(bytes: &[u8]) -> HashMap<u32, Arc<str>> {
     names
 }
 
+/// User and group id of an account, by its name or its user id.
+#[must_use]
+pub fn account(accounts: &[u8], wanted: &str) -> Option<(u32, u32)> {
+    let text = String::from_utf8_lossy(accounts);
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        let user = fields.nth(1)?;
+        let group = fields.next()?;
+        let fits = !name.is_empty() && (name == wanted || user == wanted);
+        fits.then(|| Some((user.parse().ok()?, group.parse().ok()?)))?
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,6 +112,16 @@ mod tests {
             .collect();
         found.sort_unstable();
         assert_eq!(found, [(0, "root"), (1000, "alice")]);
+    }
+
+    #[test]
+    fn accounts_by_name_and_number() {
+        let accounts = b"root:x:0:0::/:/\ntrail:x:990:991::/:/\nbad:x:y:1::/:/\n:x:7:7::/:/\n";
+        assert_eq!(account(accounts, "trail"), Some((990, 991)));
+        assert_eq!(account(accounts, "990"), Some((990, 991)));
+        for nobody in ["", "7", "bad", "rail", "991", "x"] {
+            assert_eq!(account(accounts, nobody), None, "{nobody}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::{
 use agent_common::abi;
 use aya::programs::uprobe::UProbeLinkId;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::File,
     path::{Path, PathBuf},
     sync::{
@@ -39,8 +39,8 @@ pub enum Request {
         /// What exec said that it runs.
         executable: Option<(FileId, PathBuf)>,
     },
-    /// This point did not prove itself.
-    Drop(PointId),
+    /// Look whether there are points to drop.
+    Drops,
     Stop,
 }
 
@@ -57,6 +57,8 @@ pub enum Fallback {
 pub struct Attacher {
     points: Points,
     requests: SyncSender<Request>,
+    /// Points to drop: beside the queue, because each is asked for once and must not be lost.
+    drops: Arc<Mutex<BTreeSet<PointId>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -72,6 +74,7 @@ struct Worker {
     /// the same path is another file, where the point's offset may lie within an instruction.
     fallbacks: Vec<(PathBuf, File, Point)>,
     fallback_wanted: bool,
+    drops: Arc<Mutex<BTreeSet<PointId>>>,
 }
 
 impl Attacher {
@@ -92,6 +95,7 @@ impl Attacher {
             links: HashMap::new(),
             fallbacks: Vec::new(),
             fallback_wanted: false,
+            drops: Arc::default(),
         };
         for path in discover::usual_libraries() {
             worker.library(&path);
@@ -102,6 +106,7 @@ impl Attacher {
         }
         worker.save();
         let points = worker.points.clone();
+        let drops = Arc::clone(&worker.drops);
         let (requests, receiver) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("attacher".into())
@@ -109,15 +114,28 @@ impl Attacher {
         Ok(Self {
             points,
             requests,
+            drops,
             thread: Some(thread),
         })
+    }
+
+    /// This point did not prove itself. Ids of no point are ignored.
+    pub fn drop_point(&self, point: PointId) {
+        if self.points.get(point).is_some() {
+            self.drops
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(point);
+            // Where the queue is full, the next request leads there as well.
+            let _ = self.requests.try_send(Request::Drops);
+        }
     }
 
     /// False if the queue is full.
     pub fn ask(&self, request: Request) -> bool {
         let process = match &request {
             Request::Process { process, .. } => Some(*process),
-            Request::Drop(_) | Request::Stop => None,
+            Request::Drops | Request::Stop => None,
         };
         if let Some(process) = process {
             self.points.asked(process);
@@ -144,6 +162,9 @@ impl Drop for Attacher {
 impl Worker {
     fn run(mut self, requests: &Receiver<Request>) {
         while let Ok(request) = requests.recv() {
+            let drops =
+                std::mem::take(&mut *self.drops.lock().unwrap_or_else(PoisonError::into_inner));
+            drops.into_iter().for_each(|point| self.drop_point(point));
             match request {
                 Request::Process {
                     process,
@@ -159,7 +180,8 @@ impl Worker {
                         self.lock(|probes| probes.forget_file(file));
                     }
                 }
-                Request::Drop(point) => self.drop_point(point),
+                // Done already.
+                Request::Drops => {}
                 Request::Stop => break,
             }
         }

@@ -524,7 +524,7 @@ mod tests {
             let path_of = |decoder: &mut Decoder| match decoder.decode(&bytes(&socket, &payload)) {
                 Decoded::Record(Record::Chunk(chunk)) => match chunk.endpoints {
                     Endpoints::Unix { path, .. } => path,
-                    Endpoints::Tcp { .. } => panic!("not Unix"),
+                    Endpoints::Tcp { .. } | Endpoints::Udp { .. } => panic!("not Unix"),
                 },
                 _ => panic!("not a chunk"),
             };

@@ -74,8 +74,9 @@ pub const CAPABILITIES: &[(u32, &str, &str)] = &[
     (
         21,
         "CAP_SYS_ADMIN",
-        "attach uprobes on kernels that ask for it, follow /proc/PID/map_files",
+        "load tracing programs on kernels that ask for it; given up at the start",
     ),
+    (40, "CAP_CHECKPOINT_RESTORE", "follow /proc/PID/map_files"),
 ];
 
 impl Report {
@@ -220,6 +221,7 @@ fn try_rung(rung: Rung) -> Result<(), String> {
         ring_bytes: 256 * 1024,
         copy_bytes: 0,
         connections: 16,
+        worker: None,
     };
     // No process is in this scope.
     let nobody = super::scope::Scope::Processes(Vec::new());

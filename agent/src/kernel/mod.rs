@@ -1,7 +1,9 @@
 //! Loading the probes, and what they hand over. The only user of aya and the only `unsafe`.
 
 pub mod attacher;
+pub mod bare;
 pub mod btf;
+pub mod cgroups;
 pub mod decode;
 pub mod device;
 pub mod empty;

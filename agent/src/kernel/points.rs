@@ -3,6 +3,10 @@
 //! Written by the attacher's thread, read by the pipeline's. A point is a candidate until a secret from it opens a
 //! record; one that keeps giving secrets which open nothing is dropped and reported.
 //!
+//! Where attacher and pipeline are two processes each has its own: what the attacher changes here goes to a follower
+//! as [`Change`]s, in the order in which they were made, and [`Points::apply`] makes them there.
+//!
+//! Invariant: a follower that is given every change has the same points, and the same libraries of each process.
 //! Invariant: bounded: processes are forgotten least recently used first.
 
 use super::{
@@ -12,6 +16,7 @@ use super::{
 use crate::flow::Nanos;
 use agent_common::abi::TICK;
 use lru::LruCache;
+use serde::{Deserialize, Serialize};
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -25,7 +30,7 @@ const PROCESSES: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 const LIBRARIES: usize = 64;
 
 /// What became of a point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum State {
     Candidate,
     Proven,
@@ -33,8 +38,9 @@ pub enum State {
 }
 
 /// One attached point.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attached {
+    #[serde(with = "path")]
     pub path: PathBuf,
     pub library: Library,
     pub version: Option<String>,
@@ -45,9 +51,10 @@ pub struct Attached {
 }
 
 /// A TLS library that a process has mapped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapped {
     pub library: Library,
+    #[serde(with = "path")]
     pub path: PathBuf,
     /// When its point was attached; `None`: it has none that can be read.
     pub attached: Option<Nanos>,
@@ -62,10 +69,67 @@ impl Mapped {
     }
 }
 
+/// One thing that the attacher found or did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The next point, by the order of ids.
+    Added(Attached),
+    /// A process has this library mapped.
+    Mapped {
+        process: ProcessKey,
+        mapped: Mapped,
+    },
+    /// A look that was asked for is done.
+    LookedAt(ProcessKey),
+    State {
+        point: PointId,
+        state: State,
+    },
+    /// This library's point has been dropped.
+    Unreadable {
+        #[serde(with = "path")]
+        path: PathBuf,
+        library: Library,
+    },
+}
+
+/// Paths are bytes, not text.
+pub(crate) mod path {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::{
+        ffi::OsString,
+        os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+        path::{Path, PathBuf},
+    };
+
+    pub fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(path.as_os_str().as_bytes())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Vec::<u8>::deserialize(from).map(|bytes| OsString::from_vec(bytes).into())
+    }
+}
+
+type Follower = Box<dyn Fn(&Change) + Send>;
+
 struct Inner {
     points: Vec<Attached>,
     processes: LruCache<(u32, u64), OfProcess>,
+    /// Called with the lock held, so that changes arrive in their order.
+    follower: Option<Follower>,
 }
+
+impl Inner {
+    fn follow(&self, change: &Change) {
+        if let Some(follower) = &self.follower {
+            follower(change);
+        }
+    }
+}
+
+/// Most points: there is one for each library file of the host. A follower's memory is bounded by it.
+const POINTS: usize = 65_536;
 
 /// What is known of a process's files.
 #[derive(Default)]
@@ -86,6 +150,7 @@ impl Default for Points {
         Self(Arc::new(Mutex::new(Inner {
             points: Vec::new(),
             processes: LruCache::new(PROCESSES),
+            follower: None,
         })))
     }
 }
@@ -96,13 +161,40 @@ impl Points {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Every change from now on is given to `follower`, which must not ask this table anything.
+    #[must_use]
+    pub fn followed_by(follower: impl Fn(&Change) + Send + 'static) -> Self {
+        let points = Self::default();
+        points.lock().follower = Some(Box::new(follower));
+        points
+    }
+
+    /// What [`followed_by`](Self::followed_by) gave elsewhere.
+    pub fn apply(&self, change: Change) {
+        match change {
+            Change::Added(attached) => self.add(attached),
+            Change::Mapped { process, mapped } => self.map(process, mapped),
+            Change::LookedAt(process) => self.looked_at(process),
+            Change::State { point, state } => self.set_state(point, state),
+            Change::Unreadable { path, library } => self.unreadable(&path, library),
+        }
+    }
+
     /// Ids are given out in order, as the probes' cookies are.
     pub(crate) fn add(&self, attached: Attached) {
-        self.lock().points.push(attached);
+        let mut inner = self.lock();
+        if inner.points.len() < POINTS {
+            inner.follow(&Change::Added(attached.clone()));
+            inner.points.push(attached);
+        }
     }
 
     pub(crate) fn map(&self, process: ProcessKey, mapped: Mapped) {
         let mut inner = self.lock();
+        if inner.follower.is_some() {
+            let mapped = mapped.clone();
+            inner.follow(&Change::Mapped { process, mapped });
+        }
         let of_process = &mut inner
             .processes
             .get_or_insert_mut(coarse(process), OfProcess::default)
@@ -118,7 +210,7 @@ impl Points {
     }
 
     /// The files of this process will be looked at.
-    pub(super) fn asked(&self, process: ProcessKey) {
+    pub fn asked(&self, process: ProcessKey) {
         let mut inner = self.lock();
         let known = inner
             .processes
@@ -127,8 +219,9 @@ impl Points {
     }
 
     /// A look that was asked for is done, whatever was found.
-    pub(super) fn looked_at(&self, process: ProcessKey) {
+    pub fn looked_at(&self, process: ProcessKey) {
         let mut inner = self.lock();
+        inner.follow(&Change::LookedAt(process));
         let known = inner
             .processes
             .get_or_insert_mut(coarse(process), OfProcess::default);
@@ -152,15 +245,23 @@ impl Points {
         self.lock().points.clone()
     }
 
-    pub fn set_state(&self, id: PointId, state: State) {
-        if let Some(point) = self.lock().points.get_mut(id.0 as usize) {
+    pub fn set_state(&self, point: PointId, state: State) {
+        let mut inner = self.lock();
+        inner.follow(&Change::State { point, state });
+        if let Some(point) = inner.points.get_mut(point.0 as usize) {
             point.state = state;
         }
     }
 
     /// This library's point has been dropped: no process's connections are read by it any more.
     pub(super) fn unreadable(&self, path: &Path, library: Library) {
-        for (_, of_process) in self.lock().processes.iter_mut() {
+        let mut inner = self.lock();
+        let dropped = Change::Unreadable {
+            path: path.to_owned(),
+            library,
+        };
+        inner.follow(&dropped);
+        for (_, of_process) in inner.processes.iter_mut() {
             for mapped in &mut of_process.libraries {
                 mapped.is_unreadable(path, library);
             }
@@ -188,6 +289,7 @@ fn coarse(process: ProcessKey) -> (u32, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::ffi::OsStringExt as _;
 
     fn mapped(path: &str, attached: Option<Nanos>) -> Mapped {
         Mapped {
@@ -206,6 +308,37 @@ mod tests {
         points.unreadable(Path::new("/a"), Library::Openssl);
         let expected = [mapped("/b", Some(2)), mapped("/a", None)];
         assert_eq!(points.of_process(process), expected);
+    }
+
+    #[test]
+    fn a_follower_has_the_same() {
+        let there = Points::default();
+        let here = Points::followed_by({
+            let there = there.clone();
+            move |change| there.apply(change.clone())
+        });
+        let process = ProcessKey { pid: 7, start: 0 };
+        let attached = Attached {
+            path: std::ffi::OsString::from_vec(b"/not \xff text".to_vec()).into(),
+            library: Library::Openssl,
+            version: None,
+            kind: PointKind::KeyLog,
+            file_offset: 5,
+            state: State::Candidate,
+            since: 1,
+        };
+        here.add(attached.clone());
+        for path in ["/a", "/b"] {
+            here.map(process, mapped(path, Some(1)));
+        }
+        here.looked_at(process);
+        here.unreadable(Path::new("/a"), Library::Openssl);
+        here.set_state(PointId(0), State::Dropped);
+        here.set_state(PointId(9), State::Dropped);
+        assert_eq!(here.all(), there.all());
+        assert_eq!(there.all()[0].path, attached.path);
+        assert_eq!(here.of_process(process), there.of_process(process));
+        assert!(there.knows(process));
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use super::{
     btf,
     features::Rung,
-    keylog::PointKind,
+    keylog::{PointKind, discover::descriptor_path},
     record::PointId,
     scope::{self, Hierarchy, Member, Resolved, Scope},
 };
@@ -23,7 +23,11 @@ use aya::{
     },
 };
 use aya_log::EbpfLogger;
-use std::path::Path;
+use rustix::fs::MemfdFlags;
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    path::Path,
+};
 
 /// What `cargo xtask build` made, or nothing.
 pub(super) static OBJECT: &[u8] =
@@ -121,6 +125,8 @@ pub struct Options {
     pub ring_bytes: u32,
     pub copy_bytes: u32,
     pub connections: u32,
+    /// The agent's own other process, which is as little observed as this one.
+    pub worker: Option<u32>,
 }
 
 /// Loaded probes. Dropping it detaches them all.
@@ -200,6 +206,16 @@ pub fn start(scopes: &[Scope], options: &Options) -> Result<(Probes, Rung, Optio
     }
 }
 
+/// The ring behind a descriptor that the process with the probes has passed on.
+pub fn ring_of(descriptor: OwnedFd) -> Result<Ring, Error> {
+    let failed = |source| Error::Map {
+        name: "RING",
+        source,
+    };
+    let map = MapData::from_fd(descriptor).map_err(failed)?;
+    RingBuf::try_from(Map::RingBuf(map)).map_err(failed)
+}
+
 impl Probes {
     /// Loads the probes and fills the scope's maps; attaches nothing.
     pub fn load(scopes: Vec<Scope>, options: &Options) -> Result<Self, Error> {
@@ -225,6 +241,7 @@ impl Probes {
                     .any(|scope| matches!(scope, Scope::Processes(_))),
             ),
             own_process: std::process::id(),
+            own_worker: options.worker.unwrap_or(0),
         });
         let offsets = OffsetsValue(found.offsets);
         let mut ebpf = EbpfLoader::new()
@@ -283,7 +300,7 @@ impl Probes {
         })
     }
 
-    /// A cgroup was made: takes it into the scope if the scope names it.
+    /// A cgroup was made: takes it into the scope if the scope names it and it is not there yet.
     pub fn cgroup_made(&mut self, path: &str) -> Result<Option<Member>, Error> {
         let fits = |hierarchy| {
             self.scopes
@@ -293,6 +310,9 @@ impl Probes {
         let Some(member) = self.hierarchy.as_ref().and_then(fits) else {
             return Ok(None);
         };
+        if self.members.contains(&member) {
+            return Ok(None);
+        }
         // First what is waited for: processes may be in it already.
         self.add(member)?;
         self.forget_removed();
@@ -388,6 +408,28 @@ impl Probes {
         Ok((PointId(id), link))
     }
 
+    /// Whether key-log points can be attached with the rights that this process has now: tried on a file of its own that
+    /// nobody maps.
+    pub fn can_attach_points(&mut self) -> bool {
+        let Ok(file) = rustix::fs::memfd_create("tokentrail-trial", MemfdFlags::CLOEXEC) else {
+            return false;
+        };
+        // `nop`, as far as anybody looks.
+        if rustix::io::write(&file, &[0x90; 64]).is_err() {
+            return false;
+        }
+        let path = descriptor_path(&file);
+        let before = self.point_kinds.len();
+        let attached = self.attach_point(&path, PointKind::KeyLog, 0);
+        let works = attached.is_ok();
+        if let Ok((id, link)) = attached {
+            // Dropping the probes detaches it in any case.
+            let _ = self.detach_point(id, link);
+        }
+        self.point_kinds.truncate(before);
+        works
+    }
+
     /// A point that did not prove itself.
     pub fn detach_point(&mut self, id: PointId, link: UProbeLinkId) -> Result<(), Error> {
         let Some(kind) = self.point_kinds.get(id.0 as usize).copied() else {
@@ -425,6 +467,37 @@ impl Probes {
         idle.iter()
             .filter(|sock| self.connections.remove(sock).is_ok())
             .count()
+    }
+
+    /// The ring's map for another process; see [`ring_of`].
+    pub fn ring_descriptor(&self) -> Result<OwnedFd, Error> {
+        match self.ebpf.map("RING") {
+            Some(Map::RingBuf(map)) => {
+                map.fd()
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .map_err(|error| Error::Map {
+                        name: "RING",
+                        source: MapError::IoError(error),
+                    })
+            }
+            _ => Err(Error::Absent("RING")),
+        }
+    }
+
+    /// Loads the programs of key-log points, so that attaching them needs no right to load programs.
+    pub fn load_points(&mut self) -> Result<(), Error> {
+        for kind in [PointKind::KeyLog, PointKind::KdfDerive] {
+            let failed = |source| Error::Program {
+                name: point_probe(kind),
+                source,
+            };
+            let program = self.point_program(kind)?;
+            if program.fd().is_err() {
+                program.load().map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn ring(&mut self) -> Result<Ring, Error> {
@@ -479,6 +552,21 @@ impl Counters {
 pub struct Totals(pub [[u64; reason::COUNT as usize]; probe::COUNT as usize]);
 
 impl Totals {
+    /// All of them one after the other, for another process.
+    pub fn values(&self) -> Vec<u64> {
+        self.0.iter().flatten().copied().collect()
+    }
+
+    /// What [`values`](Self::values) gave; `None` of another number of counters.
+    pub fn from_values(values: &[u64]) -> Option<Self> {
+        let mut totals = Self::default();
+        if values.len() != totals.0.as_flattened().len() {
+            return None;
+        }
+        totals.0.as_flattened_mut().copy_from_slice(values);
+        Some(totals)
+    }
+
     pub fn of(&self, row: u32, what: u32) -> u64 {
         self.0[row as usize][what as usize]
     }

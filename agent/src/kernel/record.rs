@@ -3,13 +3,14 @@
 //! Invariant: nothing here knows aya, HTTP or TLS; payload bytes exist only as [`Payload`].
 
 use crate::flow::{Direction, Nanos, Payload};
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 
 /// A process on this boot: pids are reused, (pid, start time) is not.
 ///
 /// `start` is the thread group leader's `start_boottime` in nanoseconds (`task_struct`), the same clock as [`Nanos`].
 /// `/proc/PID/stat` field 22 gives it in ticks of 10 ms, so compare with that resolution there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProcessKey {
     pub pid: u32,
     pub start: Nanos,
@@ -94,7 +95,7 @@ pub struct Closed {
 }
 
 /// A probe point that secrets come from: index into the attached points, for proof and for reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PointId(pub u32);
 
 /// One hit of a key-log point.
@@ -137,7 +138,7 @@ pub enum ProcessRecord {
 }
 
 /// A file, whatever its path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileId {
     pub device: u64,
     pub inode: u64,

@@ -300,6 +300,15 @@ impl Scope {
         pids.into_iter().filter_map(key).collect()
     }
 
+    /// Folders of the cgroups that the scope names now; none for scopes of another kind.
+    pub(super) fn members(&self, hierarchy: &Hierarchy) -> Vec<PathBuf> {
+        if self.needs_cgroups() {
+            self.folders(hierarchy)
+        } else {
+            Vec::new()
+        }
+    }
+
     fn folders(&self, hierarchy: &Hierarchy) -> Vec<PathBuf> {
         match self {
             Self::Cgroup(path) => vec![hierarchy.folder(path)],

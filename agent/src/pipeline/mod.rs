@@ -158,6 +158,19 @@ impl Pipeline {
         }
     }
 
+    /// Takes other bounds, for connections that are met from now on, and another observer. How many connections are
+    /// kept, and how many bytes of all together, stays.
+    pub fn reconfigure(&mut self, limits: Limits, observer: Observer) {
+        self.settings.http = limits.http;
+        self.settings.tls = limits.tls;
+        self.limits = Limits {
+            connections: self.limits.connections,
+            total_bytes: self.limits.total_bytes,
+            ..limits
+        };
+        self.observer = observer;
+    }
+
     /// Takes one record of the ring.
     pub fn record(&mut self, record: Record) {
         match record {

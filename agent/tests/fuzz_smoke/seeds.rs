@@ -19,6 +19,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "keylog_text" => texts(),
         "otlp" | "syslog" => events(),
         "pipeline" => pipeline(),
+        "privilege_messages" => messages(),
         "tls_hellos" => vec![client_hello()[4..].to_vec(), server_hello()[4..].to_vec()],
         "tls_messages" => in_parts(&[client_hello(), server_hello()].concat(), 63, 0x40),
         "tls_records" => in_parts(&handshake(), 63, 0x40),
@@ -26,6 +27,55 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         other => panic!("no seeds for {other}"),
     });
     seeds
+}
+
+/// Encoded by the same code: `messages` reads both directions.
+fn messages() -> Vec<Vec<u8>> {
+    use tokentrail_agent::kernel::record::{FileId, PointId, ProcessKey};
+    use tokentrail_agent::privilege::message::{
+        Answer, Ask, Keys, Program, Settings, Tell, encode,
+    };
+    let file = FileId {
+        device: 1,
+        inode: 2,
+    };
+    let asks = [
+        Ask::Ready {
+            weaker: vec!["no Landlock".into()],
+        },
+        Ask::Look {
+            process: ProcessKey { pid: 7, start: 9 },
+            file: Some((1, 2)),
+            executable: Some(Program {
+                file,
+                path: "/bin/x".into(),
+            }),
+        },
+        Ask::DropPoint(PointId(3)),
+        Ask::CgroupMade { path: "/a".into() },
+        Ask::StillRuns {
+            number: 300,
+            pid: 7,
+            file: Some(file),
+        },
+    ];
+    let tells = [
+        Tell::Answer {
+            number: 1,
+            answer: Answer::Counters(Ok(vec![1, 300, u64::MAX])),
+        },
+        Tell::Answer {
+            number: 2,
+            answer: Answer::UserName(Some("root".into())),
+        },
+        Tell::Reload(Settings {
+            config: "[agent]\n".into(),
+            keys: Some(Keys("version = 1\n".to_owned().into())),
+        }),
+        Tell::Stop,
+    ];
+    let encoded = asks.iter().map(encode).chain(tells.iter().map(encode));
+    encoded.map(|bytes| bytes.unwrap().to_vec()).collect()
 }
 
 fn bytes(texts: &[&str]) -> Vec<Vec<u8>> {

@@ -126,7 +126,10 @@ fn no_secret_is_kept() {
     drop(python);
     pause(3);
     cells.check("memory", memory(&canaries, &agent));
-    cells.check("open-files", open_files(&canaries, agent.pid()));
+    let worker = agent.worker_pid().unwrap();
+    for (cell, pid) in [("open-files", agent.pid()), ("open-files-worker", worker)] {
+        cells.check(cell, open_files(&canaries, pid));
+    }
     if let Some(stopped) = stop(agent, &mut cells) {
         cells.check(
             "output",
@@ -164,11 +167,13 @@ fn control(lab: &Lab, canaries: &mut Canaries) -> Result<()> {
 }
 
 fn memory(canaries: &Canaries, agent: &Agent) -> Result<()> {
-    let searched = canaries.search_process(agent.pid())?;
-    ensure!(
-        searched > 1 << 20,
-        "only {searched} bytes of memory could be searched"
-    );
+    for pid in [agent.pid(), agent.worker_pid()?] {
+        let searched = canaries.search_process(pid)?;
+        ensure!(
+            searched > 1 << 20,
+            "only {searched} bytes of memory could be searched"
+        );
+    }
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod coverage;
 mod fixtures;
 mod hostile;
 mod late;
+mod privilege;
 mod processes;
 mod scope;
 mod stop;

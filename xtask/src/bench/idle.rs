@@ -65,7 +65,38 @@ pub struct Memory {
     pub shared: u64,
 }
 
+/// A process and its children: the agent is two.
+pub fn family(pid: u32) -> Result<Vec<u32>> {
+    let processes = fs::read_dir("/proc").context("/proc")?.flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |child: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        let parent = stat
+            .rsplit_once(") ")
+            .and_then(|(_, rest)| rest.split(' ').nth(1));
+        parent.and_then(|parent| parent.parse().ok()) == Some(pid)
+    };
+    Ok(std::iter::once(pid)
+        .chain(numbers.filter(is_child))
+        .collect())
+}
+
+/// Of an agent, both processes together: what they share, their program and the ring, is counted twice.
 pub fn memory(pid: u32) -> Result<Memory> {
+    family(pid)?
+        .into_iter()
+        .try_fold(Memory::default(), |sum, pid| {
+            let one = memory_of(pid)?;
+            Ok(Memory {
+                total: sum.total + one.total,
+                anonymous: sum.anonymous + one.anonymous,
+                file: sum.file + one.file,
+                shared: sum.shared + one.shared,
+            })
+        })
+}
+
+fn memory_of(pid: u32) -> Result<Memory> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let field = |name: &str| {

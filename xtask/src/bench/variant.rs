@@ -159,8 +159,14 @@ impl Running {
     }
 }
 
-/// User and system time of a process so far in microseconds (fields 14 and 15 of proc_pid_stat(5), in ticks of 10 ms).
+/// User and system time of a process and its children so far in microseconds.
 fn cpu(pid: u32) -> Result<f64> {
+    let family = super::idle::family(pid)?;
+    family.into_iter().map(cpu_of).sum()
+}
+
+/// Fields 14 and 15 of proc_pid_stat(5), in ticks of 10 ms.
+fn cpu_of(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);

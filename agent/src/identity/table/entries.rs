@@ -55,10 +55,10 @@ impl ProcessTable {
         let Some((image, IdentitySource::Proc)) = entry.images.back() else {
             return;
         };
-        if image.still_runs(key.pid, &self.proc) {
+        if image.still_runs(key.pid, &*self.eyes) {
             return;
         }
-        let now = Image::running(key.pid, &self.proc);
+        let now = Image::running(key.pid, &*self.eyes);
         let same = |proc: &ProcFs| {
             let stat = proc.stat(key.pid);
             stat.is_some_and(|stat| proc.same_start(key.start, stat.start_ticks))
@@ -95,7 +95,7 @@ impl ProcessTable {
                 above = self.line_from(known);
                 break;
             }
-            let Some(image) = Image::running(pid, &self.proc) else {
+            let Some(image) = Image::running(pid, &*self.eyes) else {
                 break;
             };
             // The pid meant the same process all the while.

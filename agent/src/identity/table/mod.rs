@@ -8,11 +8,11 @@ use crate::flow::Nanos;
 use crate::identity::Error;
 use crate::identity::cgroup::Cgroups;
 use crate::identity::clock::Clock;
-use crate::identity::executable::{Finder, Limits};
+use crate::identity::executable::Limits;
+use crate::identity::eyes::{Direct, Eyes};
 use crate::identity::image::{Forebear, Image};
 use crate::identity::placement::Placement;
 use crate::identity::procfs::ProcFs;
-use crate::identity::user::Users;
 use crate::kernel::record::{Caller, ProcessKey, ProcessRecord};
 use agent_common::event::{
     Cgroup, Executable, HashAbsent, IdentitySource, Principal, Process, ProcessCreation, User,
@@ -142,8 +142,7 @@ pub struct ProcessTable {
     options: Options,
     proc: ProcFs,
     cgroups: Cgroups,
-    users: Users,
-    finder: Finder,
+    eyes: Box<dyn Eyes>,
     own_user_namespace: Option<u32>,
     running: LruCache<ProcessKey, Entry>,
     /// In the order in which they ended.
@@ -159,16 +158,24 @@ impl ProcessTable {
     /// # Errors
     /// Where there is no cgroup v2, or a worker thread cannot be started.
     pub fn new(options: Options) -> Result<Self, Error> {
-        let proc = ProcFs::new(&options.proc);
-        let finder = Finder::start(&proc, options.hash).map_err(|source| Error::Read {
+        let direct = Direct::new(&options.proc, &options.passwd, options.hash);
+        let eyes = direct.map_err(|source| Error::Read {
             path: options.proc.clone(),
             source,
         })?;
+        Self::with(options, Box::new(eyes))
+    }
+
+    /// As [`new`](Self::new), with the eyes of another process.
+    ///
+    /// # Errors
+    /// Where there is no cgroup v2.
+    pub fn with(options: Options, eyes: Box<dyn Eyes>) -> Result<Self, Error> {
+        let proc = ProcFs::new(&options.proc);
         let size = |limit| NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN);
         Ok(Self {
             cgroups: Cgroups::find(&proc)?,
-            users: Users::new(&options.passwd),
-            finder,
+            eyes,
             own_user_namespace: proc.own_namespace("user"),
             running: LruCache::new(size(options.running)),
             ended: LruCache::new(size(options.ended)),
@@ -204,7 +211,9 @@ impl ProcessTable {
                 let key = caller.process;
                 let image =
                     Image::executed(*time, filename, *executable, arguments, self.options.redact);
-                image.request(&self.finder, key.pid, Some(parent.pid));
+                if !image.request(&*self.eyes, key.pid, Some(parent.pid)) {
+                    self.counters.hashes_refused += 1;
+                }
                 // While the group is there.
                 self.cgroups.place(caller.cgroup, Some(key.pid));
                 if self.find(key).is_none() {
@@ -279,14 +288,16 @@ impl ProcessTable {
         let image = image.map(|(image, _)| image);
         let (executable, user_namespace, settled) = match &image {
             Some(image) => {
-                image.request(&self.finder, key.pid, parent);
+                if !image.request(&*self.eyes, key.pid, parent) {
+                    self.counters.hashes_refused += 1;
+                }
                 image.executable(self.options.hash_wait)
             }
             None => (unknown_executable(), None, true),
         };
         let arguments = image
             .as_ref()
-            .and_then(|image| image.arguments(key, &self.proc, self.options.redact));
+            .and_then(|image| image.arguments(key, &self.proc, &*self.eyes, self.options.redact));
         let placement = self.cgroups.place(caller.cgroup, Some(key.pid));
         let namespace = user_namespace.or(inherited);
         let process = Process {
@@ -317,10 +328,7 @@ impl ProcessTable {
     /// What happened so far.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        Counters {
-            hashes_refused: self.finder.refused(),
-            ..self.counters
-        }
+        self.counters
     }
 
     /// The cgroup v2 hierarchy.
@@ -359,7 +367,7 @@ impl ProcessTable {
         let name = if foreign {
             None
         } else {
-            self.users.name(caller.uid)
+            self.eyes.user_name(caller.uid)
         };
         Process {
             pid: caller.process.pid,

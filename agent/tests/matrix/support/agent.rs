@@ -155,6 +155,31 @@ impl Agent {
         self.program.pid()
     }
 
+    /// The process that parses and delivers: the one child of the agent.
+    pub fn worker_pid(&self) -> Result<u32> {
+        let own = self.pid().to_string();
+        let processes = std::fs::read_dir("/proc")?.flatten();
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_child = |pid: &u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let after = stat.rsplit_once(") ").unwrap_or_default().1;
+            after.split(' ').nth(1) == Some(own.as_str())
+        };
+        pids.find(is_child).context("the agent has no worker")
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
+        self.program.signal(signal)
+    }
+
+    /// Waits for its end, which something else has caused: exit status, all lines of standard output, standard error.
+    pub fn ended(mut self) -> Result<(ExitStatus, Vec<String>, String)> {
+        let status = self.program.wait(seconds(60))?;
+        let (lines, stderr) = self.program.remains();
+        self.lines.extend(lines);
+        Ok((status, self.lines, stderr))
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.program.is_running()
     }

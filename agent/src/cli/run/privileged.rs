@@ -1,0 +1,558 @@
+//! The privileged process: probes, files, and the worker that it starts.
+//!
+//! Threads besides this one and those that hash: the attacher's (looks for key-log points), the one that answers the
+//! worker, and one that waits for cgroups of the scope.
+//!
+//! Invariant: when this process ends, however, the probes are detached: their descriptors are here alone.
+
+use super::{IDLE, Log, RunArguments, reload, start, tell_ready};
+use agent_common::{
+    abi,
+    event::{HashAbsent, Sha256, Time},
+};
+use anyhow::Context as _;
+use std::{
+    io::ErrorKind,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::process::ExitStatusExt as _,
+    },
+    path::Path,
+    process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokentrail_agent::{
+    config::Config,
+    identity::{
+        executable::{self, Found, Landing},
+        eyes::{Direct, Eyes as _},
+        host,
+    },
+    kernel::{
+        attacher::{Attacher, Fallback, Request},
+        bare,
+        cgroups::Watch,
+        decode::now,
+        keylog::{Cache, Finder},
+        points::Points,
+        probes::{self, Counters, Probes},
+        scope::{Hierarchy, Scope},
+    },
+    privilege::{
+        capabilities, lockdown,
+        message::{Answer, Ask, Begin, Tell},
+        pipe::{Error, Pipe},
+    },
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+};
+use tracing::{info, warn};
+
+/// Where findings about files are kept between runs.
+const CACHE: &str = "/var/cache/tokentrail";
+/// How long a worker may take to begin, and to give out what it has.
+const BEGIN: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(120);
+/// How often the probes' own log is handed on, where they have one.
+const HAND_ON: Duration = Duration::from_millis(250);
+/// Complaints about the worker that are written down.
+const COMPLAINTS: u32 = 10;
+
+/// What the worker has said, to the main thread.
+enum Event {
+    Ready { weaker: Vec<String> },
+    Stop,
+    Gone,
+}
+
+/// What is alive until the probes are detached.
+struct Live {
+    attacher: Attacher,
+    probes: Arc<Mutex<Probes>>,
+}
+
+type Shared = Arc<Mutex<Option<Live>>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub async fn observe(
+    arguments: RunArguments,
+    mut config: Config,
+    scopes: Vec<Scope>,
+    log: &Log,
+) -> anyhow::Result<ExitCode> {
+    let settings = start::settings(&config)?;
+    let account = start::account(&config)?;
+    let host = host::read(Path::new("/"))?;
+    let (mut interrupt, mut terminate, mut hangup) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::hangup())?,
+    );
+    let (mut worker, pipe) = Worker::start()?;
+
+    let options = start::probe_options(&config, arguments.rung, worker.id());
+    let (mut loaded, rung, refused) = probes::start(&scopes, &options)?;
+    if let Some(refused) = refused {
+        info!(%refused, "fentry is refused here: raw tracepoints are used, which do not see io_uring");
+    }
+    if let Err(error) = loaded.load_points() {
+        warn!(%error, "no key-log point can be read: TLS is listed as unread");
+    }
+    let counters = loaded.counters()?;
+    let mut diagnostics = loaded.diagnostics();
+    let begin = Begin {
+        settings,
+        account,
+        scope: scopes.iter().map(ToString::to_string).collect(),
+        hook: start::hook(rung),
+        host: host.into(),
+        epoch: u64::try_from(Time::now().unix_nanos() / 1_000_000).unwrap_or(0),
+    };
+    let scope = begin.scope.join(" ");
+    let descriptor: OwnedFd = loaded.ring_descriptor()?;
+    pipe.send_with(&Tell::Begin(Box::new(begin)), descriptor.as_fd())
+        .context("the worker cannot be told what to do")?;
+    drop(descriptor);
+
+    // Before the first thread is made: each has rights of its own.
+    let (kept, weaker) = lockdown::privileged(account.is_some(), || loaded.can_attach_points())
+        .context("this process cannot give up its rights")?;
+    info!(capabilities = %capabilities::names(kept).join(" "), "rights are reduced");
+    weaker.iter().for_each(|what| info!("weaker here: {what}"));
+
+    let (events, mut said) = unbounded_channel();
+    let live = Shared::default();
+    let answering = Answering {
+        pipe: Arc::clone(&pipe),
+        live: Arc::clone(&live),
+        counters,
+        eyes: {
+            let identity = start::identity(&config);
+            Direct::new(&identity.proc, &identity.passwd, identity.hash)?
+        },
+        events,
+    };
+    std::thread::Builder::new()
+        .name("answers".into())
+        .spawn(move || answering.run())?;
+    let points = attach(&arguments, &scopes, loaded, &pipe, &live)?;
+    watch(&scopes, &pipe, &live)?;
+
+    let ready = tokio::time::timeout(BEGIN, said.recv()).await;
+    let Ok(Some(Event::Ready { weaker })) = ready else {
+        detach(&live);
+        return worker.failed("the worker did not begin");
+    };
+    weaker.iter().for_each(|what| warn!("weaker here: {what}"));
+    pipe.send(&Tell::Start)
+        .context("the worker cannot be told to start")?;
+    let attached = points.all().len();
+    eprintln!(
+        "tokentrail-agent ready: scope {scope}, sockets by {rung}, {attached} key-log points"
+    );
+    tell_ready(arguments.ready_fd)?;
+
+    let mut sweeping = interval(&config);
+    let mut handing_on = tokio::time::interval(HAND_ON);
+    let why = loop {
+        tokio::select! {
+            _ = interrupt.recv() => break Some("SIGINT"),
+            _ = terminate.recv() => break Some("SIGTERM"),
+            event = said.recv() => match event {
+                Some(Event::Stop) => break Some("standard output was closed"),
+                Some(Event::Ready { .. }) => {}
+                Some(Event::Gone) | None => break None,
+            },
+            _ = hangup.recv() => {
+                if let Some(settings) = reload::reload(&arguments, &mut config) {
+                    log.change(&config);
+                    sweeping = interval(&config);
+                    if let Err(error) = pipe.send(&Tell::Reload(settings)) {
+                        warn!(%error, "the worker goes on with its old configuration");
+                    }
+                }
+            }
+            _ = sweeping.tick() => sweep(&live),
+            _ = handing_on.tick(), if diagnostics.is_some() => {
+                if let Some(diagnostics) = &mut diagnostics {
+                    diagnostics.hand_on();
+                }
+            }
+        }
+    };
+    // Not there under systemd-less parents: then nobody is told.
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    let Some(why) = why else {
+        detach(&live);
+        eprintln!("tokentrail-agent: the probes are detached");
+        return worker.failed("the worker ended by itself");
+    };
+    info!("stopping: {why}");
+    detach(&live);
+    if let Err(error) = pipe.send(&Tell::Stop) {
+        warn!(%error, "the worker cannot be told to stop");
+    }
+    tokio::select! {
+        () = until_gone(&mut said) => {}
+        _ = interrupt.recv() => return worker.failed("stopped again before the worker had ended"),
+        _ = terminate.recv() => return worker.failed("stopped again before the worker had ended"),
+        () = tokio::time::sleep(END) => return worker.failed("the worker did not end in time"),
+    }
+    let status = worker.wait()?;
+    match status.code() {
+        Some(0) => Ok(ExitCode::SUCCESS),
+        Some(_) => Ok(ExitCode::FAILURE),
+        None => worker.failed("the worker did not end in good order"),
+    }
+}
+
+/// Looks through the usual folders and the scope's processes, and starts the attacher.
+fn attach(
+    arguments: &RunArguments,
+    scopes: &[Scope],
+    loaded: Probes,
+    pipe: &Arc<Pipe>,
+    live: &Shared,
+) -> anyhow::Result<Points> {
+    let points = Points::followed_by({
+        let pipe = Arc::clone(pipe);
+        move |change| {
+            // Its end is noticed where it is heard.
+            if let Err(error) = pipe.send(&Tell::Change(change.clone()))
+                && !matches!(error, Error::Gone)
+            {
+                warn!(%error, "the worker cannot be told of a key-log point");
+            }
+        }
+    });
+    let (cache, problem) = Cache::open(Path::new(CACHE));
+    if let Some(problem) = problem {
+        info!(%problem, "findings of earlier runs are not used");
+    }
+    let hierarchy = Hierarchy::find().ok();
+    let running: Vec<_> = scopes
+        .iter()
+        .flat_map(|scope| scope.processes(hierarchy.as_ref()))
+        .collect();
+    let probes = Arc::new(Mutex::new(loaded));
+    let attacher = Attacher::start(
+        Arc::clone(&probes),
+        Finder::new(cache),
+        points.clone(),
+        if arguments.only_fallback {
+            Fallback::Only
+        } else {
+            Fallback::WhenNeeded
+        },
+        &running,
+    )?;
+    *lock(live) = Some(Live { attacher, probes });
+    Ok(points)
+}
+
+/// The attacher's reference to the probes goes with its thread, so that ours is the last: they are detached.
+fn detach(live: &Shared) {
+    let taken = lock(live).take();
+    if let Some(Live { attacher, probes }) = taken {
+        drop(attacher);
+        drop(probes);
+    }
+}
+
+/// Takes a new cgroup into the scope if it belongs there, and tells the worker.
+fn cgroup_made(live: &Shared, pipe: &Pipe, path: String) -> Result<(), Error> {
+    let added = match &*lock(live) {
+        Some(live) => lock(&live.probes).cgroup_made(&path),
+        None => return Ok(()),
+    };
+    match added {
+        Ok(Some(_)) => {
+            info!(path, "a cgroup of the scope is back");
+            pipe.send(&Tell::ScopeChanged { path })
+        }
+        Ok(None) => Ok(()),
+        Err(error) => {
+            warn!(%error, path, "a cgroup of the scope could not be added");
+            Ok(())
+        }
+    }
+}
+
+/// Watches for the scope's cgroups; see [`Watch`]. Its thread ends with the process.
+fn watch(scopes: &[Scope], pipe: &Arc<Pipe>, live: &Shared) -> anyhow::Result<()> {
+    let Ok(hierarchy) = Hierarchy::find() else {
+        return Ok(());
+    };
+    let watch = match Watch::over(scopes, &hierarchy) {
+        Ok(Some(watch)) => watch,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            info!(%error, "cgroups are not watched here: they come through the worker alone");
+            return Ok(());
+        }
+    };
+    let (pipe, live) = (Arc::clone(pipe), Arc::clone(live));
+    std::thread::Builder::new()
+        .name("cgroups".into())
+        .spawn(move || {
+            let watched = watch.each(|path| cgroup_made(&live, &pipe, path).is_ok());
+            if let Err(error) = watched {
+                warn!(%error, "cgroups are not watched any more");
+            }
+        })?;
+    Ok(())
+}
+
+fn interval(config: &Config) -> tokio::time::Interval {
+    let every = Duration::from_secs(config.agent.report_seconds.get());
+    tokio::time::interval_at(tokio::time::Instant::now() + every, every)
+}
+
+fn sweep(live: &Shared) {
+    if let Some(live) = &*lock(live) {
+        lock(&live.probes).sweep(now().saturating_sub(IDLE));
+    }
+}
+
+async fn until_gone(said: &mut UnboundedReceiver<Event>) {
+    while !matches!(said.recv().await, None | Some(Event::Gone)) {}
+}
+
+/// The worker as a process. Dropping it ends it.
+struct Worker {
+    child: Child,
+    ended: bool,
+}
+
+impl Worker {
+    fn start() -> anyhow::Result<(Self, Arc<Pipe>)> {
+        if let Err(error) = bare::close_descriptors_on_exec() {
+            warn!(%error, "descriptors that this process was started with are open in the worker, too");
+        }
+        let (pipe, theirs) = Pipe::pair()?;
+        // Nothing is handed down but the pipe, as standard input; the ring's descriptor comes through it.
+        let child = Command::new("/proc/self/exe")
+            .arg("worker")
+            .stdin(Stdio::from(theirs))
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("WATCHDOG_PID")
+            .env_remove("WATCHDOG_USEC")
+            .spawn()
+            .context("the worker cannot be started")?;
+        let ended = false;
+        Ok((Self { child, ended }, Arc::new(pipe)))
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+        let status = self.child.wait().context("the worker's end")?;
+        self.ended = true;
+        Ok(status)
+    }
+
+    /// It has ended, or is ended now; says how.
+    fn failed(mut self, what: &str) -> anyhow::Result<ExitCode> {
+        let status = self.end();
+        let how = match status.map(|status| (status.code(), status.signal())) {
+            Some((Some(code), _)) => format!("exit status {code}"),
+            Some((_, Some(libc::SIGSYS))) => {
+                "it made a system call that its filter answers by death (SIGSYS); the kernel's log has its number, \
+                 audit as type 1326"
+                    .to_owned()
+            }
+            Some((_, Some(signal))) => format!("signal {signal}"),
+            _ => "it cannot be ended".to_owned(),
+        };
+        anyhow::bail!("{what}: {how}")
+    }
+
+    fn end(&mut self) -> Option<ExitStatus> {
+        // It may be ending already.
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(2) {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
+                Ok(Some(status)) => {
+                    self.ended = true;
+                    return Some(status);
+                }
+                Err(_) => return None,
+            }
+        }
+        match self.child.kill() {
+            Err(error) if error.kind() != ErrorKind::InvalidInput => None,
+            _ => self.wait().ok(),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // A start that failed: the worker has not begun.
+        if !self.ended && self.child.kill().is_ok() {
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The thread that answers the worker.
+struct Answering {
+    pipe: Arc<Pipe>,
+    live: Shared,
+    counters: Counters,
+    eyes: Direct,
+    events: UnboundedSender<Event>,
+}
+
+impl Answering {
+    fn run(mut self) {
+        let pipe = Arc::clone(&self.pipe);
+        let mut receiver = pipe.receiver();
+        let mut complaints = 0;
+        loop {
+            let done = match receiver.receive::<Ask>() {
+                Ok(ask) => self.answer(ask),
+                Err(Error::Message(error)) => {
+                    complaints += 1;
+                    if complaints <= COMPLAINTS {
+                        warn!(%error, "what the worker says is not understood");
+                    }
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
+                if !matches!(error, Error::Gone) {
+                    warn!(%error, "the worker cannot be talked to any more");
+                }
+                let _ = self.events.send(Event::Gone);
+                return;
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) -> Result<(), Error> {
+        let (number, answer) = match ask {
+            Ask::Ready { weaker } => {
+                let _ = self.events.send(Event::Ready { weaker });
+                return Ok(());
+            }
+            Ask::Stop => {
+                let _ = self.events.send(Event::Stop);
+                return Ok(());
+            }
+            Ask::Look {
+                process,
+                file,
+                executable,
+            } => {
+                let file = file.map(|(device, inode)| abi::File { device, inode });
+                self.look(Request::Process {
+                    process,
+                    file,
+                    executable: executable.map(|program| (program.file, program.path)),
+                });
+                return Ok(());
+            }
+            Ask::DropPoint(point) => {
+                if let Some(live) = &*lock(&self.live) {
+                    live.attacher.drop_point(point);
+                }
+                return Ok(());
+            }
+            Ask::CgroupMade { path } => return cgroup_made(&self.live, &self.pipe, path),
+            Ask::Find { number, request } => return self.find(number, request),
+            Ask::Counters { number } => {
+                let totals = self.counters.read();
+                let values = totals.map(|totals| totals.values());
+                let answer = Answer::Counters(values.map_err(|error| error.to_string()));
+                (number, answer)
+            }
+            Ask::Running { number, pid } => (number, Answer::Running(self.eyes.running(pid))),
+            Ask::StillRuns { number, pid, file } => {
+                (number, Answer::StillRuns(self.eyes.still_runs(pid, file)))
+            }
+            Ask::UserName { number, uid } => {
+                let name = self.eyes.user_name(uid);
+                (number, Answer::UserName(name.as_deref().map(str::to_owned)))
+            }
+        };
+        self.pipe.send(&Tell::Answer { number, answer })
+    }
+
+    /// Where the attacher is too busy the file is forgotten, so that its next mapping asks again.
+    fn look(&self, request: Request) {
+        let live = lock(&self.live);
+        let Some(live) = &*live else { return };
+        let file = match &request {
+            Request::Process { file, .. } => *file,
+            Request::Drops | Request::Stop => None,
+        };
+        if !live.attacher.ask(request)
+            && let Some(file) = file
+        {
+            lock(&live.probes).forget_file(file);
+        }
+    }
+
+    fn find(&self, number: u64, request: executable::Request) -> Result<(), Error> {
+        let landing = Arc::new(Told {
+            pipe: Arc::clone(&self.pipe),
+            number,
+            known: Mutex::default(),
+        });
+        if !self.eyes.find_for(request, landing) {
+            let found = Found {
+                digest: Some(Err(HashAbsent::Busy)),
+                ..Found::default()
+            };
+            return self.pipe.send(&Tell::Found { number, found });
+        }
+        Ok(())
+    }
+}
+
+/// What a hashing thread finds goes to the worker: the path as soon as it is known, and at the end all of it.
+struct Told {
+    pipe: Arc<Pipe>,
+    number: u64,
+    known: Mutex<Found>,
+}
+
+impl Told {
+    fn tell(&self, change: impl FnOnce(&mut Found)) {
+        let mut known = lock(&self.known);
+        change(&mut known);
+        // Its end is noticed where it is heard.
+        let _ = self.pipe.send(&Tell::Found {
+            number: self.number,
+            found: known.clone(),
+        });
+    }
+}
+
+impl Landing for Told {
+    fn user_namespace(&self, inode: Option<u32>) {
+        lock(&self.known).user_namespace = inode;
+    }
+
+    fn path(&self, path: String, deleted: bool) {
+        self.tell(|known| {
+            known.path = Some(path);
+            known.deleted = deleted;
+        });
+    }
+
+    fn settle(&self, digest: Result<Sha256, HashAbsent>) {
+        self.tell(|known| known.digest = Some(digest));
+    }
+}

@@ -1,0 +1,330 @@
+//! The worker: drains the ring, runs the pipeline, delivers.
+//!
+//! Three threads: this one (ring and pipeline), the outputs', and the one that listens to the privileged process.
+//!
+//! Invariant: nothing of the ring, and no configuration but its form, is read before [`lockdown::worker`] has returned.
+
+use super::{Log, doors::Doors, leave_no_core, start};
+use crate::cli::outputs::Outputs;
+use agent_common::{
+    event::{Action, Hook},
+    fingerprint::Keyring,
+};
+use anyhow::Context as _;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::{
+    os::fd::AsFd as _,
+    path::Path,
+    process::ExitCode,
+    sync::{
+        Arc,
+        mpsc::{Receiver, TryRecvError, channel},
+    },
+    time::{Duration, Instant},
+};
+use tokentrail_agent::{
+    config::{self, Config},
+    coverage::door,
+    credential::Observer,
+    flow::Nanos,
+    identity::{Clock, ProcessTable},
+    kernel::{
+        bare,
+        decode::{Decoded, Decoder, now},
+        points::Points,
+        probes::{self, Ring, Totals},
+        record::ProcessKey,
+    },
+    pipeline::{Demand, Numbering, Pipeline},
+    privilege::{
+        lockdown,
+        message::{Ask, Program, Settings, Tell},
+        pipe::{Error, Pipe},
+        remote::{Link, Order, Remote},
+    },
+};
+use tracing::{info, warn};
+
+/// How long the ring is left alone while nothing asks to be read at once.
+const PAUSE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 5_000_000,
+};
+/// Time passes in the pipeline this often.
+const TICK: Duration = Duration::from_millis(250);
+/// Records read in one go before time passes.
+const BATCH: usize = 8_192;
+
+/// The ring and everything behind it.
+pub(super) struct Worker {
+    asked: door::Asked,
+    _doors: Doors,
+    ring: Ring,
+    pub(super) decoder: Decoder,
+    pub(super) link: Arc<Link>,
+    orders: Receiver<Order>,
+    points: Points,
+    pub(super) pipeline: Pipeline,
+    pub(super) outputs: Outputs,
+    /// Read from the ring.
+    pub(super) records: u64,
+    pub(super) reported: Totals,
+    pub(super) reported_at: Nanos,
+    report_every: Duration,
+    pub(super) scope: Vec<String>,
+    pub(super) hook: Hook,
+    pub(super) key_ids: Vec<String>,
+    config: Config,
+    keyring: Arc<Keyring>,
+    log: Log,
+}
+
+/// The hidden command `worker`: its standard input is the pipe.
+pub fn worker() -> anyhow::Result<ExitCode> {
+    // A service manager tells every process of the unit to stop, a terminal all in the foreground; this one is told by
+    // its parent, when the probes are detached.
+    bare::ignore_stop_signals()?;
+    let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    let pipe = Pipe::new(socket)
+        .context("this command is for `run` alone: standard input is not its pipe")?;
+    let (begin, descriptor) = match pipe.receiver().receive_with_descriptor::<Tell>() {
+        Ok((Tell::Begin(begin), descriptor)) => (begin, descriptor),
+        Ok(_) => anyhow::bail!("the first message is not the begin"),
+        // The start failed, which it has said.
+        Err(Error::Gone) => return Ok(ExitCode::FAILURE),
+        Err(error) => return Err(error.into()),
+    };
+    let ring = probes::ring_of(descriptor)?;
+    let config = config::parse(Path::new("configuration"), &begin.settings.config)?;
+    let log = Log::start(&config);
+    leave_no_core();
+    let mut doors = Doors::open(&config.coverage)?;
+    let weaker = lockdown::worker(&start::lockdown(&config, begin.account))
+        .context("the worker cannot be locked down")?;
+
+    let keyring = start::keyring(begin.settings.keys.as_ref())?;
+    let link = Arc::new(Link::new(pipe));
+    let points = Points::default();
+    let (orders, ordered) = channel();
+    std::thread::Builder::new().name("pipe".into()).spawn({
+        let (link, points) = (Arc::clone(&link), points.clone());
+        // The other end is there as long as the pipeline is.
+        move || link.listen(&points, |order| drop(orders.send(order)))
+    })?;
+    let outputs = Outputs::start(&config, {
+        let link = Arc::clone(&link);
+        move || {
+            // Where nobody is there any more, the end is under way.
+            let _ = link.send(&Ask::Stop);
+        }
+    })?;
+    let eyes = Box::new(Remote::new(Arc::clone(&link)));
+    let mut processes = ProcessTable::with(start::identity(&config), eyes)?;
+    processes.scan().context("cannot list /proc")?;
+
+    let host = agent_common::event::Host::from(begin.host);
+    let id = host.id.clone().unwrap_or_else(|| host.name.clone());
+    let pipeline = Pipeline::new(
+        start::limits(&config),
+        Observer::new(start::credential(&config), Arc::clone(&keyring)),
+        processes,
+        points.clone(),
+        Clock::start(),
+        begin.hook,
+        Numbering::new(id, begin.epoch, host),
+    );
+    let asked = doors.serve()?;
+    let worker = Worker {
+        asked,
+        _doors: doors,
+        ring,
+        decoder: Decoder::default(),
+        link,
+        orders: ordered,
+        points,
+        pipeline,
+        outputs,
+        records: 0,
+        reported: Totals::default(),
+        reported_at: now(),
+        report_every: Duration::from_secs(config.agent.report_seconds.get()),
+        scope: begin.scope,
+        hook: begin.hook,
+        key_ids: key_ids(&keyring),
+        config,
+        keyring,
+        log,
+    };
+    worker.link.send(&Ask::Ready { weaker })?;
+    worker.work()
+}
+
+fn key_ids(keyring: &Keyring) -> Vec<String> {
+    keyring
+        .keys()
+        .map(|(kid, _)| kid.as_str().to_owned())
+        .collect()
+}
+
+impl Worker {
+    fn work(mut self) -> anyhow::Result<ExitCode> {
+        // Records wait in the ring until somebody looks at the files that they speak of.
+        match self.orders.recv() {
+            Ok(Order::Start) => {}
+            _ => return Ok(ExitCode::FAILURE),
+        }
+        self.audit(Action::AgentStarted, None);
+        let (mut ticked, mut reported) = (Instant::now(), Instant::now());
+        while self.goes_on() {
+            let read = self.drain(BATCH);
+            if ticked.elapsed() >= TICK {
+                self.pipeline.tick(now());
+                ticked = Instant::now();
+            }
+            if reported.elapsed() >= self.report_every {
+                self.report();
+                reported = Instant::now();
+            }
+            self.pass_on();
+            self.answer();
+            if read < BATCH {
+                let mut fds = [PollFd::new(&self.ring, PollFlags::IN)];
+                match poll(&mut fds, Some(&PAUSE)) {
+                    Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                    Err(error) => return Err(error).context("cannot wait for the ring"),
+                }
+            }
+        }
+        while self.drain(BATCH) > 0 {}
+        self.stop()
+    }
+
+    /// Whoever asks for the ledger now.
+    fn answer(&mut self) {
+        if let Some(waiting) = self.asked.waiting() {
+            let counters = self.named();
+            let snapshot = self.pipeline.snapshot(now(), self.scope.clone(), counters);
+            waiting.answer(&snapshot);
+        }
+    }
+
+    /// Does what it was told. False: to the end.
+    fn goes_on(&mut self) -> bool {
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::ScopeChanged(path)) => self.audit(Action::ScopeChanged, Some(path)),
+                Ok(Order::Reload(settings)) => self.reload(&settings),
+                Ok(Order::Start) => {}
+                Ok(Order::Stop) => return false,
+                Ok(Order::Gone) | Err(TryRecvError::Disconnected) => {
+                    warn!("the privileged process is gone: what is left is given out");
+                    return false;
+                }
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    fn drain(&mut self, most: usize) -> usize {
+        let mut read = 0;
+        while read < most {
+            let Some(item) = self.ring.next() else { break };
+            let decoded = self.decoder.decode(&item);
+            drop(item);
+            read += 1;
+            self.records += 1;
+            match decoded {
+                Decoded::Record(record) => self.pipeline.record(record),
+                Decoded::Mapped { process, file } => {
+                    self.look(process, Some((file.device, file.inode)), None);
+                }
+                Decoded::Cgroup { path, .. } => {
+                    self.ask(&Ask::CgroupMade { path });
+                }
+                Decoded::Nothing => {}
+            }
+        }
+        read
+    }
+
+    fn ask(&self, ask: &Ask) -> bool {
+        match self.link.send(ask) {
+            Ok(()) => true,
+            // Said where it was heard.
+            Err(Error::Gone) => false,
+            Err(error) => {
+                warn!(%error, "the privileged process could not be asked");
+                false
+            }
+        }
+    }
+
+    fn look(&self, process: ProcessKey, file: Option<(u64, u64)>, executable: Option<Program>) {
+        // Here first, so that the answer cannot come before the question.
+        self.points.asked(process);
+        let asked = self.ask(&Ask::Look {
+            process,
+            file,
+            executable,
+        });
+        if !asked {
+            self.points.looked_at(process);
+        }
+    }
+
+    /// Events to the outputs, demands to the other process.
+    pub(super) fn pass_on(&mut self) {
+        for demand in self.pipeline.take_demands() {
+            match demand {
+                Demand::LookAt {
+                    process,
+                    executable,
+                    filename,
+                } => {
+                    let program = Program {
+                        file: executable,
+                        path: filename.into(),
+                    };
+                    self.look(process, None, Some(program));
+                }
+                Demand::LookAgain(process) => self.look(process, None, None),
+                Demand::DropPoint(point) => {
+                    self.ask(&Ask::DropPoint(point));
+                }
+            }
+        }
+        for event in self.pipeline.take_events() {
+            self.outputs.send(event);
+        }
+    }
+
+    /// What may change does; what was refused before stays.
+    fn reload(&mut self, settings: &Settings) {
+        let read = config::parse(Path::new("configuration"), &settings.config)
+            .map_err(anyhow::Error::from)
+            .and_then(|config| {
+                let keyring = match &settings.keys {
+                    Some(_) => start::keyring(settings.keys.as_ref())?,
+                    // Another key of this run would join with nothing of it.
+                    None => Arc::clone(&self.keyring),
+                };
+                Ok((config, keyring))
+            });
+        let (config, keyring) = match read {
+            Ok(read) => read,
+            Err(error) => return warn!("the configuration stays as it was: {error:#}"),
+        };
+        let changed = self.config.changes(&config).join(" ");
+        self.pipeline.reconfigure(
+            start::limits(&config),
+            Observer::new(start::credential(&config), Arc::clone(&keyring)),
+        );
+        self.report_every = Duration::from_secs(config.agent.report_seconds.get());
+        self.log.change(&config);
+        self.key_ids = key_ids(&keyring);
+        (self.config, self.keyring) = (config, keyring);
+        info!(changed, "the worker goes on with the new configuration");
+        self.audit(Action::ConfigChanged, Some(changed));
+    }
+}

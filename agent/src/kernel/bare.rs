@@ -1,0 +1,73 @@
+//! The few things about this very process that have no safe form elsewhere.
+#![expect(unsafe_code, reason = "C's functions about this process")]
+
+use std::io;
+
+/// Ignores the signals by which a person or a service manager stops a program: its parent will say when.
+///
+/// # Errors
+/// Those of `signal`.
+pub fn ignore_stop_signals() -> io::Result<()> {
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: no handler is installed.
+        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Has every descriptor but the standard ones closed when a program is started: those that this process was started
+/// with may be anything.
+///
+/// # Errors
+/// Before Linux 5.11.
+pub fn close_descriptors_on_exec() -> io::Result<()> {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 1 << 2;
+    // SAFETY: changes a flag that matters at exec alone.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, CLOSE_RANGE_CLOEXEC) };
+    done(result)
+}
+
+/// Makes a system call with zeroes for arguments; see [`crate::privilege::attempt`].
+///
+/// # Errors
+/// The kernel's.
+pub fn call(number: libc::c_long) -> io::Result<()> {
+    // SAFETY: the callers' calls take no memory from null pointers, and the process ends afterwards.
+    let result = unsafe { libc::syscall(number, 0, 0, 0, 0, 0, 0) };
+    if number == libc::SYS_clone && result == 0 {
+        // A new process of ours: not wanted.
+        std::process::exit(0);
+    }
+    done(result)
+}
+
+/// Maps a page that can be written and executed.
+///
+/// # Errors
+/// The kernel's.
+pub fn map_code() -> io::Result<()> {
+    // SAFETY: a new mapping at a place of the kernel's choice, used by nobody.
+    let page = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if page == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn done(result: libc::c_long) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
