@@ -13,7 +13,6 @@ mod outputs;
 mod replay;
 mod run;
 mod start;
-#[cfg_attr(not(test), allow(dead_code, reason = "the pipeline's loop calls it"))]
 mod watchdog;
 
 pub use start::is_misuse;

@@ -53,11 +53,6 @@ impl<N: Fn()> Watchdog<N> {
             (self.notify)();
         }
     }
-
-    /// How long the loop may rest at most so that no period passes unheard; `None` where nobody asked.
-    pub fn longest_rest(&self) -> Option<Duration> {
-        self.every.map(|every| every / 2)
-    }
 }
 
 #[cfg(test)]

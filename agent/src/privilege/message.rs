@@ -79,6 +79,8 @@ pub enum Ask {
         number: u64,
         uid: u32,
     },
+    /// The pipeline's loop goes round.
+    Alive,
     /// Stop in good order: standard output's reader has gone.
     Stop,
 }

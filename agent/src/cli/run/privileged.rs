@@ -6,6 +6,7 @@
 //! Invariant: when this process ends, however, the probes are detached: their descriptors are here alone.
 
 use super::{IDLE, Log, RunArguments, reload, start, tell_ready};
+use crate::cli::watchdog::Watchdog;
 use agent_common::{
     abi,
     event::{HashAbsent, Sha256, Time},
@@ -64,6 +65,7 @@ const COMPLAINTS: u32 = 10;
 /// What the worker has said, to the main thread.
 enum Event {
     Ready { weaker: Vec<String> },
+    Alive,
     Stop,
     Gone,
 }
@@ -158,6 +160,7 @@ pub async fn observe(
     );
     tell_ready(arguments.ready_fd)?;
 
+    let mut watchdog = Watchdog::from_environment();
     let mut sweeping = interval(&config);
     let mut handing_on = tokio::time::interval(HAND_ON);
     let why = loop {
@@ -166,6 +169,8 @@ pub async fn observe(
             _ = terminate.recv() => break Some("SIGTERM"),
             event = said.recv() => match event {
                 Some(Event::Stop) => break Some("standard output was closed"),
+                // This process has nothing to do but to hear the other: that is what must not hang.
+                Some(Event::Alive) => watchdog.beat(Instant::now()),
                 Some(Event::Ready { .. }) => {}
                 Some(Event::Gone) | None => break None,
             },
@@ -444,6 +449,10 @@ impl Answering {
         let (number, answer) = match ask {
             Ask::Ready { weaker } => {
                 let _ = self.events.send(Event::Ready { weaker });
+                return Ok(());
+            }
+            Ask::Alive => {
+                let _ = self.events.send(Event::Alive);
                 return Ok(());
             }
             Ask::Stop => {

@@ -52,6 +52,8 @@ const PAUSE: Timespec = Timespec {
 };
 /// Time passes in the pipeline this often.
 const TICK: Duration = Duration::from_millis(250);
+/// The other process hears this often that the loop goes round, for the service manager's watchdog.
+const ALIVE: Duration = Duration::from_secs(1);
 /// Records read in one go before time passes.
 const BATCH: usize = 8_192;
 
@@ -175,12 +177,17 @@ impl Worker {
             _ => return Ok(ExitCode::FAILURE),
         }
         self.audit(Action::AgentStarted, None);
-        let (mut ticked, mut reported) = (Instant::now(), Instant::now());
+        let (mut ticked, mut reported, mut alive) =
+            (Instant::now(), Instant::now(), Instant::now());
         while self.goes_on() {
             let read = self.drain(BATCH);
             if ticked.elapsed() >= TICK {
                 self.pipeline.tick(now());
                 ticked = Instant::now();
+            }
+            if alive.elapsed() >= ALIVE {
+                self.ask(&Ask::Alive);
+                alive = Instant::now();
             }
             if reported.elapsed() >= self.report_every {
                 self.report();
