@@ -11,6 +11,7 @@
 //! Invariant: every event given to a sink is written, or kept, or counted as lost.
 //! Invariant: knows neither flows nor secrets.
 
+pub mod batch;
 pub mod file;
 mod layout;
 pub mod ndjson;
