@@ -18,5 +18,6 @@ pub mod identity;
 pub mod kernel;
 pub mod pipeline;
 pub mod sink;
+pub mod spool;
 pub mod tls;
 pub mod usage;

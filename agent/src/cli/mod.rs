@@ -8,6 +8,7 @@ mod config;
 mod doctor;
 mod keys;
 mod outputs;
+mod receivers;
 mod run;
 mod start;
 

@@ -102,7 +102,11 @@ async fn observe(
     let mut processes = ProcessTable::new(start::identity(&config))?;
     let stopping = Arc::new(AtomicBool::new(false));
     let (wake, woken) = tokio::sync::mpsc::channel(1);
-    let outputs = Outputs::start(&config, {
+    let epoch =
+        u64::try_from(agent_common::event::Time::now().unix_nanos() / 1_000_000).unwrap_or(0);
+    let host = host::read(std::path::Path::new("/"))?;
+    let id = host.id.clone().unwrap_or_else(|| host.name.clone());
+    let outputs = Outputs::start(&config, &id, epoch, {
         let wake = wake.clone();
         move || {
             // Full: the end was asked for already.
@@ -142,10 +146,6 @@ async fn observe(
     )?;
 
     let clock = Clock::start();
-    let epoch =
-        u64::try_from(agent_common::event::Time::now().unix_nanos() / 1_000_000).unwrap_or(0);
-    let host = host::read(std::path::Path::new("/"))?;
-    let id = host.id.clone().unwrap_or_else(|| host.name.clone());
     let hook = match rung {
         Rung::Tracing => Hook::Fentry,
         Rung::Tracepoints => Hook::RawTracepoint,
@@ -161,7 +161,7 @@ async fn observe(
         points.clone(),
         clock,
         hook,
-        Numbering::new(id, epoch, host),
+        Numbering::new(id, outputs.epoch(), host),
     );
     let attached = points.all().len();
     let worker = Worker {
@@ -278,6 +278,7 @@ struct Worker {
 impl Worker {
     fn work(mut self, stopping: &AtomicBool) -> anyhow::Result<ExitCode> {
         self.audit(Action::AgentStarted, None);
+        self.outputs_lost();
         let (mut ticked, mut reported) = (Instant::now(), Instant::now());
         while !stopping.load(Ordering::Relaxed) {
             let read = self.drain(BATCH);
@@ -414,21 +415,15 @@ impl Worker {
                 }
             }
         }
-        for (name, losses) in self.outputs.take_lost() {
-            let detail = LossDetail {
-                stage: Stage::Sink,
-                probe: Some(name),
-                reason: LossReason::OutputFailed,
-                count: losses.count,
-                unit: LossUnit::Events,
-                from: losses.from,
-                to: losses.to,
-                intentional: false,
-            };
-            self.pipeline.emit(to, Body::Loss(Loss { loss: detail }));
-        }
+        self.outputs_lost();
         self.reported = totals;
         self.reported_at = to;
+    }
+
+    fn outputs_lost(&mut self) {
+        for loss in self.outputs.take_lost() {
+            self.pipeline.emit(now(), Body::Loss(Loss { loss }));
+        }
     }
 
     fn lost(
@@ -444,11 +439,12 @@ impl Worker {
             stage,
             probe: probe.map(str::to_owned),
             reason,
-            count,
+            count: Some(count),
             unit,
             from: self.pipeline.wall(from),
             to: self.pipeline.wall(to),
             intentional: false,
+            events: None,
         };
         self.pipeline.emit(to, Body::Loss(Loss { loss: detail }));
     }
@@ -511,8 +507,12 @@ impl Worker {
         for (name, count) in &named {
             eprintln!("{name:<32} {count}");
         }
-        for (output, losses) in &lost {
-            eprintln!("output {output} lost {} events", losses.count);
+        for loss in &lost {
+            let output = loss.probe.as_deref().unwrap_or("spool");
+            match loss.count {
+                Some(count) => eprintln!("output {output} lost {count} events"),
+                None => eprintln!("output {output} lost events"),
+            }
         }
         let mut held = lost.is_empty();
         for check in checks {
