@@ -217,27 +217,18 @@ impl Delivery {
         if self.waiting.is_empty() {
             return;
         }
-        match self.spool.append(&self.waiting) {
-            Ok(appended) => {
-                let stored = match appended {
-                    Appended::Stored => self.waiting.len(),
-                    Appended::Refused(refused) => self.waiting.len().saturating_sub(refused),
-                };
-                if let Some(last) = stored
-                    .checked_sub(1)
-                    .and_then(|last| self.waiting.get(last))
-                {
-                    self.durable = last.sequence;
-                }
-                self.waiting.clear();
-                self.bytes = 0;
+        match self.append_all() {
+            Ok(()) => {
                 if self.failing.take().is_some() {
                     tracing::info!("events are spooled again");
                 }
             }
             Err(error) => {
                 let pause = match self.failing {
-                    Some(pause) => (pause * 2).min(LONGEST_PAUSE),
+                    Some(pause) => {
+                        tracing::debug!(%error, "events still cannot be spooled");
+                        (pause * 2).min(LONGEST_PAUSE)
+                    }
                     None => {
                         tracing::error!(
                             %error, kept_bytes = self.retry_bytes,
@@ -250,6 +241,37 @@ impl Delivery {
                 self.due = Some(Instant::now() + pause);
             }
         }
+    }
+
+    /// In transactions of a bounded size.
+    fn append_all(&mut self) -> Result<(), spool::Error> {
+        while !self.waiting.is_empty() {
+            let mut bytes = 0usize;
+            let count = self
+                .waiting
+                .iter()
+                .take_while(|record| {
+                    let first = bytes == 0;
+                    bytes = bytes.saturating_add(size(record));
+                    first || bytes <= 2 * GROUP
+                })
+                .count();
+            let records = self.waiting.get(..count).unwrap_or_default();
+            let stored = match self.spool.append(records)? {
+                Appended::Stored => count,
+                Appended::Refused(refused) => count.saturating_sub(refused),
+            };
+            if let Some(last) = stored.checked_sub(1).and_then(|last| records.get(last)) {
+                self.durable = last.sequence;
+            }
+            let left: usize = self
+                .waiting
+                .drain(..count)
+                .map(|record| size(&record))
+                .sum();
+            self.bytes = self.bytes.saturating_sub(left);
+        }
+        Ok(())
     }
 
     /// Losses since the last call, to become events of this run.

@@ -9,6 +9,7 @@
 use super::database;
 use super::entry::{self, Head, Packer};
 use super::loss::{self, Lost, Reason};
+use super::reserve::Reserve;
 use super::{Error, Record, Signal, nanos, signed, time, unsigned};
 use agent_common::event::Time;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -30,6 +31,7 @@ pub struct Consumer {
     name: String,
     connection: Connection,
     signal: Arc<Signal>,
+    reserve: Arc<Reserve>,
     quarantine_bytes: u64,
     packer: Packer,
     /// The entry to read next, and how many of its records to leave out.
@@ -79,6 +81,7 @@ impl Consumer {
         name: String,
         connection: Connection,
         signal: Arc<Signal>,
+        reserve: Arc<Reserve>,
         quarantine_bytes: u64,
     ) -> Result<Self, Error> {
         let position = connection
@@ -98,6 +101,7 @@ impl Consumer {
             name,
             connection,
             signal,
+            reserve,
             quarantine_bytes,
             packer: Packer::new().map_err(Error::Compression)?,
             next: position,
@@ -278,11 +282,16 @@ impl Consumer {
     /// Removes a damaged entry, once for all consumers: it is a loss of those that had not passed it. `head` is what
     /// its seal vouches for.
     fn damaged(&mut self, id: i64, head: Option<Head>) -> Result<(), Error> {
-        let run = match &head {
+        let reserve = Arc::clone(&self.reserve);
+        reserve.spare(|| self.try_damaged(id, head.as_ref()))
+    }
+
+    fn try_damaged(&mut self, id: i64, head: Option<&Head>) -> Result<(), Error> {
+        let run = match head {
             Some(head) => self.run(head.run)?,
             None => None,
         };
-        let lost = match (&head, run) {
+        let lost = match (head, run) {
             (Some(head), Some(run)) => {
                 let (first, last) = head.span();
                 Lost {
@@ -353,7 +362,8 @@ impl Consumer {
     /// Those of the database.
     pub fn save(&mut self) -> Result<(), Error> {
         if self.stored != self.position {
-            store(&self.connection, &self.name, self.position)?;
+            self.reserve
+                .spare(|| store(&self.connection, &self.name, self.position))?;
             self.stored = self.position;
         }
         Ok(())
@@ -365,6 +375,11 @@ impl Consumer {
     /// # Errors
     /// Those of the database: nothing has changed then.
     pub fn quarantine(&mut self, count: usize, rejected: u64, reason: &str) -> Result<(), Error> {
+        let reserve = Arc::clone(&self.reserve);
+        reserve.spare(|| self.try_quarantine(count, rejected, reason))
+    }
+
+    fn try_quarantine(&mut self, count: usize, rejected: u64, reason: &str) -> Result<(), Error> {
         let count = count.min(self.queue.len());
         let (Some(first), Some(last)) = (
             self.queue.front(),

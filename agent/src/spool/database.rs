@@ -13,6 +13,9 @@ const BUSY: Duration = Duration::from_secs(10);
 /// Pages of the log after which it is brought into the database: 4 MiB.
 const CHECKPOINT_PAGES: i64 = 1_024;
 
+/// Pages that are given back at once: less than the log has.
+const SHRINK_PAGES: i64 = 512;
+
 const TABLES: &str = "
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -86,6 +89,8 @@ pub(super) enum Durability {
 pub(super) fn connect(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
+    // So that room can be given back. It counts for a new database only, before anything else is written to it.
+    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     let synchronous = match durability {
         Durability::Full => "FULL",
@@ -172,6 +177,28 @@ fn damaged(message: &str) -> rusqlite::Error {
         rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
         Some(message.to_owned()),
     )
+}
+
+/// Gives some of the room that nothing uses back to the disk; whether there may be more. The log is emptied first and
+/// last: it needs no more room than it has.
+pub(super) fn shrink(connection: &Connection) -> rusqlite::Result<bool> {
+    checkpoint(connection)?;
+    let free: i64 = connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+    if free == 0 {
+        return Ok(false);
+    }
+    let mut statement =
+        connection.prepare_cached(&format!("PRAGMA incremental_vacuum({SHRINK_PAGES})"))?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    drop(rows);
+    checkpoint(connection)?;
+    Ok(free > SHRINK_PAGES)
+}
+
+/// Not TRUNCATE: the log keeps its room, so that it is never without. Busy is no error: it answers with a row.
+fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()))
 }
 
 /// The file is not, or not any more, what SQLite wrote.

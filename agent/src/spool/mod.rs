@@ -7,7 +7,7 @@
 //! file does not grow beyond what is waiting, and `sqlite3` opens it when something must be looked at. What it costs
 //! is one fsync per group of events, which groups pay for.
 //!
-//! Files: `spool.db` (with `-wal` and `-shm`), `lock`, and `damaged-<time>.db` for what could not be read any more.
+//! Files: `spool.db` (with `-wal` and `-shm`), `lock`, `reserve` (room for taking things out of a full disk), and `damaged-<time>.db` for what could not be read any more.
 //!
 //! | table | holds |
 //! |---|---|
@@ -37,6 +37,7 @@ mod database;
 mod entry;
 mod folder;
 mod loss;
+mod reserve;
 mod signal;
 #[cfg(test)]
 mod tests;
@@ -116,6 +117,8 @@ pub enum Error {
     Database(#[from] rusqlite::Error),
     #[error("records could not be compressed: {0}")]
     Compression(std::io::Error),
+    #[error("the disk is full: {0}")]
+    NoReserve(std::io::Error),
     #[error("the spool has no run: nothing can be appended")]
     NoRun,
 }

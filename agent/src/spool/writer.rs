@@ -5,6 +5,7 @@
 use super::database::{self, Durability, Found};
 use super::entry::{self, Packer};
 use super::loss::{self, Lost, Reason};
+use super::reserve::Reserve;
 use super::{
     Consumer, Error, Options, Record, Signal, WhenFull, folder, nanos, signed, time, unsigned,
 };
@@ -40,6 +41,7 @@ pub struct Spool {
     unsaved: Vec<Lost>,
     /// What all entries take, in bytes.
     used: u64,
+    reserve: Arc<Reserve>,
     /// Held as long as the spool is open.
     _lock: File,
 }
@@ -57,6 +59,7 @@ impl Spool {
     /// If the folder is not ours alone, another agent uses it, a later agent made it, or the disk fails.
     pub fn open(options: Options) -> Result<Self, Error> {
         let lock = folder::open(&options.path)?;
+        let reserve = Arc::new(Reserve::open(&options.path));
         let database = options.path.join(folder::DATABASE);
         let connection = match database::open(&database)? {
             Found::Good(connection) => connection,
@@ -82,6 +85,7 @@ impl Spool {
             signal: Arc::default(),
             unsaved: Vec::new(),
             used: 0,
+            reserve,
             _lock: lock,
         };
         spool.tell_of_aside()?;
@@ -174,6 +178,7 @@ impl Spool {
                     name.clone(),
                     connection,
                     Arc::clone(&self.signal),
+                    Arc::clone(&self.reserve),
                     self.options.quarantine_bytes,
                 )
             })
@@ -232,6 +237,20 @@ impl Spool {
     /// # Errors
     /// If they could not be written: nothing of them is stored then, and nothing counted.
     pub fn append(&mut self, records: &[Record]) -> Result<Appended, Error> {
+        if !self.reserve.is_there() {
+            // At the start, or after a full disk: what has left makes room for the reserve, too.
+            self.tend()?;
+            while let Err(error) = self.reserve.ensure() {
+                if !database::shrink(&self.connection)? {
+                    return Err(Error::NoReserve(error));
+                }
+            }
+        }
+        // On a full disk the reserve is not for this.
+        self.try_append(records)
+    }
+
+    fn try_append(&mut self, records: &[Record]) -> Result<Appended, Error> {
         let run = self.run.ok_or(Error::NoRun)?;
         let now = Time::now();
         let transaction = begin(&mut self.connection)?;
@@ -312,6 +331,11 @@ impl Spool {
     /// # Errors
     /// Those of the database; it is tried again with the next call.
     pub fn tend(&mut self) -> Result<(), Error> {
+        let reserve = Arc::clone(&self.reserve);
+        reserve.spare(|| self.try_tend())
+    }
+
+    fn try_tend(&mut self) -> Result<(), Error> {
         let now = Time::now();
         let transaction = begin(&mut self.connection)?;
         let mut changed = passed(&transaction)? > 0;
@@ -339,6 +363,11 @@ impl Spool {
     /// # Errors
     /// Those of the database; nothing is handed out then.
     pub fn losses(&mut self) -> Result<Vec<Lost>, Error> {
+        let reserve = Arc::clone(&self.reserve);
+        reserve.spare(|| self.try_losses())
+    }
+
+    fn try_losses(&mut self) -> Result<Vec<Lost>, Error> {
         let found = loss::open(&self.connection)?;
         if found.is_empty() {
             return Ok(found);
@@ -364,6 +393,11 @@ impl Spool {
     /// # Errors
     /// Those of the database: the next start will find that this run has not ended.
     pub fn end(&mut self) -> Result<(), Error> {
+        let reserve = Arc::clone(&self.reserve);
+        reserve.spare(|| self.try_end())
+    }
+
+    fn try_end(&mut self) -> Result<(), Error> {
         let Some(run) = self.run else { return Ok(()) };
         let transaction = begin(&mut self.connection)?;
         for lost in &self.unsaved {

@@ -7,6 +7,9 @@
 //! Invariant: one thread per receiver, which waits for nothing but its receiver and the spool.
 //! Invariant: asked to stop, it makes one last attempt and ends, without a pause.
 
+#[cfg(test)]
+mod tests;
+
 use super::batch::{Batch, Encoded, Limits, Outcome, Receiver};
 use crate::spool::{Consumer, Page};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
