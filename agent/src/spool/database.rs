@@ -89,8 +89,10 @@ pub(super) enum Durability {
 pub(super) fn connect(path: &Path, durability: Durability) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
-    // So that room can be given back. It counts for a new database only, before anything else is written to it.
-    connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    if std::fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+        // So that room can be given back. It counts before anything else is written, and would write to an old one.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     connection.pragma_update(None, "journal_mode", "WAL")?;
     let synchronous = match durability {
         Durability::Full => "FULL",
