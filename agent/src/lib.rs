@@ -24,5 +24,6 @@ pub mod pipeline;
 pub mod privilege;
 pub mod replay;
 pub mod sink;
+pub mod spool;
 pub mod tls;
 pub mod usage;

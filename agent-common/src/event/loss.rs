@@ -21,8 +21,9 @@ pub struct LossDetail {
     pub probe: Option<String>,
     /// Why.
     pub reason: LossReason,
-    /// How many, since `from`.
-    pub count: u64,
+    /// How many. Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
     /// Of what.
     pub unit: LossUnit,
     /// Begin of the span in which it was lost.
@@ -31,6 +32,21 @@ pub struct LossDetail {
     pub to: Time,
     /// Left out by a policy rather than lost.
     pub intentional: bool,
+    /// For lost events that had their numbers already: where among them the lost ones are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<LostEvents>,
+}
+
+/// A span of events' numbers in which some were lost: all of them if `count` says as many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LostEvents {
+    /// `producer.epoch` of the events.
+    pub epoch: u64,
+    /// Number of the first one.
+    pub first: u64,
+    /// Number of the last one. Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<u64>,
 }
 
 /// A stage of the agent.
@@ -55,6 +71,8 @@ pub enum Stage {
     Usage,
     /// Between stages.
     Pipeline,
+    /// The durable queue in front of the outputs.
+    Spool,
     /// Outputs.
     Sink,
 }
@@ -97,6 +115,18 @@ pub enum LossReason {
     InvalidFingerprint,
     /// The agent stopped before it was done.
     Stopped,
+    /// The durable queue held as much as it may.
+    SpoolFull,
+    /// It waited in the durable queue for longer than it may.
+    SpoolExpired,
+    /// What the durable queue held was damaged.
+    SpoolDamaged,
+    /// The durable queue could not be written.
+    SpoolFailed,
+    /// The receiver refused it for good.
+    Rejected,
+    /// The agent ended without stopping: it was killed, or the host lost power.
+    UncleanEnd,
 }
 
 /// What is counted.

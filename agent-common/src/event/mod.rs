@@ -38,7 +38,7 @@ mod usage;
 
 pub use audit::{Action, Audit, AuditDetail};
 pub use coverage::{Connections, Coverage, CoverageDetail, CoverageReason, CoverageScope};
-pub use loss::{Loss, LossDetail, LossReason, LossUnit, Stage};
+pub use loss::{Loss, LossDetail, LossReason, LossUnit, LostEvents, Stage};
 pub use network::{
     Client, Endpoint, Network, NetworkProtocol, NetworkType, Server, Tls, TlsClient, TlsProtocol,
     Transport,

@@ -10,6 +10,7 @@ mod coverage;
 mod doctor;
 mod keys;
 mod outputs;
+mod receivers;
 mod replay;
 mod run;
 mod start;

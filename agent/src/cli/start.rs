@@ -1,6 +1,6 @@
 //! Configuration and command line to what `run` runs on.
 
-use super::{Output, RunArguments, keys::now_unix};
+use super::{Output, RunArguments, keys::now_unix, receivers};
 use agent_common::{
     event,
     fingerprint::{Keyring, StoreError},
@@ -140,12 +140,33 @@ pub fn account(config: &Config) -> anyhow::Result<Option<(u32, u32)>> {
 
 const ACCOUNTS: &str = "/etc/passwd";
 
+/// What the C library reads to look up a name (nsswitch.conf(5), resolv.conf(5)): single files, since `/etc` has others.
+const RESOLVER: &[&str] = &[
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/nsswitch.conf",
+    "/etc/host.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/ld.so.cache",
+    "/lib",
+    "/usr/lib",
+];
+
 /// What the worker may do with this configuration.
 ///
 /// A sink that is given a file, a folder or a port needs it here.
 pub fn lockdown(config: &Config, user: Option<(u32, u32)>) -> lockdown::Worker {
     let mut read = vec![PathBuf::from("/proc")];
     read.extend(Hierarchy::find().ok().map(|hierarchy| hierarchy.mount));
+    let destinations = receivers::destinations(config);
+    let names = receivers::has_name(&destinations);
+    let mut connect: Vec<u16> = destinations.iter().map(|(_, port)| *port).collect();
+    if names {
+        read.extend(RESOLVER.iter().map(PathBuf::from));
+        // Answers that are too long for UDP.
+        connect.push(53);
+    }
     let folder = |path: &PathBuf| match path.parent() {
         Some(parent) if parent.as_os_str().is_empty() => ".".into(),
         Some(parent) => parent.to_owned(),
@@ -160,10 +181,12 @@ pub fn lockdown(config: &Config, user: Option<(u32, u32)>) -> lockdown::Worker {
                 .into_iter()
                 .flatten()
                 .map(folder)
+                .chain(config.spool.path.clone())
                 .collect(),
-            connect: Vec::new(),
+            connect,
         },
-        libraries: false,
+        // The C library may load a name service.
+        libraries: names,
     }
 }
 

@@ -35,6 +35,7 @@ pub struct Config {
     pub limits: Limits,
     pub credential: Credential,
     pub identity: Identity,
+    pub spool: Spool,
     pub stdout: Stdout,
     pub file: File,
     pub coverage: Coverage,
@@ -132,6 +133,30 @@ section! {
 }
 
 section! {
+    /// Durable delivery: events wait on the disk until every output has them, whatever is killed or loses power.
+    pub struct Spool {
+        /// Folder of the queue, made with mode 0700; for one agent only. Without it, and without an output that needs
+        /// it, nothing is kept on the disk. The table on standard output does not use it.
+        pub path: Option<PathBuf> = None,
+        /// Most bytes that wait, compressed.
+        pub max_bytes: Ranged<1_048_576, 1_099_511_627_776> = Ranged::new(1024 * 1024 * 1024),
+        /// Events that have waited for longer leave; they are counted as lost for the outputs that have them not.
+        pub max_age_seconds: Ranged<60, 315_360_000> = Ranged::new(7 * 24 * 3_600),
+        /// What happens when `max_bytes` wait: "refuse" (new events are counted as lost) or "drop_oldest" (the oldest
+        /// are, for the outputs that have them not).
+        pub when_full: WhenFull = WhenFull::Refuse,
+        /// Milliseconds that an event waits for others, so that they are forced to the disk together.
+        pub group_ms: Ranged<1, 1_000> = Ranged::new(100),
+        /// Bytes of events kept in memory while the disk cannot be written; what is over is counted as lost.
+        pub retry_bytes: Ranged<1_048_576, 1_073_741_824> = Ranged::new(8 * 1024 * 1024),
+        /// Bytes of what receivers refused for good that are kept for looking at, compressed; the oldest leave.
+        pub quarantine_bytes: Ranged<0, 1_073_741_824> = Ranged::new(16 * 1024 * 1024),
+        /// Seconds that outputs have at the end of the agent to deliver what waits. The rest stays for the next run.
+        pub stop_seconds: Ranged<0, 60> = Ranged::new(3),
+    }
+}
+
+section! {
     /// Events on standard output.
     pub struct Stdout {
         /// "table" for people, "ndjson" for programs, "none" for neither. The command line's --output replaces it.
@@ -148,7 +173,8 @@ section! {
         pub rotate_bytes: Ranged<4_096, 1_099_511_627_776> = Ranged::new(128 * 1024 * 1024),
         /// Rotated files kept, as PATH.1 (the newest), PATH.2, ...
         pub keep: Ranged<0, 10_000> = Ranged::new(8),
-        /// When written events are forced to the disk: "rotation" (and at the end), "second" or "event".
+        /// When written events are forced to the disk: "rotation" (and at the end), "second" or "event". With a spool
+        /// every batch is forced there before it counts as delivered, whatever this says.
         pub sync: Sync = Sync::Rotation,
         /// Bytes of events kept in memory while the file cannot be written; what is over is counted as lost.
         pub retry_bytes: Ranged<0, 1_073_741_824> = Ranged::new(8 * 1024 * 1024),
@@ -266,6 +292,14 @@ pub enum Hook {
     RawTracepoint,
 }
 
+/// What happens when the spool is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    Refuse,
+    DropOldest,
+}
+
 /// Form of the events on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -306,13 +340,14 @@ pub enum Encoding {
 impl Config {
     /// Every section by its name, in the order in which they are shown.
     #[must_use]
-    pub fn sections(&self) -> [(&'static str, &dyn Section); 11] {
+    pub fn sections(&self) -> [(&'static str, &dyn Section); 12] {
         [
             ("agent", &self.agent),
             ("capture", &self.capture),
             ("limits", &self.limits),
             ("credential", &self.credential),
             ("identity", &self.identity),
+            ("spool", &self.spool),
             ("stdout", &self.stdout),
             ("file", &self.file),
             ("coverage", &self.coverage),

@@ -21,6 +21,8 @@ fn what_is_shown_parses_back() {
     config.limits.connections = Ranged::new(17);
     config.credential.extra_headers = vec!["x-my-key".into()];
     config.credential.short_keys = true;
+    config.spool.path = Some("/var/lib/tokentrail/spool".into());
+    config.spool.when_full = WhenFull::DropOldest;
     config.stdout.format = Format::None;
     config.file.path = Some("/var/log/tokentrail/events.ndjson".into());
     config.file.sync = Sync::Event;

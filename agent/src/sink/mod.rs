@@ -12,14 +12,21 @@
 //!
 //! Sinks are synchronous and may block on their target; the pipeline runs them behind a bounded queue.
 //!
+//! With a spool, events take another way: [`delivery`] encodes each once and appends groups of them to the
+//! [`spool`](crate::spool); one [`courier`] per [`batch::Receiver`] reads from its own position there, sends batches,
+//! and acknowledges what the receiver has.
+//!
 //! Invariant: every event given to a sink is written, or kept, or counted as lost.
 //! Invariant: knows neither flows nor secrets.
 
 pub mod batch;
+pub mod courier;
+pub mod delivery;
 pub mod encoding;
 pub mod file;
 pub mod http;
 mod layout;
+pub mod lines;
 pub mod ndjson;
 pub mod ocsf;
 pub mod otlp;

@@ -132,6 +132,28 @@ impl<T: Target> Outbox<T> {
         }
     }
 
+    /// One attempt to write all that is kept, for those who have their own patience. What is left goes on where it
+    /// was cut with the next one.
+    ///
+    /// # Errors
+    /// Those of the target.
+    pub fn attempt(&mut self) -> std::io::Result<()> {
+        if !self.mid_line
+            && let Err(error) = self.target.tend()
+        {
+            tracing::warn!(sink = self.target.name(), %error, "the output needs attention");
+        }
+        self.write_all()
+    }
+
+    /// Makes what has left durable.
+    ///
+    /// # Errors
+    /// Those of the target.
+    pub fn sync(&mut self) -> std::io::Result<()> {
+        self.target.sync()
+    }
+
     /// Writes what is kept, unless the target failed just now.
     pub fn flush(&mut self) -> Result<(), Error> {
         self.drain(false)?;

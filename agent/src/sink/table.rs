@@ -289,9 +289,11 @@ fn note(body: &Body) -> String {
             let loss = &loss.loss;
             let kind = if loss.intentional { "left out" } else { "lost" };
             let probe = loss.probe.as_deref().unwrap_or("-");
+            let count = loss
+                .count
+                .map_or_else(|| "unknown number of".into(), |count| count.to_string());
             format!(
-                "{kind}: {} {} at {} ({probe}): {}",
-                loss.count,
+                "{kind}: {count} {} at {} ({probe}): {}",
                 name(&loss.unit),
                 name(&loss.stage),
                 name(&loss.reason)

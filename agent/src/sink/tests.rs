@@ -665,3 +665,94 @@ fn stdout_is_a_stream() {
     assert_eq!(sequences(&text), [1]);
     assert!(Stream::stdout().is_ok());
 }
+
+/// Events as a batch.
+fn batch(sequences: impl IntoIterator<Item = u64>) -> batch::Batch {
+    batch::Batch {
+        agent: "a".into(),
+        epoch: 1,
+        events: sequences
+            .into_iter()
+            .map(|sequence| {
+                let event = event(sequence);
+                batch::Encoded {
+                    sequence,
+                    time: event.time,
+                    json: serde_json::to_vec(&event).unwrap().into(),
+                }
+            })
+            .collect(),
+    }
+}
+
+#[test]
+fn lines_are_accepted_when_all_of_them_are_written_wherever_writing_failed() {
+    use batch::{Outcome, Receiver};
+    let length = {
+        let target = Scripted::default();
+        lines::Lines::new("file", target.clone(), || {}).send(&batch(1..=3));
+        assert_eq!(sequences(&target.text()), [1, 2, 3]);
+        target.text().len()
+    };
+    for cut in 1..length {
+        let target = Scripted::new([Ok(cut), Err(ErrorKind::StorageFull)], None);
+        let mut lines = lines::Lines::new("file", target.clone(), || {});
+        let first = lines.send(&batch(1..=3));
+        assert!(matches!(first, Outcome::Retry { .. }), "{first:?}");
+        let second = lines.send(&batch(1..=3));
+        assert!(
+            matches!(second, Outcome::Accepted { rejected: 0, .. }),
+            "{second:?}"
+        );
+        assert!(matches!(
+            lines.send(&batch(4..=4)),
+            Outcome::Accepted { .. }
+        ));
+        assert_eq!(sequences(&target.text()), [1, 2, 3, 4], "{cut}");
+    }
+}
+
+#[test]
+fn a_reader_that_has_gone_is_told_of_and_the_batch_kept() {
+    use batch::{Outcome, Receiver};
+    let target = Scripted::new([], Some(ErrorKind::BrokenPipe));
+    let told = Arc::new(Mutex::new(0));
+    let mut lines = lines::Lines::new("stdout", target, {
+        let told = Arc::clone(&told);
+        move || *told.lock().unwrap() += 1
+    });
+    assert!(matches!(lines.send(&batch(1..=3)), Outcome::Retry { .. }));
+    assert_eq!(*told.lock().unwrap(), 1);
+}
+
+#[test]
+fn lines_in_a_file_are_rotated_between_lines() {
+    use batch::{Outcome, Receiver};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.ndjson");
+    let config = config::File {
+        rotate_bytes: Ranged::new(4_096),
+        ..config::File::default()
+    };
+    let file = RotatingFile::open(&path, &config).unwrap();
+    let mut lines = lines::Lines::new("file", file, || {});
+    for first in (1..=40).step_by(4) {
+        assert!(matches!(
+            lines.send(&batch(first..first + 4)),
+            Outcome::Accepted { .. }
+        ));
+    }
+    let mut all = Vec::new();
+    for number in (0..=8).rev() {
+        let path = if number == 0 {
+            path.clone()
+        } else {
+            path.with_extension(format!("ndjson.{number}"))
+        };
+        if let Ok(text) = std::fs::read_to_string(path) {
+            assert!(text.len() <= 4_096);
+            all.extend(sequences(&text));
+        }
+    }
+    assert_eq!(all, (1..=40).collect::<Vec<_>>());
+}

@@ -4,10 +4,11 @@
 
 mod probes;
 mod replay;
+mod spool;
 mod stats;
 
 use clap::{Args, Subcommand};
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 use tokentrail_agent::kernel::{empty::Set, features::Rung};
 
 #[derive(Subcommand)]
@@ -16,6 +17,8 @@ pub enum Command {
     Replay(ReplayArguments),
     /// Attach empty probes until SIGTERM
     Probes(ProbesArguments),
+    /// Events per second through the spool, and what one takes of the disk
+    Spool(SpoolArguments),
     /// The kernel's run time per hit of a process's probes, over some seconds
     Stats(StatsArguments),
 }
@@ -33,6 +36,15 @@ pub struct ReplayArguments {
     /// Begin at the ring's records instead of at chunks
     #[arg(long)]
     decode: bool,
+}
+
+#[derive(Args)]
+pub struct SpoolArguments {
+    #[arg(long, default_value_t = 200_000)]
+    events: usize,
+    /// Where the spool is made, and removed
+    #[arg(long, value_name = "FOLDER", default_value = "/var/tmp")]
+    folder: PathBuf,
 }
 
 #[derive(Args)]
@@ -61,6 +73,7 @@ pub fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Replay(arguments) => replay::replay(arguments),
         Command::Probes(arguments) => probes::probes(arguments),
+        Command::Spool(arguments) => spool::spool(arguments),
         Command::Stats(arguments) => stats::stats(arguments),
     }
 }

@@ -8,7 +8,7 @@
 use super::{ReplayArguments, print};
 use agent_common::{
     abi,
-    event::{Body, Hook},
+    event::{Body, Envelope, Hook},
     fingerprint::Keyring,
 };
 use serde_json::json;
@@ -78,6 +78,30 @@ pub fn replay(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
         "connections": arguments.connections,
         "tokens": arguments.tokens,
     }))
+}
+
+/// As many usage events, of 500 credentials on 1,000 connections.
+pub fn events(count: usize) -> anyhow::Result<Vec<Envelope>> {
+    let mut pipeline = pipeline()?;
+    let mut traffic = Traffic::new(&ReplayArguments {
+        connections: 1_000,
+        tokens: 500,
+        seconds: 0.0,
+        decode: false,
+    })?;
+    let mut events = Vec::new();
+    while events.len() < count {
+        for chunk in traffic.batch() {
+            pipeline.record(Record::Chunk(chunk));
+        }
+        let made = pipeline.take_events();
+        let usage = made
+            .into_iter()
+            .filter(|event| matches!(event.body, Body::Usage(_)));
+        events.extend(usage);
+    }
+    events.truncate(count);
+    Ok(events)
 }
 
 /// CPU time of this thread: "on one core" holds on a busy machine too.

@@ -20,18 +20,12 @@ impl Worker {
     fn losses(&mut self) {
         let to = now();
         self.kernel_losses(to);
-        for (name, losses) in self.outputs.take_lost() {
-            let detail = LossDetail {
-                stage: Stage::Sink,
-                probe: Some(name),
-                reason: LossReason::OutputFailed,
-                count: losses.count,
-                unit: LossUnit::Events,
-                from: losses.from,
-                to: losses.to,
-                intentional: false,
-            };
-            self.pipeline.emit(to, Body::Loss(Loss { loss: detail }));
+        self.outputs_lost();
+    }
+
+    pub(super) fn outputs_lost(&mut self) {
+        for loss in self.outputs.take_lost() {
+            self.pipeline.emit(now(), Body::Loss(Loss { loss }));
         }
     }
 
@@ -74,11 +68,12 @@ impl Worker {
             stage,
             probe: probe.map(str::to_owned),
             reason,
-            count,
+            count: Some(count),
             unit,
             from: self.pipeline.wall(from),
             to: self.pipeline.wall(to),
             intentional: false,
+            events: None,
         };
         self.pipeline.emit(to, Body::Loss(Loss { loss: detail }));
     }
@@ -137,8 +132,12 @@ impl Worker {
         for (name, count) in &named {
             eprintln!("{name:<32} {count}");
         }
-        for (output, losses) in &lost {
-            eprintln!("output {output} lost {} events", losses.count);
+        for loss in &lost {
+            let output = loss.probe.as_deref().unwrap_or("spool");
+            match loss.count {
+                Some(count) => eprintln!("output {output} lost {count} events"),
+                None => eprintln!("output {output} lost events"),
+            }
         }
         let mut held = lost.is_empty();
         for check in checks {

@@ -5,7 +5,7 @@
 //! Invariant: nothing of the ring, and no configuration but its form, is read before [`lockdown::worker`] has returned.
 
 use super::{Log, doors::Doors, leave_no_core, start};
-use crate::cli::outputs::Outputs;
+use crate::cli::{outputs::Outputs, receivers};
 use agent_common::{
     event::{Action, Hook},
     fingerprint::Keyring,
@@ -102,6 +102,8 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     let log = Log::start(&config);
     leave_no_core();
     let mut doors = Doors::open(&config.coverage)?;
+    let remote = receivers::remote(&config)?;
+    make_spool_folder(&config)?;
     let weaker = lockdown::worker(&start::lockdown(&config, begin.account))
         .context("the worker cannot be locked down")?;
 
@@ -114,7 +116,9 @@ pub fn worker() -> anyhow::Result<ExitCode> {
         // The other end is there as long as the pipeline is.
         move || link.listen(&points, |order| drop(orders.send(order)))
     })?;
-    let outputs = Outputs::start(&config, {
+    let host = agent_common::event::Host::from(begin.host);
+    let id = host.id.clone().unwrap_or_else(|| host.name.clone());
+    let outputs = Outputs::start(&config, remote, &id, begin.epoch, {
         let link = Arc::clone(&link);
         move || {
             // Where nobody is there any more, the end is under way.
@@ -125,8 +129,6 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     let mut processes = ProcessTable::with(start::identity(&config), eyes)?;
     processes.scan().context("cannot list /proc")?;
 
-    let host = agent_common::event::Host::from(begin.host);
-    let id = host.id.clone().unwrap_or_else(|| host.name.clone());
     let pipeline = Pipeline::new(
         start::limits(&config),
         Observer::new(start::credential(&config), Arc::clone(&keyring)),
@@ -134,7 +136,7 @@ pub fn worker() -> anyhow::Result<ExitCode> {
         points.clone(),
         Clock::start(),
         begin.hook,
-        Numbering::new(id, begin.epoch, host),
+        Numbering::new(id, outputs.epoch(), host),
     );
     let asked = doors.serve()?;
     let worker = Worker {
@@ -162,6 +164,20 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     worker.work()
 }
 
+/// Landlock's rules are about what is there already. Its last folder alone is made, and the spool looks at it again.
+fn make_spool_folder(config: &Config) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let Some(path) = &config.spool.path else {
+        return Ok(());
+    };
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("spool folder {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn key_ids(keyring: &Keyring) -> Vec<String> {
     keyring
         .keys()
@@ -177,6 +193,7 @@ impl Worker {
             _ => return Ok(ExitCode::FAILURE),
         }
         self.audit(Action::AgentStarted, None);
+        self.outputs_lost();
         let (mut ticked, mut reported, mut alive) =
             (Instant::now(), Instant::now(), Instant::now());
         while self.goes_on() {

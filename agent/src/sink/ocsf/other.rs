@@ -15,11 +15,19 @@ pub fn loss(loss: &Loss) -> Map<String, Value> {
         Severity::Medium
     };
     let mut event = APPLICATION_ERROR.event((1, "General Error"), severity);
-    span(&mut event, detail.from, detail.to, detail.count);
+    span(
+        &mut event,
+        detail.from,
+        detail.to,
+        detail.count.unwrap_or(0),
+    );
     let word = |value: Value| value.as_str().unwrap_or_default().replace('_', " ");
     let message = format!(
         "{} {} {} in stage {}: {}",
-        detail.count,
+        detail.count.map_or_else(
+            || "an unknown number of".to_owned(),
+            |count| count.to_string()
+        ),
         word(plain(&detail.unit)),
         if detail.intentional {
             "left out"
