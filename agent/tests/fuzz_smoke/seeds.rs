@@ -20,6 +20,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "otlp" | "syslog" => events(),
         "pipeline" => pipeline(),
         "privilege_messages" => messages(),
+        "replay" => vec![include_bytes!("../replay/example.ndjson").to_vec()],
         "tls_hellos" => vec![client_hello()[4..].to_vec(), server_hello()[4..].to_vec()],
         "tls_messages" => in_parts(&[client_hello(), server_hello()].concat(), 63, 0x40),
         "tls_records" => in_parts(&handshake(), 63, 0x40),
