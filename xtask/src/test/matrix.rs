@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 const HOST_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// For all virtual machines together: each run gets an equal part of what is left. An emulated machine is 10 to 20
 /// times slower than its host, so what does not fit is stopped and listed as skipped.
-const MACHINES_LIMIT: Duration = Duration::from_secs(48 * 60);
+pub const MACHINES_LIMIT: Duration = Duration::from_secs(48 * 60);
+/// What a machine needs before the first cell.
+const BOOT: Duration = Duration::from_secs(60);
 /// By how much an emulated machine may be slower.
 const MACHINE_SCALE: &str = "8";
 
@@ -122,6 +124,7 @@ pub fn in_machines(
     program: &Program,
     words: &[String],
     quick: bool,
+    limit: Duration,
     tally: &mut Tally,
 ) -> Result<()> {
     let machines = setup::kernel_images(workspace);
@@ -134,9 +137,13 @@ pub fn in_machines(
                 tally.skip(name, "--quick leaves the virtual machines out");
                 continue;
             }
-            let limit = MACHINES_LIMIT.saturating_sub(start.elapsed()) / runs;
+            let left = limit.saturating_sub(start.elapsed()) / runs;
             runs -= 1;
-            let result = in_machine(workspace, program, words, machine, variant, limit)?;
+            if left < BOOT {
+                tally.skip(name, "no time is left for it");
+                continue;
+            }
+            let result = in_machine(workspace, program, words, machine, variant, left)?;
             tally.add(&name, result);
             interrupt::check()?;
         }

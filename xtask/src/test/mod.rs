@@ -23,6 +23,8 @@ use tally::Tally;
 
 /// The target of the end-to-end tests, which are run on their own.
 const MATRIX: &str = "matrix";
+/// The package's trial, with a Debian that must be made first.
+const TRIAL: Duration = Duration::from_secs(30 * 60);
 const UNIT_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 #[derive(Args)]
@@ -36,6 +38,19 @@ pub struct Options {
     /// Only the end-to-end tests, or those of them whose names hold one of these words
     #[arg(long, value_name = "WORD", num_args = 0..)]
     end_to_end: Option<Vec<String>>,
+    /// End after about so many minutes: virtual machines that do not fit are left out, and listed
+    #[arg(long, value_name = "N")]
+    minutes: Option<u64>,
+}
+
+impl Options {
+    /// What is left for virtual machines; `most` where no end was set.
+    fn left(&self, start: Instant, most: Duration) -> Duration {
+        self.minutes.map_or(most, |minutes| {
+            let left = Duration::from_secs(minutes * 60).saturating_sub(start.elapsed());
+            left.min(most)
+        })
+    }
 }
 
 /// Returns whether nothing failed.
@@ -69,9 +84,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     } else {
         tally.skip("everything else", "--end-to-end leaves it out");
     }
-    end_to_end(workspace, options, &programs, &mut tally)?;
+    end_to_end(workspace, options, start, &programs, &mut tally)?;
     if options.end_to_end.is_none() {
-        package(workspace, options, &mut tally)?;
+        package(workspace, options, start, &mut tally)?;
     }
     say::line(&format!("\n   took {}", say::elapsed(start.elapsed())));
     println!();
@@ -141,11 +156,20 @@ fn listen(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
 }
 
 /// The package, installed where nothing of this machine is.
-fn package(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Result<()> {
+fn package(
+    workspace: &Workspace,
+    options: &Options,
+    start: Instant,
+    tally: &mut Tally,
+) -> Result<()> {
     const NAME: &str = "the package in a clean Debian";
     say::heading("package");
-    if options.quick {
-        tally.skip(NAME, "--quick leaves the virtual machines out");
+    if options.quick || options.left(start, TRIAL) < TRIAL {
+        let reason = match options.minutes {
+            Some(minutes) => format!("it does not fit into the {minutes} minutes any more"),
+            None => "--quick leaves the virtual machines out".to_owned(),
+        };
+        tally.skip(NAME, reason);
         tally.check("making the package", dist::make(workspace, true).map(drop));
     } else if geteuid().is_root() {
         tally.check(NAME, dist::try_debug(workspace));
@@ -159,6 +183,7 @@ fn package(workspace: &Workspace, options: &Options, tally: &mut Tally) -> Resul
 fn end_to_end(
     workspace: &Workspace,
     options: &Options,
+    start: Instant,
     programs: &[Program],
     tally: &mut Tally,
 ) -> Result<()> {
@@ -177,5 +202,6 @@ fn end_to_end(
         matrix::on_this_kernel(workspace, program, words, tally)?;
     }
     say::heading("end to end in virtual machines");
-    matrix::in_machines(workspace, program, words, options.quick, tally)
+    let limit = options.left(start, matrix::MACHINES_LIMIT);
+    matrix::in_machines(workspace, program, words, options.quick, limit, tally)
 }
