@@ -2,6 +2,7 @@
 //!
 //! - [`abi`]: the records that probes put into the ring (`no_std`).
 //! - `event` (feature `event`): the agent-to-collector contract.
+//! - `otlp` (feature `otlp`): an event as a log record of OTLP, and back.
 //! - `fingerprint` (feature `fingerprint`): what of a credential is hashed, and how.
 //!
 //! Invariant: `abi` knows no HTTP; `event` knows neither `abi` nor secrets.
@@ -12,3 +13,5 @@ pub mod abi;
 pub mod event;
 #[cfg(feature = "fingerprint")]
 pub mod fingerprint;
+#[cfg(feature = "otlp")]
+pub mod otlp;

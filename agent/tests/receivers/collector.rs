@@ -10,7 +10,8 @@ use std::path::Path;
 use std::process::Command;
 use tokentrail_agent::config::{self, Compression, Ranged};
 use tokentrail_agent::sink::batch::{Batch, Outcome, Receiver};
-use tokentrail_agent::sink::otlp::{self, restore};
+use agent_common::otlp::restore;
+use tokentrail_agent::sink::otlp;
 
 const CONFIG: &str = r#"
 receivers:

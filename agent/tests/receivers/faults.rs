@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 use tokentrail_agent::config::{self, Compression, Encoding, Ranged};
 use tokentrail_agent::sink::batch::{Outcome, Receiver};
-use tokentrail_agent::sink::otlp::restore;
+use agent_common::otlp::restore;
 use tokentrail_agent::sink::{http, otlp};
 
 const ACCEPTED: Outcome = Outcome::Accepted {

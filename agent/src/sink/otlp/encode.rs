@@ -1,9 +1,10 @@
 //! A batch as a request of OTLP.
 
-use super::value::{self, Attributes, text, whole};
 use crate::sink::batch::{Batch, Outcome};
 use crate::sink::severity::Severity;
 use agent_common::event::Time;
+use agent_common::otlp::value::{self, Attributes, text, whole};
+use agent_common::otlp::{EVENT_NAME, NAME, OBSERVED_TIME, SEQUENCE, TIME};
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
@@ -12,14 +13,6 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::fmt;
 
-/// The scope's name, and the begin of each event's name.
-pub const NAME: &str = "tokentrail.event";
-pub const EVENT_NAME: &str = "tokentrail.";
-/// Of a record.
-pub const SEQUENCE: &str = "producer.sequence";
-/// Attributes for times that 64 bits of nanoseconds cannot say.
-pub const TIME: &str = "time";
-pub const OBSERVED_TIME: &str = "observed_time";
 /// Resource attributes by OpenTelemetry's names, each with ours.
 const SERVICE: [(&str, &str); 3] = [
     ("service.name", "producer.name"),

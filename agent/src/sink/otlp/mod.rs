@@ -5,7 +5,8 @@
 //! body. That form is what an OpenTelemetry Collector filters, routes and exports without configuration, what
 //! backends index, and what OpenTelemetry says of events: their details are attributes; a structured body would have
 //! to be taken apart first, everywhere. Tokentrail's collector needs the canonical bytes of an event, because it seals
-//! hashes of them: the mapping is reversible, byte for byte ([`restore`]), so that nothing is sent twice.
+//! hashes of them: the mapping is reversible, byte for byte
+//! ([`restore`](agent_common::otlp::restore)), so that nothing is sent twice.
 //!
 //! | OTLP | holds |
 //! |---|---|
@@ -20,10 +21,8 @@
 
 mod answer;
 mod encode;
-pub mod restore;
 #[cfg(test)]
 mod tests;
-mod value;
 
 use super::batch::{Batch, Limits, Outcome, Receiver};
 use super::remote::Error;
@@ -85,7 +84,8 @@ impl Receiver for Otlp {
 pub mod fuzz {
     use super::super::batch::{Batch, Encoded};
     use super::super::remote::post::Answer;
-    use super::{answer, encode, restore};
+    use super::{answer, encode};
+    use agent_common::otlp::restore;
     use agent_common::event::{Envelope, Time};
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
     use prost::Message;

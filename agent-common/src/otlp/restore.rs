@@ -5,9 +5,9 @@
 //!
 //! Invariant: what comes out is JSON, or an error, whatever comes in.
 
-use super::encode::{EVENT_NAME, NAME, OBSERVED_TIME, SEQUENCE, TIME};
+use super::{EVENT_NAME, NAME, OBSERVED_TIME, SEQUENCE, TIME};
 use super::value::{Value, whole};
-use agent_common::event::Time;
+use crate::event::Time;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
