@@ -15,4 +15,6 @@
 //! Invariant: an event is acknowledged only when it survives power loss, and is found once, whatever is killed.
 //! Invariant: no secret comes here; `cli::trail` alone reads one, on the machine of who asks, and sends fingerprints.
 
+pub mod access;
+pub mod config;
 pub mod event;
