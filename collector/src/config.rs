@@ -132,7 +132,10 @@ mod tests {
         config.tls.key = Some("/etc/tokentrail/key.pem".into());
         config.store.keep_days = Ranged::new(7);
         for config in [Config::default(), config] {
-            assert_eq!(parse::<Config>(Path::new("shown"), &config.show()).unwrap(), config);
+            assert_eq!(
+                parse::<Config>(Path::new("shown"), &config.show()).unwrap(),
+                config
+            );
         }
     }
 

@@ -58,5 +58,3 @@ macro_rules! section {
         }
     };
 }
-
-pub use section;

@@ -128,7 +128,11 @@ mod tests {
         ];
         for (role, may) in allowed {
             for needed in [Ingest, Reader, Analyst, Admin] {
-                assert_eq!(role.allows(needed), may.contains(&needed), "{role:?} {needed:?}");
+                assert_eq!(
+                    role.allows(needed),
+                    may.contains(&needed),
+                    "{role:?} {needed:?}"
+                );
             }
             assert_eq!(Role::by_name(role.name()), Some(role));
         }

@@ -1,8 +1,8 @@
 //! The admin's password, as argon2id (RFC 9106) stores it.
 
+use argon2::Argon2;
 use argon2::password_hash::rand_core::OsRng;
 use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
-use argon2::Argon2;
 
 /// Fewer characters than this are too easily guessed.
 pub const SHORTEST: usize = 12;

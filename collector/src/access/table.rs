@@ -337,14 +337,21 @@ mod tests {
         assert_eq!(access.by_key(short.reveal(), 2_000), Err(Denied::Unknown));
         access.revoke(long.id(), 1_500).unwrap();
         assert_eq!(access.by_key(long.reveal(), 1_500), Err(Denied::Unknown));
-        assert!(matches!(access.revoke(long.id(), 1_501), Err(Error::NoKey(_))));
+        assert!(matches!(
+            access.revoke(long.id(), 1_501),
+            Err(Error::NoKey(_))
+        ));
         drop(access);
         let (access, _) = open(folder.path());
         assert!(access.by_key(short.reveal(), 1_999).is_ok());
         assert_eq!(access.by_key(long.reveal(), 1_600), Err(Denied::Unknown));
         let listed = access.list().unwrap();
         assert_eq!(listed.len(), 3);
-        assert!(listed.iter().any(|row| row.name == "long" && row.revoked == Some(1_500)));
+        assert!(
+            listed
+                .iter()
+                .any(|row| row.name == "long" && row.revoked == Some(1_500))
+        );
     }
 
     #[test]
@@ -361,7 +368,11 @@ mod tests {
                 key.reveal(),
                 "correct horse battery",
             ] {
-                assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()));
+                assert!(
+                    !bytes
+                        .windows(secret.len())
+                        .any(|window| window == secret.as_bytes())
+                );
             }
         }
         let (access, _) = open(folder.path());

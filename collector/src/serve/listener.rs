@@ -51,11 +51,7 @@ impl Listener {
     }
 }
 
-async fn accept(
-    tcp: TcpListener,
-    tls: Option<TlsAcceptor>,
-    sender: mpsc::Sender<(Stream, Peer)>,
-) {
+async fn accept(tcp: TcpListener, tls: Option<TlsAcceptor>, sender: mpsc::Sender<(Stream, Peer)>) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
         let accepted = tokio::select! {

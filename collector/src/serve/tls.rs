@@ -53,12 +53,11 @@ pub fn acceptor(config: &Tls) -> Result<Option<TlsAcceptor>, Error> {
             for certificate in certificates(path)? {
                 roots.add(certificate)?;
             }
-            let verifier =
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                    // People come with keys instead.
-                    .allow_unauthenticated()
-                    .build()
-                    .map_err(|error| Error::ClientCa(error.to_string()))?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                // People come with keys instead.
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| Error::ClientCa(error.to_string()))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
