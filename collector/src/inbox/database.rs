@@ -135,7 +135,8 @@ pub(super) fn pending(
     while let Some(row) = rows.next()? {
         let id: i64 = row.get(0)?;
         let payload = row.get_ref(5)?.as_blob().map_err(rusqlite::Error::from)?;
-        let events = Packed::unpack(payload, row.get(3)?, row.get(4)?)
+        let size = |column| row.get(column).map(|size: i64| usize::try_from(size).unwrap_or(0));
+        let events = Packed::unpack(payload, size(3)?, size(4)?)
             .map_err(|reason| damaged(path, format!("entry {id}: {reason}")))?;
         pending.push_back(Arc::new(Entry {
             id,

@@ -238,7 +238,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let connection = connection(&folder);
         let source = source(&connection, "a", 7).unwrap();
-        let mut receive = |first, last, now| {
+        let receive = |first, last, now| {
             receive(&connection, source, Run { first, last }, now, &mut Vec::new()).unwrap();
         };
         receive(1, 10, 100);

@@ -52,6 +52,12 @@ pub(super) enum Job {
         grace: Duration,
         answer: Answer<usize>,
     },
+    /// The database may have so many pages: a disk that is full.
+    #[cfg(test)]
+    Pages {
+        pages: i64,
+        answer: SyncSender<()>,
+    },
 }
 
 pub(super) struct Writer {
@@ -234,6 +240,8 @@ impl Job {
             Self::Identify { answer, .. } => drop(answer.send(Err(error))),
             Self::Say { answer, .. } => drop(answer.send(Err(error))),
             Self::ReportHoles { answer, .. } => drop(answer.send(Err(error))),
+            #[cfg(test)]
+            Self::Pages { .. } => {}
         }
     }
 }
@@ -287,6 +295,13 @@ impl Apply<'_> {
             Job::ReportHoles { grace, answer } => {
                 let result = self.report_holes(grace);
                 self.answer(answer, result)
+            }
+            #[cfg(test)]
+            Job::Pages { pages, answer } => {
+                self.connection
+                    .pragma_update(None, "max_page_count", pages)?;
+                let _ = answer.send(());
+                Ok(())
             }
         }
     }
