@@ -124,10 +124,7 @@ fn prepare(connection: &Connection, path: &Path) -> Result<(), Error> {
 }
 
 /// What waits, by ascending ids.
-pub(super) fn pending(
-    connection: &Connection,
-    path: &Path,
-) -> Result<VecDeque<Arc<Entry>>, Error> {
+pub(super) fn pending(connection: &Connection, path: &Path) -> Result<VecDeque<Arc<Entry>>, Error> {
     let mut statement = connection
         .prepare("SELECT id, received, origin, events, bytes, payload FROM entries ORDER BY id")?;
     let mut rows = statement.query([])?;
@@ -135,7 +132,10 @@ pub(super) fn pending(
     while let Some(row) = rows.next()? {
         let id: i64 = row.get(0)?;
         let payload = row.get_ref(5)?.as_blob().map_err(rusqlite::Error::from)?;
-        let size = |column| row.get(column).map(|size: i64| usize::try_from(size).unwrap_or(0));
+        let size = |column| {
+            row.get(column)
+                .map(|size: i64| usize::try_from(size).unwrap_or(0))
+        };
         let events = Packed::unpack(payload, size(3)?, size(4)?)
             .map_err(|reason| damaged(path, format!("entry {id}: {reason}")))?;
         pending.push_back(Arc::new(Entry {

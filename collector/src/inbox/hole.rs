@@ -2,9 +2,7 @@
 
 use super::own::Own;
 use crate::event::{Event, NoEvent};
-use agent_common::event::{
-    Body, Loss, LossDetail, LossReason, LossUnit, LostEvents, Stage, Time,
-};
+use agent_common::event::{Body, Loss, LossDetail, LossReason, LossUnit, LostEvents, Stage, Time};
 use rusqlite::{Connection, params};
 use std::time::Duration;
 

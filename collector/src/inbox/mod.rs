@@ -32,7 +32,7 @@ mod quarantine;
 mod ranges;
 mod room;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod writer;
 
 pub use hole::Hole;
@@ -312,11 +312,7 @@ impl Inbox {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn quarantined(
-        &self,
-        before: Option<i64>,
-        most: usize,
-    ) -> Result<Vec<Quarantined>, Error> {
+    pub fn quarantined(&self, before: Option<i64>, most: usize) -> Result<Vec<Quarantined>, Error> {
         Ok(quarantine::list(&self.reader(), before, most)?)
     }
 

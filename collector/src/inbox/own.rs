@@ -75,7 +75,8 @@ impl Own {
             host: Arc::clone(&self.identity.host),
             body,
         };
-        let json = serde_json::to_vec(&envelope).map_err(|error| NoEvent::Json(error.to_string()))?;
+        let json =
+            serde_json::to_vec(&envelope).map_err(|error| NoEvent::Json(error.to_string()))?;
         let event = Event::parse(json.into())?;
         self.sequence += 1;
         Ok(event)

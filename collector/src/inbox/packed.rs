@@ -51,7 +51,11 @@ impl Packed {
 
     /// # Errors
     /// What stands there is not what was packed.
-    pub(super) fn unpack(payload: &[u8], count: usize, length: usize) -> Result<Vec<Event>, String> {
+    pub(super) fn unpack(
+        payload: &[u8],
+        count: usize,
+        length: usize,
+    ) -> Result<Vec<Event>, String> {
         let mut raw = Vec::new();
         let decoder = zstd::stream::read::Decoder::new(payload);
         decoder

@@ -111,13 +111,18 @@ pub(super) fn receive(
         },
     };
     merged.run = Run {
-        first: run.first.min(lowest.map_or(run.first, |range| range.run.first)),
+        first: run
+            .first
+            .min(lowest.map_or(run.first, |range| range.run.first)),
         last,
     };
     for range in touching {
         if range.run.first != merged.run.first {
-            cached(connection, "DELETE FROM ranges WHERE source = ?1 AND first = ?2")?
-                .execute(params![source, range.run.first])?;
+            cached(
+                connection,
+                "DELETE FROM ranges WHERE source = ?1 AND first = ?2",
+            )?
+            .execute(params![source, range.run.first])?;
         }
     }
     cached(
@@ -239,7 +244,14 @@ mod tests {
         let connection = connection(&folder);
         let source = source(&connection, "a", 7).unwrap();
         let receive = |first, last, now| {
-            receive(&connection, source, Run { first, last }, now, &mut Vec::new()).unwrap();
+            receive(
+                &connection,
+                source,
+                Run { first, last },
+                now,
+                &mut Vec::new(),
+            )
+            .unwrap();
         };
         receive(1, 10, 100);
         receive(20, 30, 200);
@@ -258,7 +270,10 @@ mod tests {
         // A new one behind everything is new.
         receive(40, 40, 600);
         let holes = hole::list(&connection, i64::MAX, 10).unwrap();
-        assert_eq!((holes[2].first, holes[2].since, holes[2].told), (31, 600, false));
+        assert_eq!(
+            (holes[2].first, holes[2].since, holes[2].told),
+            (31, 600, false)
+        );
     }
 
     #[test]

@@ -4,8 +4,8 @@
 
 use super::{AppendError, Entry, Limits, packed};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Sealing runs every few seconds.
@@ -32,8 +32,10 @@ impl Room {
             events: AtomicU64::new(0),
         };
         for entry in pending {
-            room.bytes.fetch_add(packed::weight(&entry.events), Ordering::Relaxed);
-            room.events.fetch_add(entry.events.len() as u64, Ordering::Relaxed);
+            room.bytes
+                .fetch_add(packed::weight(&entry.events), Ordering::Relaxed);
+            room.events
+                .fetch_add(entry.events.len() as u64, Ordering::Relaxed);
         }
         Arc::new(room)
     }

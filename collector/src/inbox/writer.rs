@@ -54,10 +54,7 @@ pub(super) enum Job {
     },
     /// The database may have so many pages: a disk that is full.
     #[cfg(test)]
-    Pages {
-        pages: i64,
-        answer: SyncSender<()>,
-    },
+    Pages { pages: i64, answer: SyncSender<()> },
 }
 
 pub(super) struct Writer {
@@ -181,10 +178,8 @@ impl Writer {
         group: &mut impl Iterator<Item = Job>,
         effects: &mut Effects,
     ) -> rusqlite::Result<()> {
-        let transaction = rusqlite::Transaction::new_unchecked(
-            &self.connection,
-            TransactionBehavior::Immediate,
-        )?;
+        let transaction =
+            rusqlite::Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
         let mut apply = Apply {
             connection: &transaction,
             room: &self.shared.room,
@@ -207,7 +202,9 @@ impl Writer {
         if let Some(through) = removed {
             while let Some(entry) = pending.pop_front_if(|entry| entry.id <= through) {
                 let weight = packed::weight(&entry.events);
-                self.shared.room.give_back(weight, entry.events.len() as u64);
+                self.shared
+                    .room
+                    .give_back(weight, entry.events.len() as u64);
             }
         }
         drop(pending);

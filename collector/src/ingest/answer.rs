@@ -101,7 +101,11 @@ impl Speech {
         let (known, wanted) = match self {
             Self::Otlp => (&["application/x-protobuf"][..], "application/x-protobuf"),
             Self::Ndjson => (
-                &["application/x-ndjson", "application/ndjson", "application/jsonl"][..],
+                &[
+                    "application/x-ndjson",
+                    "application/ndjson",
+                    "application/jsonl",
+                ][..],
                 "application/x-ndjson",
             ),
         };

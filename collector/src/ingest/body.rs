@@ -162,9 +162,7 @@ fn read_all(mut from: impl Read, limit: usize, held: &mut Held) -> Result<Vec<u8
 }
 
 fn too_large(limit: usize) -> Failure {
-    Failure::TooLarge(format!(
-        "decompressed the body has more than {limit} bytes"
-    ))
+    Failure::TooLarge(format!("decompressed the body has more than {limit} bytes"))
 }
 
 fn undone(error: &std::io::Error) -> Failure {

@@ -2,7 +2,7 @@
 
 use super::answer::Failure;
 use super::decoded::Decoded;
-use super::stated::{Stated, Span};
+use super::stated::{Span, Stated};
 use bytes::Bytes;
 
 /// All lines of a body.

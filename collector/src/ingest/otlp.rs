@@ -122,7 +122,9 @@ impl One {
 
 fn few(attributes: usize) -> Result<(), String> {
     if attributes > ATTRIBUTES {
-        return Err(format!("{attributes} attributes are more than {ATTRIBUTES}"));
+        return Err(format!(
+            "{attributes} attributes are more than {ATTRIBUTES}"
+        ));
     }
     Ok(())
 }
