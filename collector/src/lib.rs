@@ -18,3 +18,5 @@
 pub mod access;
 pub mod config;
 pub mod event;
+pub mod inbox;
+pub mod ingest;
