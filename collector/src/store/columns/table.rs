@@ -89,6 +89,8 @@ const TABLE: &[Line] = &[
     ("audit.hook", Text, BY_PATH),
     ("audit.key_ids", Json, BY_PATH),
     ("audit.counters", Json, None),
+    ("audit.actor", Text, Some(&["actor"])),
+    ("audit.fingerprints", Json, Some(&["asked"])),
     ("audit.detail", Text, BY_PATH),
     ("process.pid", Int64, Some(&["pid"])),
     ("process.creation.time", Time, BY_PATH),
