@@ -20,3 +20,4 @@ pub mod config;
 pub mod event;
 pub mod inbox;
 pub mod ingest;
+pub mod store;
