@@ -16,8 +16,10 @@
 //! Invariant: no secret comes here; `cli::trail` alone reads one, on the machine of who asks, and sends fingerprints.
 
 pub mod access;
+pub mod cli;
 pub mod config;
 pub mod event;
 pub mod inbox;
 pub mod ingest;
+pub mod serve;
 pub mod store;

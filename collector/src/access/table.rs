@@ -171,6 +171,26 @@ impl Access {
         Ok(())
     }
 
+    /// Names this installation: 32 hexadecimal digits, made once.
+    ///
+    /// # Errors
+    /// What SQLite says, or the system has no random bytes.
+    pub fn installation(&self) -> Result<String, Error> {
+        let state = self.lock();
+        let mut id = [0; 16];
+        getrandom::fill(&mut id)?;
+        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        state.database.execute(
+            "INSERT INTO facts VALUES ('installation', ?1) ON CONFLICT DO NOTHING",
+            [&id],
+        )?;
+        Ok(state.database.query_row(
+            "SELECT value FROM facts WHERE name = 'installation'",
+            [],
+            |row| row.get(0),
+        )?)
+    }
+
     /// The key of the first start has done what it was for.
     ///
     /// # Errors

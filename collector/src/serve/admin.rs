@@ -11,9 +11,9 @@
 
 use super::gate::{Gate, now};
 use super::listener::Peer;
-use super::recorder::Recorder;
 use crate::access::{Access, Caller, Denied, Error, KeyId, KeyRow, Role};
-use agent_common::event::{Action, AuditDetail};
+use crate::inbox::Inbox;
+use agent_common::event::{Action, Audit, AuditDetail, Body, Time};
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -31,7 +31,7 @@ const DAY: i64 = 86_400;
 pub struct Admin {
     pub access: Arc<Access>,
     pub gate: Gate,
-    pub recorder: Arc<Recorder>,
+    pub inbox: Inbox,
 }
 
 #[derive(Deserialize, utoipa::ToSchema)]
@@ -106,7 +106,7 @@ impl Admin {
     ) -> Result<Caller, Failure> {
         let caller = self
             .gate
-            .caller(headers, peer)
+            .caller(headers, peer.certificate.as_deref())
             .await
             .map_err(Failure::Denied)?;
         if !(first && caller.first_use) {
@@ -121,9 +121,10 @@ impl Admin {
             detail: Some(detail),
             ..AuditDetail::of(Action::AccessChanged)
         };
-        self.recorder
-            .audit(audit)
+        self.inbox
+            .say(Time::now(), Body::Audit(Audit { audit }))
             .await
+            .map(drop)
             .map_err(|error| Failure::Unrecorded(error.to_string()))
     }
 }

@@ -1,6 +1,5 @@
 //! Who a request is from: by its key, its password, or its connection's certificate.
 
-use super::listener::Peer;
 use crate::access::{Access, Caller, Denied, Role};
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
@@ -30,9 +29,13 @@ impl Gate {
     ///
     /// # Errors
     /// [`Denied::Missing`] and [`Denied::Unknown`].
-    pub async fn caller(&self, headers: &HeaderMap, peer: &Peer) -> Result<Caller, Denied> {
+    pub async fn caller(
+        &self,
+        headers: &HeaderMap,
+        certificate: Option<&str>,
+    ) -> Result<Caller, Denied> {
         let Some(value) = headers.get(AUTHORIZATION) else {
-            let certificate = peer.certificate.as_ref().ok_or(Denied::Missing)?;
+            let certificate = certificate.ok_or(Denied::Missing)?;
             return Ok(Caller {
                 name: format!("certificate:{certificate}").into(),
                 role: Role::Ingest,
