@@ -132,12 +132,11 @@ impl Writer {
         }
         let path = new_path(level, hour, u64::from_be_bytes(unique));
         let upload = BufWriter::with_capacity(objects, path.clone(), PART_BYTES);
-        let inner =
-            AsyncArrowWriter::try_new(upload, columns::schema(), Some(PROPERTIES.clone()))
-                .map_err(|source| Error::Write {
-                    path: path.clone(),
-                    source,
-                })?;
+        let inner = AsyncArrowWriter::try_new(upload, columns::schema(), Some(PROPERTIES.clone()))
+            .map_err(|source| Error::Write {
+                path: path.clone(),
+                source,
+            })?;
         Ok(Self {
             inner,
             path,
