@@ -73,6 +73,9 @@ fn properties() -> WriterProperties {
         .build()
 }
 
+/// Fingerprints that somebody asked the collector for: a part of their story.
+const ASKED: &str = "audit_fingerprints";
+
 /// Columns by whose values pages are left out.
 const PAGED: [&str; 2] = [FINGERPRINT, TIME];
 
@@ -208,8 +211,11 @@ impl Writer {
                 self.fingerprint(fingerprint);
             }
         }
-        if let Some(more) = batch.column_by_name(FINGERPRINTS_MORE) {
-            for list in more.as_string_view().iter().flatten() {
+        for column in [FINGERPRINTS_MORE, ASKED] {
+            let Some(lists) = batch.column_by_name(column) else {
+                continue;
+            };
+            for list in lists.as_string_view().iter().flatten() {
                 for fingerprint in serde_json::from_str::<Vec<String>>(list).unwrap_or_default() {
                     self.keys.insert(fingerprint_key(&fingerprint));
                 }
