@@ -16,3 +16,5 @@
 //! Invariant: no secret comes here; `cli::trail` alone reads one, on the machine of who asks, and sends fingerprints.
 
 pub mod event;
+pub mod search;
+pub mod store;
