@@ -5,10 +5,13 @@
 //! | [`language`] | text to a [`language::Query`], with errors that point at characters |
 //! | [`fields`] | the names that the language knows, from the store's table of columns |
 //! | [`plan`] | a query as a filter expression over those columns |
-//! | [`address`] | a function for DataFusion: an address is in a block |
+//! | [`functions`] | two functions for DataFusion: an address is in a block, a list has a text |
 //! | [`engine`] | the questions: search, stats, trail, explain; their limits |
 //!
 //! Invariant: no SQL text is made anywhere, so nothing that people type is ever read as SQL.
 
 pub mod fields;
 pub mod language;
+pub mod engine;
+pub mod functions;
+pub mod plan;
