@@ -1,17 +1,17 @@
-//! The agent about itself.
+//! Agent and collector about themselves.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Something about the agent itself.
+/// Something about the program itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Audit {
-    /// What happened to the agent.
+    /// What happened to it.
     pub audit: AuditDetail,
 }
 
-/// What happened to the agent.
+/// What happened to the program.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuditDetail {
     /// What happened.
@@ -31,12 +31,36 @@ pub struct AuditDetail {
     /// Counters since the start, by name (`calls.seen`, `ring.records`, `events.usage`, `losses.ring_full`, ...).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counters: BTreeMap<String, u64>,
+    /// Who asked the collector: `key:ID (NAME)`, `admin`, `certificate:NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// The fingerprints that were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fingerprints: Vec<super::Fingerprint>,
     /// What it was about, for people: the signal, the changed keys of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
 }
 
-/// What happened to an agent.
+impl AuditDetail {
+    /// With nothing but what happened.
+    #[must_use]
+    pub fn of(action: Action) -> Self {
+        Self {
+            action,
+            scope: Vec::new(),
+            kernel: None,
+            hook: None,
+            key_ids: Vec::new(),
+            counters: BTreeMap::new(),
+            actor: None,
+            fingerprints: Vec::new(),
+            detail: None,
+        }
+    }
+}
+
+/// What happened to an agent or a collector.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -56,4 +80,12 @@ pub enum Action {
     PointAttached,
     /// A key-log point was dropped, because it did not prove itself.
     PointDropped,
+    /// The collector is ready and receives.
+    CollectorStarted,
+    /// The collector stops.
+    CollectorStopped,
+    /// Somebody asked the collector for a credential's trail.
+    TrailAsked,
+    /// A key of the collector was made or revoked, or its admin's password set.
+    AccessChanged,
 }

@@ -258,13 +258,13 @@ fn samples() -> Vec<Envelope> {
             6,
             Body::Audit(Audit {
                 audit: AuditDetail {
-                    action: Action::AgentStopped,
                     scope: vec!["cgroup:/tokentrail-demo".into()],
                     kernel: Some("6.1.0-40-amd64".into()),
                     hook: Some(Hook::Fentry),
                     key_ids: vec!["k1".into()],
                     counters: BTreeMap::from([("ring.records".into(), 10)]),
                     detail: Some("SIGTERM".into()),
+                    ..AuditDetail::of(Action::AgentStopped)
                 },
             }),
         ),

@@ -1,0 +1,3 @@
+//! Events for months: columns, Parquet segments, the catalog.
+
+pub mod columns;
