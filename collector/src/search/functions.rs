@@ -95,9 +95,11 @@ impl ScalarUDFImpl for Function {
                     .collect();
                 Ok(ColumnarValue::Array(std::sync::Arc::new(holds)))
             }
-            Some(ColumnarValue::Scalar(value)) => Ok(ColumnarValue::Scalar(ScalarValue::Boolean(
-                one(value.try_as_str().flatten()),
-            ))),
+            Some(ColumnarValue::Scalar(value)) => {
+                Ok(ColumnarValue::Scalar(ScalarValue::Boolean(one(value
+                    .try_as_str()
+                    .flatten()))))
+            }
             None => Ok(ColumnarValue::Scalar(ScalarValue::Boolean(None))),
         }
     }

@@ -10,8 +10,8 @@
 //!
 //! Invariant: no SQL text is made anywhere, so nothing that people type is ever read as SQL.
 
-pub mod fields;
-pub mod language;
 pub mod engine;
+pub mod fields;
 pub mod functions;
+pub mod language;
 pub mod plan;

@@ -37,7 +37,10 @@ fn holds(query: &Query, now: i64, positive: bool) -> Expr {
         Query::And(queries) if positive => joined(queries, Operator::And),
         Query::Or(queries) if !positive => joined(queries, Operator::And),
         Query::And(queries) | Query::Or(queries) => joined(queries, Operator::Or),
-        Query::Term(Term { field, test: Test::Exists }) if !positive => column(field.column).is_null(),
+        Query::Term(Term {
+            field,
+            test: Test::Exists,
+        }) if !positive => column(field.column).is_null(),
         Query::Term(term) if positive => term_holds(term, now),
         Query::Term(term) => Expr::IsNotTrue(Box::new(term_holds(term, now))),
     }
@@ -56,7 +59,9 @@ fn balanced(mut parts: Vec<Expr>, operator: Operator) -> Expr {
         }
         parts = next;
     }
-    parts.pop().unwrap_or_else(|| lit(operator == Operator::And))
+    parts
+        .pop()
+        .unwrap_or_else(|| lit(operator == Operator::And))
 }
 
 pub(super) fn column(name: &str) -> Expr {
@@ -94,9 +99,10 @@ fn equals(field: &Field, value: &Value, now: i64) -> Expr {
     let own = || column(field.column);
     match value {
         Value::Text(value) => match field.kind {
-            Kind::Fingerprint => own()
-                .eq(text(value))
-                .or(text_contains(column(columns::FINGERPRINTS_MORE), quoted(value, true))),
+            Kind::Fingerprint => own().eq(text(value)).or(text_contains(
+                column(columns::FINGERPRINTS_MORE),
+                quoted(value, true),
+            )),
             Kind::List => text_contains(own(), quoted(value, true)),
             _ => own().eq(text(value)),
         },
@@ -228,10 +234,12 @@ pub fn bounds(query: &Query, now: i64) -> (i64, i64) {
             let (from, to) = bounds(query, now);
             (low.max(from), high.min(to))
         }),
-        Query::Or(queries) => queries.iter().fold((i64::MAX, i64::MIN), |(low, high), query| {
-            let (from, to) = bounds(query, now);
-            (low.min(from), high.max(to))
-        }),
+        Query::Or(queries) => queries
+            .iter()
+            .fold((i64::MAX, i64::MIN), |(low, high), query| {
+                let (from, to) = bounds(query, now);
+                (low.min(from), high.max(to))
+            }),
         Query::Term(Term { field, test }) if field.column == columns::TIME => {
             let span = |value: &Value| match value {
                 Value::Moment(moment) => moment.span(now),
@@ -279,7 +287,9 @@ pub fn fingerprints(query: &Query) -> Option<BTreeSet<&str>> {
 /// Every fingerprint, or prefix of one, that the query names, wherever: who asks so looks for a credential.
 #[must_use]
 pub fn named_fingerprints(query: &Query) -> BTreeSet<&str> {
-    let named = query.terms().filter(|term| term.field.kind == Kind::Fingerprint);
+    let named = query
+        .terms()
+        .filter(|term| term.field.kind == Kind::Fingerprint);
     named
         .filter_map(|term| match &term.test {
             Test::Equals(Value::Text(value)) | Test::Prefix(value) => Some(value.as_str()),
@@ -333,13 +343,29 @@ mod tests {
             ("", i64::MIN, i64::MAX),
             ("since:1h", NOW - HOUR, i64::MAX),
             ("since:2h until:1h", NOW - 2 * HOUR, NOW - HOUR - 1),
-            ("since:2h (until:1h or kind:usage)", NOW - 2 * HOUR, i64::MAX),
+            (
+                "since:2h (until:1h or kind:usage)",
+                NOW - 2 * HOUR,
+                i64::MAX,
+            ),
             ("since:2h or since:3h", NOW - 3 * HOUR, i64::MAX),
             ("since:2h or kind:usage", i64::MIN, i64::MAX),
             ("-since:2h", i64::MIN, i64::MAX),
-            ("time:2001-09-01", day("2001-09-01").0, day("2001-09-01").1 - 1),
-            ("time:2001-09-01..2001-09-02", day("2001-09-01").0, day("2001-09-02").1 - 1),
-            ("time:>2001-09-01 time:<2001-09-03", day("2001-09-02").0, day("2001-09-03").0 - 1),
+            (
+                "time:2001-09-01",
+                day("2001-09-01").0,
+                day("2001-09-01").1 - 1,
+            ),
+            (
+                "time:2001-09-01..2001-09-02",
+                day("2001-09-01").0,
+                day("2001-09-02").1 - 1,
+            ),
+            (
+                "time:>2001-09-01 time:<2001-09-03",
+                day("2001-09-02").0,
+                day("2001-09-03").0 - 1,
+            ),
             ("observed_time:>2001-09-01", i64::MIN, i64::MAX),
         ] {
             assert_eq!(bounds(&parse(query).unwrap(), NOW), (low, high), "{query}");

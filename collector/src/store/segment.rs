@@ -39,15 +39,9 @@ impl Level {
     /// Reads [`Self::number`].
     #[must_use]
     pub fn from_number(number: i64) -> Option<Self> {
-        [
-            Self::Sealed,
-            Self::Part,
-            Self::Hour,
-            Self::Day,
-            Self::Mixed,
-        ]
-        .into_iter()
-        .find(|level| level.number() == number)
+        [Self::Sealed, Self::Part, Self::Hour, Self::Day, Self::Mixed]
+            .into_iter()
+            .find(|level| level.number() == number)
     }
 }
 

@@ -24,7 +24,9 @@ const LENGTH_MAX: usize = 4 * 1024;
 pub enum InvalidCursor {
     #[error("not a cursor of this server")]
     Form,
-    #[error("the cursor belongs to another question: it goes with the query and order of its first page")]
+    #[error(
+        "the cursor belongs to another question: it goes with the query and order of its first page"
+    )]
     Question,
 }
 
@@ -119,7 +121,10 @@ impl Cursor {
 
 fn mark(query: &Query, order: Order) -> u32 {
     let digest = Sha256::digest(format!("{order:?} {query}"));
-    digest.iter().take(4).fold(0, |mark, byte| mark << 8 | u32::from(*byte))
+    digest
+        .iter()
+        .take(4)
+        .fold(0, |mark, byte| mark << 8 | u32::from(*byte))
 }
 
 #[cfg(test)]
@@ -147,7 +152,10 @@ mod tests {
             assert_eq!(read, Err(InvalidCursor::Form), "{cut}");
         }
         for text in ["", "ü", "AAAA", &"A".repeat(LENGTH_MAX + 1)] {
-            assert_eq!(Cursor::read(text, &query, Order::Newest), Err(InvalidCursor::Form));
+            assert_eq!(
+                Cursor::read(text, &query, Order::Newest),
+                Err(InvalidCursor::Form)
+            );
         }
     }
 }

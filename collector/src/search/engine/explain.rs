@@ -66,13 +66,17 @@ impl Engine {
                 .map_err(|error| self.failed(error))?;
             let (low, high) = crate::search::plan::bounds(&question.query, planned.now);
             let time = |nanos: i64| Time::from_unix_nanos(i128::from(nanos));
-            let files = chosen.segments.iter().take(FILES_MAX).map(|segment| ReadFile {
-                path: segment.path.to_string(),
-                rows: segment.rows,
-                bytes: segment.bytes,
-                first: time(segment.min_time),
-                last: time(segment.max_time),
-            });
+            let files = chosen
+                .segments
+                .iter()
+                .take(FILES_MAX)
+                .map(|segment| ReadFile {
+                    path: segment.path.to_string(),
+                    rows: segment.rows,
+                    bytes: segment.bytes,
+                    first: time(segment.min_time),
+                    last: time(segment.max_time),
+                });
             Ok(Explanation {
                 query: match &question.query {
                     Query::All => "everything".to_owned(),

@@ -26,7 +26,7 @@ pub use cursor::InvalidCursor;
 pub use explain::{Explanation, ReadFile};
 pub use search::{Order, Page, SearchQuestion};
 pub use stats::{Counted, Counts, StatsQuestion};
-pub use trail::{Facet, FacetRow, FACETS, Trail, TrailQuestion};
+pub use trail::{FACETS, Facet, FacetRow, Trail, TrailQuestion};
 
 use super::language::QueryError;
 use crate::store::Snapshot;
@@ -102,11 +102,15 @@ pub enum SearchError {
         value: String,
         expected: String,
     },
-    #[error("up to {rows} events would be read, and at most {most} are without `force`: a shorter time (`since:1h`) or a fingerprint narrows it")]
+    #[error(
+        "up to {rows} events would be read, and at most {most} are without `force`: a shorter time (`since:1h`) or a fingerprint narrows it"
+    )]
     TooMuch { rows: u64, most: u64 },
     #[error("not answered within {} s: ask for a shorter time, or for fewer groups", .0.as_secs_f64())]
     Time(Duration),
-    #[error("more than {0} bytes of memory would be needed: ask for a shorter time, or for fewer groups")]
+    #[error(
+        "more than {0} bytes of memory would be needed: ask for a shorter time, or for fewer groups"
+    )]
     Memory(usize),
     /// Not the asker's fault; the text is for the log.
     #[error("the store could not be read: {0}")]
@@ -160,7 +164,8 @@ impl Engine {
         parquet.pushdown_filters = true;
         parquet.reorder_filters = true;
         parquet.bloom_filter_on_read = true;
-        let pool = TrackConsumersPool::new(GreedyMemoryPool::new(self.limits.memory), NonZeroUsize::MIN);
+        let pool =
+            TrackConsumersPool::new(GreedyMemoryPool::new(self.limits.memory), NonZeroUsize::MIN);
         let runtime = RuntimeEnv {
             memory_pool: Arc::new(pool),
             // Stores of other questions' snapshots stay out of this one.

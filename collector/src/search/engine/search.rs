@@ -120,7 +120,9 @@ impl Engine {
             chosen.by_time += before - chosen.segments.len();
         }
         if *order == Order::Oldest {
-            chosen.segments.sort_by_key(|segment| (segment.min_time, segment.id));
+            chosen
+                .segments
+                .sort_by_key(|segment| (segment.min_time, segment.id));
         }
         let mut frame = self.filtered(snapshot, &chosen, query, now)?;
         let failed = |error| self.failed(error);

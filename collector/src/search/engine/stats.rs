@@ -2,14 +2,16 @@
 //!
 //! Invariant: the counts of all groups add up to `total`.
 
+use super::Chosen;
 use super::{Engine, SearchError};
 use crate::search::fields::{Field, Kind};
 use crate::search::language::Query;
 use crate::search::plan;
 use crate::store::Snapshot;
-use super::Chosen;
 use agent_common::event::Time;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringViewArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringViewArray,
+};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::error::ArrowError;
@@ -84,7 +86,9 @@ impl Engine {
             let mut ranking = Ranking::new(limit, question.every.is_some());
             while let Some(batch) = groups.next().await {
                 let batch = batch.map_err(failed)?;
-                ranking.take(&batch, &question.by).map_err(|error| failed(error.into()))?;
+                ranking
+                    .take(&batch, &question.by)
+                    .map_err(|error| failed(error.into()))?;
             }
             Ok(ranking.counts(&question.by))
         })
@@ -207,14 +211,22 @@ impl Ranking {
             }
             self.seen += 1;
             self.total = self.total.saturating_add(count);
-            let bucket = buckets.as_ref().map_or(0, |buckets| buckets.as_primitive::<Int64Type>().value(row));
+            let bucket = buckets
+                .as_ref()
+                .map_or(0, |buckets| buckets.as_primitive::<Int64Type>().value(row));
             let full = self.kept.len() == self.limit;
-            if full && self.kept.peek().is_some_and(|last| (bucket, Reverse(count)) > (last.0, last.1)) {
+            if full
+                && self
+                    .kept
+                    .peek()
+                    .is_some_and(|last| (bucket, Reverse(count)) > (last.0, last.1))
+            {
                 continue;
             }
             let values: Vec<Value> = columns.iter().map(|column| column.value(row)).collect();
             let text = serde_json::to_string(&values).unwrap_or_default();
-            self.kept.push((bucket, Reverse(count), text, Values(values)));
+            self.kept
+                .push((bucket, Reverse(count), text, Values(values)));
             if full {
                 self.kept.pop();
             }
@@ -252,9 +264,11 @@ impl Readable {
     pub(super) fn new(array: &ArrayRef) -> Result<Self, ArrowError> {
         Ok(match array.data_type() {
             DataType::Boolean => Self::Boolean(array.as_boolean().clone()),
-            data if data.is_integer() => {
-                Self::Integer(cast(array, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
-            }
+            data if data.is_integer() => Self::Integer(
+                cast(array, &DataType::Int64)?
+                    .as_primitive::<Int64Type>()
+                    .clone(),
+            ),
             _ => Self::Text(cast(array, &DataType::Utf8View)?.as_string_view().clone()),
         })
     }

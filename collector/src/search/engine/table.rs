@@ -69,7 +69,6 @@ impl fmt::Debug for SnapshotTable {
 
 impl SnapshotTable {
     fn file(&self, segment: &Segment) -> PartitionedFile {
-        
         PartitionedFile::new(segment.path.to_string(), segment.bytes)
             .with_statistics(Arc::new(self.statistics(segment)))
     }
@@ -102,7 +101,7 @@ impl SnapshotTable {
             Arc::clone(&self.objects),
             Arc::clone(&self.footers),
         );
-        let schema = TableSchema::from_file_schema(Arc::clone(&self.schema));
+        let schema = TableSchema::from(Arc::clone(&self.schema));
         let source = ParquetSource::new(schema)
             .with_parquet_file_reader_factory(Arc::new(factory))
             .with_pushdown_filters(true)

@@ -25,12 +25,29 @@ pub const FINGERPRINTS_MAX: usize = 64;
 
 /// What a trail tells of: the name of each facet, and the contract paths of its values.
 pub const FACETS: [(&str, &[&str]); 7] = [
-    ("process", &["process.executable.path", "process.executable.hash.sha256"]),
+    (
+        "process",
+        &["process.executable.path", "process.executable.hash.sha256"],
+    ),
     ("user", &["process.real_user.id", "process.real_user.name"]),
     ("host", &["host.name", "host.id"]),
-    ("container", &["container.id", "container.runtime.name", "k8s.pod.uid", "systemd.unit"]),
-    ("peer", &["network.peer.address", "server.address", "server.port"]),
-    ("operation", &["direction", "http.request.method", "url.template"]),
+    (
+        "container",
+        &[
+            "container.id",
+            "container.runtime.name",
+            "k8s.pod.uid",
+            "systemd.unit",
+        ],
+    ),
+    (
+        "peer",
+        &["network.peer.address", "server.address", "server.port"],
+    ),
+    (
+        "operation",
+        &["direction", "http.request.method", "url.template"],
+    ),
     ("status", &["http.response.status_code"]),
 ];
 
@@ -128,7 +145,9 @@ impl Engine {
         let page = self.page(snapshot, &search).await?;
         let chosen = self.choose(snapshot, &search.query, search.now).await?;
         let counted = |paths: &'static [&'static str]| {
-            let groups = paths.iter().filter_map(|path| crate::search::fields::find(path));
+            let groups = paths
+                .iter()
+                .filter_map(|path| crate::search::fields::find(path));
             let groups: Vec<Expr> = groups.map(|field| plan::column(field.column)).collect();
             let time = || plan::column(columns::TIME);
             let counts = vec![
@@ -152,7 +171,8 @@ impl Engine {
                 .and_then(|frame| frame.limit(0, Some(question.limit.saturating_add(1))))
                 .map_err(|error| self.failed(error))?;
             let batches = self.collect(frame).await?;
-            let mut rows = rows(&batches, paths.len()).map_err(|error| self.failed(error.into()))?;
+            let mut rows =
+                rows(&batches, paths.len()).map_err(|error| self.failed(error.into()))?;
             // Those that have none of it are told apart by the counts.
             rows.retain(|row| !row.values.iter().all(Value::is_null));
             let more = rows.len() > question.limit;
@@ -176,10 +196,7 @@ impl Engine {
 }
 
 /// Rows of `values` columns, a count, and two times; one of nothing counted is left out.
-fn rows(
-    batches: &[RecordBatch],
-    values: usize,
-) -> Result<Vec<FacetRow>, arrow::error::ArrowError> {
+fn rows(batches: &[RecordBatch], values: usize) -> Result<Vec<FacetRow>, arrow::error::ArrowError> {
     let mut rows = Vec::new();
     for batch in batches {
         let columns = batch.columns()[..values].iter().map(Readable::new);
