@@ -15,6 +15,7 @@
 //! Invariant: an event is acknowledged only when it survives power loss, and is found once, whatever is killed.
 //! Invariant: no secret comes here; `cli::trail` alone reads one, on the machine of who asks, and sends fingerprints.
 
+pub mod api;
 pub mod event;
 pub mod search;
 pub mod store;
