@@ -73,6 +73,9 @@ fn properties() -> WriterProperties {
         .build()
 }
 
+/// Fingerprints that somebody asked the collector for: a part of their story.
+const ASKED: &str = "audit_fingerprints";
+
 /// Columns by whose values pages are left out.
 const PAGED: [&str; 2] = [FINGERPRINT, TIME];
 
@@ -132,12 +135,11 @@ impl Writer {
         }
         let path = new_path(level, hour, u64::from_be_bytes(unique));
         let upload = BufWriter::with_capacity(objects, path.clone(), PART_BYTES);
-        let inner =
-            AsyncArrowWriter::try_new(upload, columns::schema(), Some(PROPERTIES.clone()))
-                .map_err(|source| Error::Write {
-                    path: path.clone(),
-                    source,
-                })?;
+        let inner = AsyncArrowWriter::try_new(upload, columns::schema(), Some(PROPERTIES.clone()))
+            .map_err(|source| Error::Write {
+                path: path.clone(),
+                source,
+            })?;
         Ok(Self {
             inner,
             path,
@@ -209,8 +211,11 @@ impl Writer {
                 self.fingerprint(fingerprint);
             }
         }
-        if let Some(more) = batch.column_by_name(FINGERPRINTS_MORE) {
-            for list in more.as_string_view().iter().flatten() {
+        for column in [FINGERPRINTS_MORE, ASKED] {
+            let Some(lists) = batch.column_by_name(column) else {
+                continue;
+            };
+            for list in lists.as_string_view().iter().flatten() {
                 for fingerprint in serde_json::from_str::<Vec<String>>(list).unwrap_or_default() {
                     self.keys.insert(fingerprint_key(&fingerprint));
                 }
