@@ -82,8 +82,8 @@ section! {
     pub struct Query {
         /// Seconds that it may take.
         pub seconds: Ranged<1, 3_600> = Ranged::new(30),
-        /// Bytes of memory of all questions together.
-        pub memory_bytes: Ranged<16_777_216, 1_099_511_627_776> = Ranged::new(1024 * 1024 * 1024),
+        /// Bytes of memory that its plan may hold; four are answered at a time.
+        pub memory_bytes: Ranged<16_777_216, 1_099_511_627_776> = Ranged::new(512 * 1024 * 1024),
         /// Events that it may have to look at; one that would look at more says so, and can be forced.
         pub scan_rows: Ranged<1_000, 1_000_000_000_000> = Ranged::new(200_000_000),
     }

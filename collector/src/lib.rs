@@ -16,10 +16,12 @@
 //! Invariant: no secret comes here; `cli::trail` alone reads one, on the machine of who asks, and sends fingerprints.
 
 pub mod access;
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod event;
 pub mod inbox;
 pub mod ingest;
+pub mod search;
 pub mod serve;
 pub mod store;

@@ -14,6 +14,7 @@ mod health;
 mod listener;
 mod metrics;
 mod objects;
+mod questions;
 mod tasks;
 mod tls;
 
@@ -21,9 +22,11 @@ pub use gate::Gate;
 pub use listener::Peer;
 
 use crate::access::{self, Access, ApiKey};
+use crate::api;
 use crate::config::Config;
 use crate::inbox::{self, AppendError, Inbox};
 use crate::ingest;
+use crate::search::engine::{self, Engine, SearchError};
 use crate::store::catalog::{CatalogError, SqliteCatalog};
 use crate::store::{self, Store};
 use admin::Admin;
@@ -75,6 +78,8 @@ pub enum Error {
     Catalog(#[from] CatalogError),
     #[error(transparent)]
     Store(#[from] store::Error),
+    #[error(transparent)]
+    Engine(#[from] SearchError),
     #[error("serving failed: {0}")]
     Serve(std::io::Error),
 }
@@ -154,8 +159,26 @@ pub async fn serve(
         ingest: receive.counters(),
         done: Arc::default(),
     };
+    let questions = Arc::new(questions::Questions {
+        store: store.clone(),
+        inbox: inbox.clone(),
+        gate: gate.clone(),
+    });
+    let limits = engine::Limits {
+        time: Duration::from_secs(config.query.seconds.get()),
+        memory: config.query.memory_bytes.size(),
+        rows: config.query.scan_rows.get(),
+        ..engine::Limits::default()
+    };
+    let answers = Arc::new(api::State::new(
+        Engine::new(questions.clone(), limits)?,
+        questions.clone(),
+        questions.clone(),
+        questions,
+    ));
     let app = Router::new()
         .merge(ingest::router(receive))
+        .merge(api::router(answers))
         .merge(admin::router(Admin {
             access,
             gate,
