@@ -54,7 +54,7 @@ pub struct MadeKey {
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPassword {
-    pub password: Zeroizing<String>,
+    pub password: String,
 }
 
 /// The routes.
@@ -196,12 +196,13 @@ async fn password(
     headers: HeaderMap,
     Json(wanted): Json<NewPassword>,
 ) -> Result<StatusCode, Failure> {
+    let password = Zeroizing::new(wanted.password);
     let caller = admin.caller(&headers, &peer, true).await?;
     admin
         .record(&caller, "set the admin's password".to_owned())
         .await?;
     let access = admin.access.clone();
-    tokio::task::spawn_blocking(move || access.set_password(&wanted.password))
+    tokio::task::spawn_blocking(move || access.set_password(&password))
         .await
         .map_err(|error| Failure::Unrecorded(error.to_string()))?
         .map_err(Failure::Access)?;
