@@ -1,5 +1,6 @@
 //! The store as a whole: on memory and on a directory, with failing and forgetful disks, killed at any point.
 
+mod crash;
 mod faulty;
 mod load;
 mod power;
