@@ -1,6 +1,6 @@
 //! Rows into a Parquet file.
 //!
-//! How each column is encoded was measured on realistic events (`cargo run --release --example columns`): times and
+//! How each column is encoded was measured on realistic events (`tests/cost.rs` prints what each costs): times and
 //! sequences as deltas, what hardly repeats without a dictionary, the rest by dictionary; all of it zstd-3.
 //!
 //! Invariant: rows come in sorted by [`columns::SORT`], and the file says so.
