@@ -16,6 +16,7 @@
 //! Invariant: no secret comes here; `cli::trail` alone reads one, on the machine of who asks, and sends fingerprints.
 
 pub mod api;
+pub mod cli;
 pub mod event;
 pub mod search;
 pub mod store;

@@ -20,7 +20,10 @@ pub(crate) struct World {
 #[async_trait::async_trait]
 impl Authorize for World {
     async fn authorize(&self, request: &Parts, right: Right) -> Result<Arc<str>, Denied> {
-        let key = request.headers.get("authorization").and_then(|value| value.to_str().ok());
+        let key = request
+            .headers
+            .get("authorization")
+            .and_then(|value| value.to_str().ok());
         match (key, right) {
             (Some("Bearer analyst"), _) => Ok("anna".into()),
             (Some("Bearer reader"), Right::Read) => Ok("rea".into()),
@@ -47,7 +50,9 @@ impl Live for World {
         let receiver = self.live.subscribe();
         futures::stream::unfold(receiver, async |mut receiver| match receiver.recv().await {
             Ok(events) => Some((Fresh::Events(events), receiver)),
-            Err(broadcast::error::RecvError::Lagged(missed)) => Some((Fresh::Missed(missed), receiver)),
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                Some((Fresh::Missed(missed), receiver))
+            }
             Err(broadcast::error::RecvError::Closed) => None,
         })
         .boxed()
@@ -101,12 +106,23 @@ impl Server {
     }
 
     async fn send(&self, key: &str, target: &str, accept: &str, body: Option<String>) -> Answer {
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().new_agent();
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build()
+            .new_agent();
         let (uri, key) = (format!("{}{target}", self.address), format!("Bearer {key}"));
         let accept = accept.to_owned();
         let answer = tokio::task::spawn_blocking(move || match body {
-            None => agent.get(uri).header("authorization", key).header("accept", accept).call(),
-            Some(body) => agent.post(uri).header("authorization", key).header("accept", accept).send(body),
+            None => agent
+                .get(uri)
+                .header("authorization", key)
+                .header("accept", accept)
+                .call(),
+            Some(body) => agent
+                .post(uri)
+                .header("authorization", key)
+                .header("accept", accept)
+                .send(body),
         });
         let mut answer = answer.await.unwrap().unwrap();
         Answer {
@@ -121,10 +137,11 @@ impl Server {
     }
 
     async fn trail(&self, key: &str, body: &Value) -> Answer {
-        self.send(key, "/v1/trail", "*/*", Some(body.to_string())).await
+        self.send(key, "/v1/trail", "*/*", Some(body.to_string()))
+            .await
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.world.asked.lock().unwrap())
     }
 }
@@ -132,33 +149,55 @@ impl Server {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_come_as_they_were_sent() {
     let server = Server::new(Limits::default()).await;
-    let page = server.get("/v1/search?q=kind:usage&limit=2&order=oldest").await;
+    let page = server
+        .get("/v1/search?q=kind:usage&limit=2&order=oldest")
+        .await;
     assert_eq!(page.status, 200, "{}", page.body);
     let cursor = page.json()["cursor"].as_str().unwrap().to_owned();
     // Byte for byte, whatever serde_json would make of them.
     let mut usage: Vec<&Event> = server
         .events
         .iter()
-        .filter(|event| event.json.windows(14).any(|window| window == b"\"kind\":\"usage\""))
+        .filter(|event| {
+            event
+                .json
+                .windows(14)
+                .any(|window| window == b"\"kind\":\"usage\"")
+        })
         .collect();
     usage.sort_by_key(|event| (event.time, event.key.clone()));
     let text = |event: &Event| String::from_utf8(event.json.to_vec()).unwrap();
     let two = format!("{{\"events\":[{},{}],", text(usage[0]), text(usage[1]));
     assert!(page.body.starts_with(&two), "{}", page.body);
 
-    let target = format!("/v1/search?q=kind:usage&limit=2&order=oldest&format=ndjson&cursor={cursor}");
+    let target =
+        format!("/v1/search?q=kind:usage&limit=2&order=oldest&format=ndjson&cursor={cursor}");
     let next = server.get(&target).await;
-    assert_eq!(next.body, format!("{}\n{}\n", text(usage[2]), text(usage[3])));
+    assert_eq!(
+        next.body,
+        format!("{}\n{}\n", text(usage[2]), text(usage[3]))
+    );
     assert_eq!(next.headers["content-type"], "application/x-ndjson");
     assert!(next.headers.contains_key(CURSOR_HEADER));
 
-    let body = json!({"q": "kind:usage", "limit": 2, "order": "oldest", "cursor": cursor}).to_string();
-    let same = server.send("reader", "/v1/search", "application/x-ndjson", Some(body)).await;
+    let body =
+        json!({"q": "kind:usage", "limit": 2, "order": "oldest", "cursor": cursor}).to_string();
+    let same = server
+        .send("reader", "/v1/search", "application/x-ndjson", Some(body))
+        .await;
     assert_eq!(same.body, next.body);
 
-    let csv = server.send("reader", "/v1/search?q=path:%22/a%20b/%C3%BC%22&limit=1&fields=path,status,args", "text/csv", None);
+    let csv = server.send(
+        "reader",
+        "/v1/search?q=path:%22/a%20b/%C3%BC%22&limit=1&fields=path,status,args",
+        "text/csv",
+        None,
+    );
     let csv = csv.await.body;
-    assert!(csv.starts_with("url.path,http.response.status_code,process.command_args\r\n/a b/ü,"), "{csv}");
+    assert!(
+        csv.starts_with("url.path,http.response.status_code,process.command_args\r\n/a b/ü,"),
+        "{csv}"
+    );
     assert!(csv.contains("\"[\"\""), "{csv}");
 }
 
@@ -166,12 +205,30 @@ async fn events_come_as_they_were_sent() {
 async fn counts_in_three_forms() {
     let server = Server::new(Limits::default()).await;
     let json = server.get("/v1/stats?by=kind").await.json();
-    let sum = |rows: &Value| rows.as_array().unwrap().iter().map(|row| row["count"].as_u64().unwrap()).sum::<u64>();
-    assert_eq!((json["total"].as_u64(), sum(&json["rows"])), (Some(120), 120));
-    let csv = server.get("/v1/stats?by=kind,host&every=6h&format=csv&q=status:401").await.body;
-    assert!(csv.starts_with("time,kind,host.name,count\r\n2026-11-22T00:00:00.000000000Z,usage,"), "{csv}");
+    let sum = |rows: &Value| {
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["count"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    assert_eq!(
+        (json["total"].as_u64(), sum(&json["rows"])),
+        (Some(120), 120)
+    );
+    let csv = server
+        .get("/v1/stats?by=kind,host&every=6h&format=csv&q=status:401")
+        .await
+        .body;
+    assert!(
+        csv.starts_with("time,kind,host.name,count\r\n2026-11-22T00:00:00.000000000Z,usage,"),
+        "{csv}"
+    );
     let lines = server.get("/v1/stats?by=kind&format=ndjson").await.body;
-    assert!(lines.starts_with("{\"values\":[\"usage\"],\"count\":"), "{lines}");
+    assert!(
+        lines.starts_with("{\"values\":[\"usage\"],\"count\":"),
+        "{lines}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,23 +249,39 @@ async fn a_named_fingerprint_is_recorded_first_and_needs_its_right() {
         assert_eq!(server.get(&target).await.status, 403, "{question}");
         assert_eq!(server.asked(), [""; 0]);
         if question != "tail" {
-            assert_eq!(server.send("analyst", &target, "*/*", None).await.status, 200);
-            assert_eq!(server.asked(), [format!("anna {question} {print},tkf1:k1:")]);
+            assert_eq!(
+                server.send("analyst", &target, "*/*", None).await.status,
+                200
+            );
+            assert_eq!(
+                server.asked(),
+                [format!("anna {question} tkf1:k1:,{print}")]
+            );
         }
     }
 
     // What cannot be recorded is not answered.
     server.world.deaf.store(true, Ordering::Relaxed);
     let refused = server.trail("analyst", &body).await;
-    assert_eq!((refused.status, &refused.json()["error"]), (503, &json!("audit")));
+    assert_eq!(
+        (refused.status, &refused.json()["error"]),
+        (503, &json!("audit"))
+    );
     assert!(!refused.body.contains("disk"));
     let target = format!("/v1/search?q=fp:{print}");
-    assert_eq!(server.send("analyst", &target, "*/*", None).await.status, 503);
+    assert_eq!(
+        server.send("analyst", &target, "*/*", None).await.status,
+        503
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wrong_requests_are_told_why() {
-    let server = Server::new(Limits { rows: 100, ..Limits::default() }).await;
+    let server = Server::new(Limits {
+        rows: 100,
+        ..Limits::default()
+    })
+    .await;
     let mut told = String::new();
     for target in [
         "/v1/search?q=provider:a%20stauts:401",
@@ -226,8 +299,16 @@ async fn wrong_requests_are_told_why() {
         let answer = server.get(target).await;
         told += &format!("{target}\n  {} {}\n", answer.status, answer.body);
     }
-    for body in ["{\"fingerprints\":[]}", "{\"fingerprints\":[\"ghp_secret\"]}", "{", "{\"token\":\"x\"}", &"x".repeat(100_000)] {
-        let answer = server.send("analyst", "/v1/trail", "*/*", Some(body.to_owned())).await;
+    for body in [
+        "{\"fingerprints\":[]}",
+        "{\"fingerprints\":[\"ghp_secret\"]}",
+        "{",
+        "{\"token\":\"x\"}",
+        &"x".repeat(100_000),
+    ] {
+        let answer = server
+            .send("analyst", "/v1/trail", "*/*", Some(body.to_owned()))
+            .await;
         told += &format!("{:.40}\n  {} {}\n", body, answer.status, answer.body);
     }
     let unknown = server.send("", "/v1/search", "*/*", None).await;
@@ -254,9 +335,9 @@ async fn wrong_requests_are_told_why() {
         /v1/tail?q=(
           400 {"error":"query","detail":"the query ends where a term is due","expected":"`field:value`, `not`, `-` or `(`","span":{"start":1,"end":1}}
         /v1/trail
-          405 
+          405 {"error":"method","detail":"only by POST"}
         {"fingerprints":[]}
-          400 {"error":"argument","detail":"fingerprints is 0 of them: 1 to 64"}
+          400 {"error":"argument","detail":"0 fingerprints: 1 to 64 are due"}
         {"fingerprints":["ghp_secret"]}
           400 {"error":"argument","detail":"fingerprints[0]: not a fingerprint of the form tkf1:<kid>:<43 characters of base64url>"}
         {
@@ -266,15 +347,23 @@ async fn wrong_requests_are_told_why() {
         xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
           413 {"error":"length","detail":"the request has more than 65536 bytes"}
     "#]].assert_eq(&told);
-    let forced = server.get("/v1/search?q=kind:usage&force=true&limit=1").await;
+    let forced = server
+        .get("/v1/search?q=kind:usage&force=true&limit=1")
+        .await;
     assert_eq!(forced.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_a_search_would_be_answered() {
     let server = Server::new(Limits::default()).await;
-    let told = server.get("/v1/search?q=status:401%20since:2026-11-22T04:00Z&explain=true").await.json();
-    assert_eq!(told["query"], "http.response.status_code:401 since:2026-11-22T04:00Z");
+    let told = server
+        .get("/v1/search?q=status:401%20since:2026-11-22T04:00Z&explain=true")
+        .await
+        .json();
+    assert_eq!(
+        told["query"],
+        "http.response.status_code:401 since:2026-11-22T04:00Z"
+    );
     assert_eq!(told["from"], "2026-11-22T04:00:00.000000000Z");
     assert_eq!(told["segments"], 12);
     assert_eq!(told["segments_excluded_by_time"], 8);
@@ -288,13 +377,21 @@ async fn new_events_are_told_to_who_follows() {
     let server = Server::new(Limits::default()).await;
     let uri = format!("{}/v1/tail?q=kind:loss", server.address);
     let answer = tokio::task::spawn_blocking(move || {
-        ureq::get(uri).header("authorization", "Bearer reader").call().unwrap()
+        ureq::get(uri)
+            .header("authorization", "Bearer reader")
+            .call()
+            .unwrap()
     });
     let answer = answer.await.unwrap();
     assert_eq!(answer.headers()["content-type"], "text/event-stream");
     assert_eq!(server.tell(&server.events), 1, "one reader");
-    let losses = server.events.iter().filter(|event| event.json.windows(6).any(|window| window == b"\"loss\""));
-    let expected: Vec<String> = losses.map(|event| String::from_utf8(event.json.to_vec()).unwrap()).collect();
+    let losses = server
+        .events
+        .iter()
+        .filter(|event| event.json.windows(6).any(|window| window == b"\"loss\""));
+    let expected: Vec<String> = losses
+        .map(|event| String::from_utf8(event.json.to_vec()).unwrap())
+        .collect();
     let count = expected.len();
     assert!(count > 3);
     let told = tokio::task::spawn_blocking(move || {

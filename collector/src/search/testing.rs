@@ -168,7 +168,11 @@ impl Pending for Memory {
     }
 
     fn remove(&self, through: i64) -> Result<(), PendingError> {
-        self.entries.lock().unwrap().1.retain(|entry| entry.id > through);
+        self.entries
+            .lock()
+            .unwrap()
+            .1
+            .retain(|entry| entry.id > through);
         Ok(())
     }
 }

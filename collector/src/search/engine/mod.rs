@@ -26,7 +26,7 @@ pub use cursor::InvalidCursor;
 pub use explain::{Explanation, ReadFile};
 pub use search::{Order, Page, SearchQuestion};
 pub use stats::{Counted, Counts, StatsQuestion};
-pub use trail::{FACETS, Facet, FacetRow, Trail, TrailQuestion};
+pub use trail::{FACETS, FINGERPRINTS_MAX, Facet, FacetRow, Trail, TrailQuestion};
 
 use super::language::QueryError;
 use crate::store::{Snapshot, Store};
@@ -55,7 +55,9 @@ pub trait Source: Send + Sync {
 #[async_trait]
 impl Source for Store {
     async fn snapshot(&self) -> Result<Snapshot, String> {
-        Self::snapshot(self).await.map_err(|error| error.to_string())
+        Self::snapshot(self)
+            .await
+            .map_err(|error| error.to_string())
     }
 }
 

@@ -1,0 +1,8 @@
+//! What people type.
+
+pub mod ask;
+pub mod client;
+mod table;
+#[cfg(test)]
+mod tests;
+pub mod trail;
