@@ -6,7 +6,7 @@ use super::door::Denied;
 use crate::search::engine::SearchError;
 use crate::search::language::QueryError;
 use axum::Json;
-use axum::http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -46,6 +46,8 @@ pub enum Code {
     Unauthorized,
     /// 403
     Forbidden,
+    /// 405: the address takes other methods.
+    Method,
     /// 413: the request is too long.
     Length,
     /// 422: more events would be read than may be; `force` reads them.
@@ -68,6 +70,7 @@ impl Code {
             Self::Query | Self::Cursor | Self::Argument => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Length => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooMuch | Self::Memory => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Store => StatusCode::INTERNAL_SERVER_ERROR,
@@ -85,6 +88,8 @@ pub(super) enum Failure {
     Length {
         most: usize,
     },
+    /// These are taken.
+    Method(&'static str),
     Busy,
     /// For the log.
     Audit(String),
@@ -146,6 +151,7 @@ impl Failure {
                 Code::Length,
                 format!("the request has more than {most} bytes"),
             ),
+            Self::Method(taken) => (Code::Method, format!("only by {taken}")),
             Self::Busy => (
                 Code::Busy,
                 "too many questions at once: ask again".to_owned(),
@@ -174,10 +180,17 @@ fn code(error: &SearchError) -> Code {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
+        let taken = match &self {
+            Self::Method(taken) => Some(*taken),
+            _ => None,
+        };
         let body = self.body();
         let code = body.error;
         let mut response = (code.status(), Json(body)).into_response();
         let headers = response.headers_mut();
+        if let Some(taken) = taken {
+            headers.insert(ALLOW, HeaderValue::from_static(taken));
+        }
         match code {
             Code::Busy | Code::Audit => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));

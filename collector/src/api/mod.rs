@@ -27,7 +27,7 @@ mod search;
 mod stats;
 mod tail;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trail;
 
 pub use door::{Asked, Audit, Authorize, Denied, Fresh, Live, Right};
@@ -42,7 +42,7 @@ use crate::search::language::Query;
 use crate::search::plan;
 use axum::Router;
 use axum::http::request::Parts;
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use failure::Failure;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,19 +85,22 @@ impl State {
         }
     }
 
+    /// Lets in who may ask at all; before anything of the request is looked at.
+    async fn reader(&self, parts: &Parts) -> Result<(), Failure> {
+        self.door.authorize(parts, Right::Read).await?;
+        Ok(())
+    }
+
     /// Lets in who may ask this query, and records it if it names fingerprints.
     async fn admit(&self, parts: &Parts, query: &Query, asked: Asked) -> Result<(), Failure> {
         let named = plan::named_fingerprints(query);
         if named.is_empty() {
-            self.door.authorize(parts, Right::Read).await?;
             return Ok(());
         }
         let who = self.door.authorize(parts, Right::Trail).await?;
         let named: Vec<&str> = named.into_iter().collect();
-        self.audit
-            .asked(&who, asked, &named)
-            .await
-            .map_err(Failure::Audit)
+        let recorded = self.audit.asked(&who, asked, &named).await;
+        recorded.map_err(Failure::Audit)
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, Failure> {
@@ -111,11 +114,14 @@ impl State {
 
 /// The routes, for whoever serves them.
 pub fn router(state: Arc<State>) -> Router {
+    let both =
+        |handler: MethodRouter<Arc<State>>| handler.fallback(async || Failure::Method("GET, POST"));
+    let trail = post(trail::trail).fallback(async || Failure::Method("POST"));
     Router::new()
-        .route("/v1/search", get(search::search).post(search::search))
-        .route("/v1/stats", get(stats::stats).post(stats::stats))
-        .route("/v1/tail", get(tail::tail).post(tail::tail))
-        .route("/v1/trail", post(trail::trail))
+        .route("/v1/search", both(get(search::search).post(search::search)))
+        .route("/v1/stats", both(get(stats::stats).post(stats::stats)))
+        .route("/v1/tail", both(get(tail::tail).post(tail::tail)))
+        .route("/v1/trail", trail)
         .route("/v1/openapi.json", get(openapi::serve))
         .with_state(state)
 }

@@ -5,7 +5,9 @@ use crate::search::engine;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
+use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{Content, Ref, Required};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -42,8 +44,22 @@ pub fn document() -> String {
     let components = document.components.get_or_insert_default();
     components.security_schemes.insert("key".to_owned(), scheme);
     // The same questions, with the parameters in a JSON object.
-    for path in document.paths.paths.values_mut() {
-        path.parameters = None;
+    for (path, parameters) in [
+        ("/v1/search", "SearchParameters"),
+        ("/v1/stats", "StatsParameters"),
+        ("/v1/tail", "TailParameters"),
+    ] {
+        if let Some(item) = document.paths.paths.get_mut(path)
+            && let Some(get) = &item.get
+        {
+            let mut post = get.clone();
+            post.parameters = None;
+            post.operation_id = get.operation_id.as_ref().map(|id| format!("{id}_by_post"));
+            let content = Content::new(Some(Ref::from_schema_name(parameters)));
+            let body = RequestBodyBuilder::new().content("application/json", content);
+            post.request_body = Some(body.required(Some(Required::True)).build());
+            item.post = Some(post);
+        }
     }
     let mut text = document.to_pretty_json().unwrap_or_default();
     text.push('\n');

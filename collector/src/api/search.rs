@@ -75,6 +75,7 @@ pub(super) async fn search(
     request: Request<Body>,
 ) -> Result<Response<Body>, Failure> {
     let (parts, body) = request.into_parts();
+    state.reader(&parts).await?;
     let asked: SearchParameters = parameters::read(&parts, body).await?;
     let query = language::parse(&asked.q)?;
     state.admit(&parts, &query, Asked::Search).await?;

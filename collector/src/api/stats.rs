@@ -57,6 +57,7 @@ pub(super) async fn stats(
     request: Request<Body>,
 ) -> Result<Response<Body>, Failure> {
     let (parts, body) = request.into_parts();
+    state.reader(&parts).await?;
     let asked: StatsParameters = parameters::read(&parts, body).await?;
     let query = language::parse(&asked.q)?;
     state.admit(&parts, &query, Asked::Stats).await?;

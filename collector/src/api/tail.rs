@@ -45,6 +45,7 @@ pub(super) async fn tail(
     request: Request<Body>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
     let (parts, body) = request.into_parts();
+    state.reader(&parts).await?;
     let asked: TailParameters = parameters::read(&parts, body).await?;
     let query = language::parse(&asked.q)?;
     state.admit(&parts, &query, Asked::Tail).await?;

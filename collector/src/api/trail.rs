@@ -4,7 +4,7 @@ use super::door::{Asked, Right};
 use super::failure::{ErrorBody, Failure};
 use super::format::{self, EVENT_FIELDS, Format};
 use super::{State, parameters, search};
-use crate::search::engine::{self, Facet, TrailQuestion};
+use crate::search::engine::{self, FINGERPRINTS_MAX, Facet, TrailQuestion};
 use agent_common::event::{Fingerprint, Time};
 use axum::body::Body;
 use axum::extract;
@@ -73,6 +73,12 @@ pub(super) async fn trail(
     let (parts, body) = request.into_parts();
     let who = state.door.authorize(&parts, Right::Trail).await?;
     let asked: TrailBody = parameters::read(&parts, body).await?;
+    if !(1..=FINGERPRINTS_MAX).contains(&asked.fingerprints.len()) {
+        let count = asked.fingerprints.len();
+        return Err(Failure::Argument(format!(
+            "{count} fingerprints: 1 to {FINGERPRINTS_MAX} are due"
+        )));
+    }
     let fingerprints = asked.fingerprints.iter().enumerate().map(|(index, text)| {
         text.parse::<Fingerprint>()
             // Not repeated: it may be a credential.

@@ -33,6 +33,14 @@ pub struct Field {
     short: &'static [&'static str],
 }
 
+impl Field {
+    /// The shortest of its names.
+    #[must_use]
+    pub fn shortest(&self) -> &'static str {
+        self.short.first().copied().unwrap_or(self.path)
+    }
+}
+
 static FIELDS: LazyLock<Vec<Field>> = LazyLock::new(|| {
     COLUMNS
         .iter()

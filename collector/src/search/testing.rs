@@ -1,21 +1,14 @@
-//! For tests: events that look like an agent's, a source of snapshots without a store, and a second, plain
+//! For tests: events that look like an agent's, a store, and a second, plain
 //! interpretation of the search language over JSON.
 
-use super::engine::{Engine, Limits, Source};
+use super::engine::{Engine, Limits};
 use super::fields::Kind;
 use super::language::moment::Moment;
 use super::language::{Comparison, Query, Term, Test, Value};
 use crate::event::Event;
-use crate::store::{Facts, Level, Segment, Snapshot, columns};
-use arrow::array::RecordBatch;
-use async_trait::async_trait;
-use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::ArrowWriter;
-use parquet::file::properties::WriterProperties;
+use crate::store::catalog::SqliteCatalog;
+use crate::store::{Directory, Entry, Pending, PendingError, Settings, Store};
 use serde_json::{Map, Value as Json, json};
-use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
@@ -149,114 +142,76 @@ fn canonical(event: &Json) -> Event {
     Event::parse(serde_json::to_vec(&envelope).unwrap().into()).unwrap()
 }
 
-/// Segments and pending batches that stay as they are.
-pub struct Fixed {
-    pub segments: Vec<Arc<Segment>>,
-    pub pending: Vec<RecordBatch>,
-    pub objects: Arc<dyn ObjectStore>,
-    /// What the catalog says, if it can: fingerprints of each segment.
-    pub catalog: Option<Vec<(i64, HashSet<String>)>>,
-    /// Fingerprints that were asked for.
-    pub asked: Mutex<Vec<String>>,
+/// An inbox in memory.
+#[derive(Default)]
+struct Memory {
+    entries: Mutex<(i64, Vec<Arc<Entry>>)>,
 }
 
-#[async_trait]
-impl Source for Fixed {
-    async fn snapshot(&self) -> Result<Snapshot, String> {
-        Ok(Snapshot {
-            segments: self.segments.clone(),
-            pending: self.pending.clone(),
-            objects: Arc::clone(&self.objects),
-        })
-    }
-
-    async fn segments_with(&self, fingerprints: &[&str]) -> Result<Option<HashSet<i64>>, String> {
-        let mut asked = self.asked.lock().unwrap();
-        asked.extend(fingerprints.iter().map(|text| (*text).to_owned()));
-        let known = self.catalog.as_ref().map(|catalog| {
-            let with = catalog
-                .iter()
-                .filter(|(_, has)| fingerprints.iter().any(|text| has.contains(*text)));
-            with.map(|(id, _)| *id).collect()
-        });
-        Ok(known)
+impl Memory {
+    fn append(&self, events: &[Event]) {
+        let mut entries = self.entries.lock().unwrap();
+        entries.0 += 1;
+        let entry = Entry {
+            id: entries.0,
+            received: 0,
+            origin: "test".into(),
+            events: events.to_vec(),
+        };
+        entries.1.push(Arc::new(entry));
     }
 }
 
-/// Dealt out over segments of whole hours, and a last part that is pending.
-pub async fn fixed(events: &[Event], pending: usize, objects: Arc<dyn ObjectStore>) -> Fixed {
+impl Pending for Memory {
+    fn pending(&self) -> Vec<Arc<Entry>> {
+        self.entries.lock().unwrap().1.clone()
+    }
+
+    fn remove(&self, through: i64) -> Result<(), PendingError> {
+        self.entries
+            .lock()
+            .unwrap()
+            .1
+            .retain(|entry| entry.id > through);
+        Ok(())
+    }
+}
+
+/// A store, and what it stands on.
+pub struct Bench {
+    pub folder: tempfile::TempDir,
+    pub store: Store,
+}
+
+/// All events but the last `pending` are sealed, in two rounds: some hours have two segments.
+pub async fn bench(events: &[Event], pending: usize) -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = Directory::open(&folder.path().join("data")).unwrap();
+    let catalog = SqliteCatalog::open(&folder.path().join("catalog.db")).unwrap();
+    let inbox = Arc::new(Memory::default());
+    let store = Store::open(
+        Arc::new(objects),
+        Arc::new(catalog),
+        Arc::clone(&inbox) as _,
+        Settings::default(),
+    );
+    let store = store.await.unwrap();
     let (sealed, waiting) = events.split_at(events.len() - pending);
-    let mut segments = Vec::new();
-    let mut catalog = Vec::new();
-    let hours: std::collections::BTreeSet<i64> =
-        sealed.iter().map(|event| event.time / HOUR).collect();
-    for (id, hour) in (1..).zip(hours) {
-        let mut of: Vec<Event> = sealed
-            .iter()
-            .filter(|event| event.time / HOUR == hour)
-            .cloned()
-            .collect();
-        of.sort_by_key(|event| (prints(event).first().cloned(), event.time));
-        let path = Path::from(format!("segments/{hour}-{id}.parquet"));
-        let bytes = parquet(&columns::batch(&of));
-        segments.push(Arc::new(Segment {
-            id,
-            facts: Facts {
-                path: path.clone(),
-                level: Level::Sealed,
-                hour,
-                rows: of.len() as u64,
-                bytes: bytes.len() as u64,
-                min_time: of.iter().map(|event| event.time).min().unwrap(),
-                max_time: of.iter().map(|event| event.time).max().unwrap(),
-                sealed: 0,
-            },
-        }));
-        catalog.push((id, of.iter().flat_map(prints).collect()));
-        objects.put(&path, bytes.into()).await.unwrap();
+    let (first, second) = sealed.split_at(sealed.len() / 3);
+    for round in [first, second] {
+        inbox.append(round);
+        store.seal().await.unwrap();
     }
-    let pending = waiting.chunks(37).map(columns::batch).collect();
-    Fixed {
-        segments,
-        pending,
-        objects,
-        catalog: Some(catalog),
-        asked: Mutex::default(),
+    for entry in waiting.chunks(37) {
+        inbox.append(entry);
     }
+    Bench { folder, store }
 }
 
-fn prints(event: &Event) -> Vec<String> {
-    let event: Json = serde_json::from_slice(&event.json).unwrap();
-    let prints = event
-        .pointer("/token/fingerprints")
-        .and_then(Json::as_array);
-    let prints = prints.into_iter().flatten();
-    prints
-        .map(|print| print.as_str().unwrap().to_owned())
-        .collect()
-}
-
-/// Small pages and a bloom filter, so that pruning has something to prune.
-fn parquet(batch: &RecordBatch) -> Vec<u8> {
-    let properties = WriterProperties::builder()
-        .set_data_page_row_count_limit(16)
-        .set_write_batch_size(16)
-        .set_max_row_group_row_count(Some(64))
-        .set_column_bloom_filter_enabled(columns::FINGERPRINT.into(), true)
-        .build();
-    let mut bytes = Vec::new();
-    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties)).unwrap();
-    writer.write(batch).unwrap();
-    writer.close().unwrap();
-    bytes
-}
-
-pub async fn engine(events: &[Event], pending: usize, limits: Limits) -> (Engine, Arc<Fixed>) {
-    let source = Arc::new(fixed(events, pending, Arc::new(InMemory::new())).await);
-    (
-        Engine::new(Arc::clone(&source) as _, limits).unwrap(),
-        source,
-    )
+pub async fn engine(events: &[Event], pending: usize, limits: Limits) -> (Engine, Bench) {
+    let bench = bench(events, pending).await;
+    let engine = Engine::new(Arc::new(bench.store.clone()), limits).unwrap();
+    (engine, bench)
 }
 
 /// Whether the event is one that the query takes, by the language's description alone.

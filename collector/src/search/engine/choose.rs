@@ -6,6 +6,7 @@ use super::{Engine, SearchError};
 use crate::search::language::Query;
 use crate::search::plan;
 use crate::store::{Segment, Snapshot};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What is read of a snapshot.
@@ -46,10 +47,10 @@ impl Engine {
             && !segments.is_empty()
         {
             let needed: Vec<&str> = needed.into_iter().collect();
-            let known = self.source.segments_with(&needed).await;
-            if let Some(known) = known.map_err(SearchError::Store)? {
-                segments.retain(|segment| known.contains(&segment.id));
-            }
+            let holding = snapshot.holding(&needed).await;
+            let holding = holding.map_err(|error| SearchError::Store(error.to_string()))?;
+            let ids: HashSet<i64> = holding.iter().map(|segment| segment.id).collect();
+            segments.retain(|segment| ids.contains(&segment.id));
         }
         let by_fingerprint = all.len() - by_time - segments.len();
         segments.sort_by_key(|segment| std::cmp::Reverse((segment.max_time, segment.id)));

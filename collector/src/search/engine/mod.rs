@@ -26,10 +26,10 @@ pub use cursor::InvalidCursor;
 pub use explain::{Explanation, ReadFile};
 pub use search::{Order, Page, SearchQuestion};
 pub use stats::{Counted, Counts, StatsQuestion};
-pub use trail::{FACETS, Facet, FacetRow, Trail, TrailQuestion};
+pub use trail::{FACETS, FINGERPRINTS_MAX, Facet, FacetRow, Trail, TrailQuestion};
 
 use super::language::QueryError;
-use crate::store::Snapshot;
+use crate::store::{Snapshot, Store};
 use async_trait::async_trait;
 use datafusion::common::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
@@ -38,7 +38,6 @@ use datafusion::execution::memory_pool::{GreedyMemoryPool, TrackConsumersPool};
 use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreUrl};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
-use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,13 +50,15 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// Text for the log and the administrator.
     async fn snapshot(&self) -> Result<Snapshot, String>;
+}
 
-    /// Ids of the segments in which a credential with one of these fingerprints is, under whichever key; more may be
-    /// named, none left out. `None` if the catalog cannot say.
-    ///
-    /// # Errors
-    /// Text for the log and the administrator.
-    async fn segments_with(&self, fingerprints: &[&str]) -> Result<Option<HashSet<i64>>, String>;
+#[async_trait]
+impl Source for Store {
+    async fn snapshot(&self) -> Result<Snapshot, String> {
+        Self::snapshot(self)
+            .await
+            .map_err(|error| error.to_string())
+    }
 }
 
 /// What one question may take.
