@@ -12,7 +12,6 @@ use async_trait::async_trait;
 use axum::extract::ConnectInfo;
 use axum::http::request::Parts;
 use futures::stream::{self, BoxStream, StreamExt};
-use std::collections::HashSet;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -38,12 +37,6 @@ impl Source for Questions {
     async fn snapshot(&self) -> Result<Snapshot, String> {
         let snapshot = self.store.snapshot().await;
         snapshot.map_err(|error| error.to_string())
-    }
-
-    async fn segments_with(&self, fingerprints: &[&str]) -> Result<Option<HashSet<i64>>, String> {
-        let ids = self.store.holding(fingerprints).await;
-        ids.map(|ids| Some(ids.into_iter().collect()))
-            .map_err(|error| error.to_string())
     }
 }
 
