@@ -10,6 +10,7 @@ mod dist;
 mod interrupt;
 mod process;
 mod say;
+mod server;
 mod setup;
 mod test;
 mod toolchain;

@@ -1,6 +1,8 @@
 //! Numbers to one table and to JSON, goals beside what was measured.
 
+use super::delivery::{Delivered, number};
 use super::idle::Memory;
+use super::latency::Latency;
 use super::load::Traffic;
 use super::variant::{Spent, Variant};
 use serde_json::{Value, json};
@@ -22,6 +24,8 @@ pub struct Report {
     /// HTTPS, connections, memory.
     pub memory: Vec<(bool, u32, Memory)>,
     pub replay: Vec<Value>,
+    pub delivered: Vec<Delivered>,
+    pub latency: Vec<Latency>,
 }
 
 const KEEP_ALIVE_GOAL: f64 = 0.85;

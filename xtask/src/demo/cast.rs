@@ -2,7 +2,7 @@
 
 use super::cgroup::Cgroup;
 use super::secret;
-use super::server::Site;
+use crate::server::Site;
 use crate::process;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
