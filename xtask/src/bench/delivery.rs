@@ -13,6 +13,7 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use serde_json::Value;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -134,6 +135,43 @@ impl Way<'_> {
     }
 }
 
+/// Everything in one table; what waits on the disk below it.
+pub fn table(out: &mut String, delivered: &[Delivered]) {
+    let _ = writeln!(
+        out,
+        "events per second through spool and OTLP/HTTP, and bytes of an event on the wire, with its share of heads\n\n\
+         {:<24} {:<6} {:>10} {:>12} {:>14} {:>14} {:>12} {:>14}",
+        "receiver", "", "through", "drained", "wire bytes", "agent CPU", "its CPU", "by itself"
+    );
+    let or_dash = |value: Option<f64>, unit: &str| {
+        value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}{unit}"))
+    };
+    for way in delivered {
+        let _ = writeln!(
+            out,
+            "{:<24} {:<6} {:>8.0}/s {:>10.0}/s {:>14} {:>11.1} us {:>12} {:>14}",
+            way.receiver,
+            way.compression,
+            number(&way.agent, "through_per_second"),
+            number(&way.agent, "drained_per_second"),
+            or_dash(way.wire_bytes_per_event, ""),
+            number(&way.agent, "cpu_microseconds_per_event"),
+            or_dash(way.receiver_cpu_microseconds_per_event, " us"),
+            or_dash(way.own_events_per_second, "/s"),
+        );
+    }
+    if let Some(first) = delivered.first().map(|way| &way.agent) {
+        let _ = writeln!(
+            out,
+            "\non the disk while it waits: {:.0} bytes per event ({:.0} of JSON); appended at {:.0}/s, {:.0} events",
+            number(first, "disk_bytes_per_event"),
+            number(first, "json_bytes_per_event"),
+            number(first, "appended_per_second"),
+            number(first, "events"),
+        );
+    }
+}
+
 /// What a receiver saw of a run: the same events are sent to every receiver.
 struct Sample {
     request: Vec<u8>,
@@ -155,7 +193,7 @@ fn rounds(agent: &Value) -> f64 {
     2.0 * number(agent, "events")
 }
 
-pub fn number(value: &Value, name: &str) -> f64 {
+fn number(value: &Value, name: &str) -> f64 {
     value[name].as_f64().unwrap_or(0.0)
 }
 

@@ -12,6 +12,7 @@ use crate::interrupt;
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -70,8 +71,7 @@ impl Steady<'_> {
             ),
         )?;
         let limit = self.pace.seconds(20);
-        let mut agent =
-            Running::agent(self.agent, self.scope, &configuration, self.folder, limit)?;
+        let mut agent = Running::agent(self.agent, self.scope, &configuration, self.folder, limit)?;
         let sent = self.send()?;
         let start = Instant::now();
         while receiver.arrivals().len() < sent.len() && start.elapsed() < self.pace.seconds(5) {
@@ -107,6 +107,24 @@ impl Steady<'_> {
             }
         }
         Ok(sent)
+    }
+}
+
+pub fn table(out: &mut String, measured: &[Latency]) {
+    let _ = writeln!(out, "\nfrom request to receiver, milliseconds");
+    for latency in measured {
+        let _ = writeln!(
+            out,
+            "spool.group_ms {:>4}, {}/s: p50 {:.1}, p99 {:.1} ({:.1} to {:.1}; {} of {} events)",
+            latency.group_ms,
+            latency.requests_per_second,
+            latency.p50,
+            latency.p99,
+            latency.least,
+            latency.most,
+            latency.arrived,
+            latency.requests
+        );
     }
 }
 

@@ -33,13 +33,7 @@ impl Traffic {
 const CONNECTIONS: &str = "8";
 
 /// Requests per second.
-pub fn run(
-    folder: &Path,
-    site: &Site,
-    traffic: Traffic,
-    seconds: u64,
-    pace: Pace,
-) -> Result<f64> {
+pub fn run(folder: &Path, site: &Site, traffic: Traffic, seconds: u64, pace: Pace) -> Result<f64> {
     let wrk = process::which("wrk").context("no wrk")?;
     let mut command = Command::new(&wrk);
     command

@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 pub const MARK: &str = "/latency/";
 /// Longest head that is read.
 const HEAD: u64 = 64 * 1024;
-const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
+const ANSWER: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n";
 
 pub struct Receiver {
     pub port: u16,
@@ -211,11 +212,7 @@ mod tests {
             "POST /v1/logs HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        let rate = own_rate(
-            receiver.port,
-            request.as_bytes(),
-            Duration::from_millis(20),
-        );
+        let rate = own_rate(receiver.port, request.as_bytes(), Duration::from_millis(20));
         assert!(rate.unwrap() > 0.0);
         let mut arrived: Vec<u32> = receiver.arrivals().into_keys().collect();
         arrived.sort_unstable();

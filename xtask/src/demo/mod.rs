@@ -16,8 +16,8 @@ mod verdict;
 
 use crate::build::{self, Profile};
 use crate::process::Group;
-use crate::setup::{self, Needs};
 use crate::server::{Server, Shape};
+use crate::setup::{self, Needs};
 use crate::vm::Guest;
 use crate::workspace::Workspace;
 use crate::{interrupt, say};
