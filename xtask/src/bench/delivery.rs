@@ -139,7 +139,7 @@ impl Way<'_> {
 pub fn table(out: &mut String, delivered: &[Delivered]) {
     let _ = writeln!(
         out,
-        "events per second through spool and OTLP/HTTP, and bytes of an event on the wire, with its share of heads\n\n\
+        "\nevents per second through spool and OTLP/HTTP; bytes of an event on the wire, heads included\n\n\
          {:<24} {:<6} {:>10} {:>12} {:>14} {:>14} {:>12} {:>14}",
         "receiver", "", "through", "drained", "wire bytes", "agent CPU", "its CPU", "by itself"
     );
@@ -163,8 +163,10 @@ pub fn table(out: &mut String, delivered: &[Delivered]) {
     if let Some(first) = delivered.first().map(|way| &way.agent) {
         let _ = writeln!(
             out,
-            "\non the disk while it waits: {:.0} bytes per event ({:.0} of JSON); appended at {:.0}/s, {:.0} events",
+            "\non the disk while it waits: {:.0} bytes per event, {:.0} of them its own ({:.0} of JSON); appended at {:.0}/s, \
+             {:.0} events",
             number(first, "disk_bytes_per_event"),
+            number(first, "spool_bytes_per_event"),
             number(first, "json_bytes_per_event"),
             number(first, "appended_per_second"),
             number(first, "events"),

@@ -5,7 +5,7 @@
 //! clock: from before the request is written until the batch with its event has been read to the end. The response
 //! comes in between, and so does the spool's fsync.
 
-use super::receiver::{MARK, Receiver};
+use super::receiver::{self, Receiver};
 use super::variant::Running;
 use super::{Pace, Report};
 use crate::interrupt;
@@ -94,8 +94,9 @@ impl Steady<'_> {
             let due = start + Duration::from_secs(1) * number / u32::try_from(self.rate)?;
             thread::sleep(due.saturating_duration_since(Instant::now()));
             let request = format!(
-                "GET {MARK}{number} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: tokentrail-bench/1\r\n\
-                 Authorization: Bearer bench-{number:030}\r\n\r\n"
+                "GET {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: tokentrail-bench/1\r\n\
+                 Authorization: Bearer bench-{number:030}\r\n\r\n",
+                receiver::path(number)
             );
             let now = Instant::now();
             stream.write_all(request.as_bytes())?;

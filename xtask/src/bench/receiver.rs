@@ -1,8 +1,8 @@
 //! A receiver of OTLP/HTTP that only acknowledges: it counts what comes over the wire, and when which event came.
 //!
 //! Design: HTTP/1.1 with `content-length`, one thread per connection, and the empty answer that OTLP takes for a full
-//! acceptance. It does not understand what it is sent. Events are told apart by the path of their request,
-//! `/latency/NUMBER`, which is searched for in the body: so they must be sent without compression for that.
+//! acceptance. It does not understand what it is sent. Events are told apart by the path of their request
+//! ([`path`]), which is searched for in the body: so they must be sent without compression for that.
 //!
 //! Invariant: listens on loopback only, and keeps one request of many, the largest.
 
@@ -16,7 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Before the number of a request, in its path.
-pub const MARK: &str = "/latency/";
+const MARK: &str = "/latency/";
+/// Of the number: always so many, since what follows in the body may be a digit, too.
+const DIGITS: usize = 8;
 /// Longest head that is read.
 const HEAD: u64 = 64 * 1024;
 const ANSWER: &str =
@@ -42,6 +44,11 @@ struct Shared {
 pub struct Wire {
     pub head_bytes: u64,
     pub body_bytes: u64,
+}
+
+/// The path by which a request's event is known again.
+pub fn path(number: u32) -> String {
+    format!("{MARK}{number:0DIGITS$}")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -140,9 +147,10 @@ fn numbers(body: &[u8]) -> Vec<u32> {
             rest = &rest[1..];
             continue;
         };
-        let digits = after.iter().take_while(|byte| byte.is_ascii_digit());
-        let digits: String = digits.map(|byte| char::from(*byte)).collect();
-        numbers.extend(digits.parse::<u32>());
+        let digits = after
+            .get(..DIGITS)
+            .and_then(|digits| str::from_utf8(digits).ok());
+        numbers.extend(digits.and_then(|digits| digits.parse::<u32>().ok()));
         rest = after;
     }
     numbers
@@ -207,7 +215,12 @@ mod tests {
     #[test]
     fn what_comes_is_counted_and_told_apart() {
         let receiver = Receiver::start().unwrap();
-        let body = "x /latency/00000007 / /latency/ /latency/12";
+        let body = format!(
+            "x {}2 / /latency/ {}{} /latency/12",
+            path(7),
+            path(12),
+            path(7)
+        );
         let request = format!(
             "POST /v1/logs HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
