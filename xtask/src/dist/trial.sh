@@ -53,11 +53,11 @@ request() { curl --silent --output /dev/null --insecure --header "Authorization:
 scope() { sed -i "s|^scope = .*|scope = [$1]|" "$CONFIG"; }
 main_pid() { systemctl show --property=MainPID --value "$UNIT"; }
 # The children of the agent's process.
-children() { cat "/proc/$(main_pid)/task/"*/children; }
+children() { cat "/proc/$(main_pid)/task/"*/children | tr ' ' '\n' | grep .; }
 # all FIELD VALUE PID: every thread of the process has it (proc_pid_status(5)).
 all() {
     for status in /proc/"$3"/task/*/status; do
-        [ "$(sed -n "s/^$1:[[:space:]]*//p" "$status" | tr '\t' ' ')" = "$2" ] || return 1
+        [ -r "$status" ] && [ "$(sed -n "s/^$1:[[:space:]]*//p" "$status" | tr '\t' ' ')" = "$2" ] || return 1
     done
 }
 no_capabilities() {
