@@ -51,6 +51,7 @@ seen() { grep -F "\"path\":\"$2\"" "$EVENTS" 2>/dev/null | grep -q -F "\"name\":
 random() { head -c 27 /dev/urandom | base64 | tr -d +/=; }
 request() { curl --silent --output /dev/null --insecure --header "Authorization: Bearer $credential" "$1"; }
 scope() { sed -i "s|^scope = .*|scope = [$1]|" "$CONFIG"; }
+ready() { [ "$(systemctl show --property=SubState --value "$UNIT")" = running ]; }
 main_pid() { systemctl show --property=MainPID --value "$UNIT"; }
 # The children of the agent's process.
 children() { cat "/proc/$(main_pid)/task/"*/children | tr ' ' '\n' | grep .; }
@@ -138,7 +139,7 @@ printf '[Service]\nWatchdogSec=20\nTimeoutStartSec=300\n' >"/etc/systemd/system/
 systemctl daemon-reload
 systemctl reset-failed "$UNIT" 2>/dev/null
 check "with scope host it starts" systemctl enable --now --quiet "$UNIT"
-check "it has said that it is ready" [ "$(systemctl show --property=SubState --value "$UNIT")" = running ]
+check "it has said that it is ready" ready
 started=$(date +%s)
 journalctl --unit="$UNIT" --no-pager --output=cat | grep "ready:" | sed 's/^/    /'
 request http://127.0.0.1:8080/trial/cleartext
@@ -186,7 +187,7 @@ check "an event after the restart" within 60 seen curl /trial/restarted
 
 kill -s KILL "$(children)"
 check "when the worker is killed, systemd starts it anew" within 90 restarts 1
-check "... to the end" within 120 [ "$(systemctl show --property=SubState --value "$UNIT")" = running ]
+check "... to the end" within 120 ready
 request http://127.0.0.1:8080/trial/killed
 check "an event after that" within 60 seen curl /trial/killed
 
