@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// Events for each second of load.
 const EVENTS: u64 = 30_000;
+/// Events that come together at 50 a second with the default `spool.group_ms`.
+const QUIET: u64 = 5;
 
 /// One way.
 #[derive(Serialize)]
@@ -57,7 +59,7 @@ impl Way<'_> {
         each(Delivered {
             receiver: "memory",
             compression: "none",
-            agent: self.spool(None, "none")?,
+            agent: self.spool(None, "none", None)?,
             wire_bytes_per_event: None,
             receiver_cpu_microseconds_per_event: None,
             own_events_per_second: None,
@@ -65,7 +67,7 @@ impl Way<'_> {
         let mut sample = None;
         for compression in ["zstd", "gzip", "none"] {
             let receiver = Receiver::start()?;
-            let agent = self.spool(Some(&receiver.endpoint()), compression)?;
+            let agent = self.spool(Some(&receiver.endpoint()), compression, None)?;
             let taken = Sample::of(&receiver, &agent);
             each(self.delivered(
                 "acknowledges only",
@@ -77,12 +79,23 @@ impl Way<'_> {
             )?);
             sample.get_or_insert(taken);
         }
+        let receiver = Receiver::start()?;
+        let agent = self.spool(Some(&receiver.endpoint()), "zstd", Some(QUIET))?;
+        let taken = Sample::of(&receiver, &agent);
+        each(self.delivered(
+            "acknowledges only",
+            "zstd",
+            agent,
+            receiver.port,
+            &taken,
+            None,
+        )?);
         if let (Some(program), Some(sample)) = (&self.collector, sample) {
             let behind = Receiver::start()?;
             let collector = Collector::start(program, self.folder, &behind, self.pace)?;
             let before = variant::cpu(collector.group.id())?;
             let endpoint = format!("http://127.0.0.1:{}", collector.port);
-            let agent = self.spool(Some(&endpoint), "zstd")?;
+            let agent = self.spool(Some(&endpoint), "zstd", None)?;
             let cpu = variant::cpu(collector.group.id())? - before;
             each(self.delivered(
                 "OpenTelemetry Collector",
@@ -118,15 +131,25 @@ impl Way<'_> {
         })
     }
 
-    fn spool(&self, endpoint: Option<&str>, compression: &str) -> Result<Value> {
+    fn spool(
+        &self,
+        endpoint: Option<&str>,
+        compression: &str,
+        group: Option<u64>,
+    ) -> Result<Value> {
         interrupt::check()?;
-        let events = (self.seconds * EVENTS / u64::from(self.pace.0)).max(1_000);
+        let events = self.seconds * EVENTS / u64::from(self.pace.0);
+        // Each group costs an fsync.
+        let events = group.map_or(events, |_| events / 30).max(1_000);
         let mut command = Command::new(self.agent);
         command
             .args(["bench", "spool", "--events", &events.to_string()])
             .arg("--folder")
             .arg(self.folder)
             .args(["--compression", compression]);
+        if let Some(group) = group {
+            command.args(["--group", &group.to_string()]);
+        }
         if let Some(endpoint) = endpoint {
             command.args(["--endpoint", endpoint]);
         }
@@ -139,9 +162,18 @@ impl Way<'_> {
 pub fn table(out: &mut String, delivered: &[Delivered]) {
     let _ = writeln!(
         out,
-        "\nevents per second through spool and OTLP/HTTP; bytes of an event on the wire, heads included\n\n\
-         {:<24} {:<6} {:>10} {:>12} {:>14} {:>14} {:>12} {:>14}",
-        "receiver", "", "through", "drained", "wire bytes", "agent CPU", "its CPU", "by itself"
+        "\nevents per second through spool and OTLP/HTTP; bytes of an event on the wire (heads included) and on the disk\n\n\
+         {:<24} {:<5} {:>6} {:>9} {:>10} {:>11} {:>11} {:>11} {:>8} {:>11}",
+        "receiver",
+        "",
+        "batch",
+        "through",
+        "drained",
+        "wire bytes",
+        "disk bytes",
+        "agent CPU",
+        "its CPU",
+        "by itself"
     );
     let or_dash = |value: Option<f64>, unit: &str| {
         value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0}{unit}"))
@@ -149,12 +181,14 @@ pub fn table(out: &mut String, delivered: &[Delivered]) {
     for way in delivered {
         let _ = writeln!(
             out,
-            "{:<24} {:<6} {:>8.0}/s {:>10.0}/s {:>14} {:>11.1} us {:>12} {:>14}",
+            "{:<24} {:<5} {:>6.0} {:>7.0}/s {:>8.0}/s {:>11} {:>11.0} {:>8.1} us {:>8} {:>11}",
             way.receiver,
             way.compression,
+            number(&way.agent, "largest_batch"),
             number(&way.agent, "through_per_second"),
             number(&way.agent, "drained_per_second"),
             or_dash(way.wire_bytes_per_event, ""),
+            number(&way.agent, "disk_bytes_per_event"),
             number(&way.agent, "cpu_microseconds_per_event"),
             or_dash(way.receiver_cpu_microseconds_per_event, " us"),
             or_dash(way.own_events_per_second, "/s"),
@@ -163,11 +197,10 @@ pub fn table(out: &mut String, delivered: &[Delivered]) {
     if let Some(first) = delivered.first().map(|way| &way.agent) {
         let _ = writeln!(
             out,
-            "\non the disk while it waits: {:.0} bytes per event, {:.0} of them its own ({:.0} of JSON); appended at {:.0}/s, \
-             {:.0} events",
-            number(first, "disk_bytes_per_event"),
-            number(first, "spool_bytes_per_event"),
+            "\nan event is {:.0} bytes of JSON; on the disk it counts as {:.0}, the rest are the files' own; appended at \
+             {:.0}/s, {:.0} events",
             number(first, "json_bytes_per_event"),
+            number(first, "spool_bytes_per_event"),
             number(first, "appended_per_second"),
             number(first, "events"),
         );

@@ -55,6 +55,9 @@ pub struct SpoolArguments {
     /// As in the configuration's section [otlp]
     #[arg(long, value_name = "NAME", default_value = "zstd", value_parser = compression)]
     compression: Compression,
+    /// Spool and send so few events at a time, as on a quiet host
+    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    group: Option<u64>,
 }
 
 #[derive(Args)]

@@ -3,7 +3,7 @@
 //! Events ([`varied`]) are numbered, encoded, appended in groups and forced to the disk as `run` does it, and a courier
 //! takes them to the receiver: OTLP/HTTP at `--endpoint`, or one in memory that takes everything. Twice, each time with
 //! a spool of its own: first the receiver is held until all events wait, to see what they take; then everything goes at
-//! once, which is the way of a running agent.
+//! once, which is the way of a running agent. With `--group` no more events than that share an fsync and a batch.
 //!
 //! Invariant: the spool is made below the folder that was named, and removed.
 
@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokentrail_agent::{
-    config::{self, Config},
+    config::{self, Config, Ranged},
     sink::{
         batch::{Batch, Limits, Outcome, Receiver},
         courier::Patience,
@@ -161,6 +161,8 @@ struct Run {
     delivery: Delivery,
     seen: Arc<Seen>,
     given: u64,
+    /// After so many events it is seen to what is due.
+    group: u64,
 }
 
 impl Run {
@@ -168,6 +170,9 @@ impl Run {
         let mut config = Config::default().spool;
         config.path = Some(folder.to_owned());
         let mut options = Options::new(&config).context("the spool has no path")?;
+        if arguments.group.is_some() {
+            options.group = Duration::ZERO;
+        }
         options.patience = Patience {
             first: PAUSE,
             longest: PAUSE,
@@ -178,6 +183,9 @@ impl Run {
             otlp: otlp::from_config(&config::Otlp {
                 endpoint: arguments.endpoint.clone(),
                 compression: arguments.compression,
+                batch_events: arguments
+                    .group
+                    .map_or(config::Otlp::default().batch_events, Ranged::new),
                 ..config::Otlp::default()
             })?,
         };
@@ -185,6 +193,7 @@ impl Run {
             delivery: Delivery::start(options, vec![Box::new(gate)], "bench", 1)?,
             seen,
             given: 0,
+            group: arguments.group.unwrap_or(1),
         })
     }
 
@@ -195,7 +204,9 @@ impl Run {
                 event.producer.sequence = self.given;
                 event.producer.epoch = self.delivery.epoch();
                 self.delivery.take(event);
-                self.delivery.tend();
+                if self.given.is_multiple_of(self.group) {
+                    self.delivery.tend();
+                }
             }
         }
     }
