@@ -185,6 +185,8 @@ pub fn lockdown(config: &Config, user: Option<(u32, u32)>) -> lockdown::Worker {
                 .collect(),
             connect,
         },
+        // The spool looks at it again.
+        make: config.spool.path.iter().cloned().collect(),
         // The C library may load a name service.
         libraries: names,
     }
