@@ -141,6 +141,7 @@ pub fn name(reason: CoverageReason) -> &'static str {
         R::KernelTls => "kernel_tls",
         R::IoUring => "io_uring",
         R::Limit => "limit",
+        R::Budget => "budget",
         R::Stopped => "stopped",
     }
 }
