@@ -47,19 +47,21 @@ impl Gate {
         self.kept == WHOLE
     }
 
-    /// Whether the next exchange is read; else it is counted.
-    pub fn passes(&mut self, now: Nanos) -> bool {
-        if self.is_open() || self.draw() < self.kept {
-            return true;
-        }
+    /// Whether the next exchange is to be read.
+    pub fn passes(&mut self) -> bool {
+        self.is_open() || self.draw() < self.kept
+    }
+
+    /// An exchange was skipped.
+    pub fn count(&mut self, now: Nanos) {
         let skipped = self.skipped.get_or_insert(Skipped {
             count: 0,
             first: now,
             last: now,
         });
         skipped.count += 1;
+        skipped.first = skipped.first.min(now);
         skipped.last = skipped.last.max(now);
-        false
     }
 
     /// What was skipped since the last call.
@@ -86,18 +88,17 @@ mod tests {
     #[test]
     fn an_open_gate_skips_nothing() {
         let mut gate = Gate::default();
-        assert!((0..10_000).all(|at| gate.passes(at)));
-        assert_eq!(gate.take(), None);
+        assert!((0..10_000).all(|_| gate.passes()));
     }
 
     #[test]
-    fn a_share_passes_in_every_rhythm_and_the_rest_is_counted() {
+    fn a_share_passes_in_every_rhythm() {
         for rhythm in [1, 2, 3, 7, 64] {
             let mut gate = Gate::seeded(1);
             gate.set(WHOLE / 4);
             let (mut passed, mut of_rhythm) = (0_u64, 0_u64);
             for at in 0..64_000 {
-                let passes = gate.passes(1_000 + at);
+                let passes = gate.passes();
                 passed += u64::from(passes);
                 of_rhythm += u64::from(passes && at % rhythm == 0);
             }
@@ -107,18 +108,28 @@ mod tests {
                 (expected / 2..expected * 2).contains(&of_rhythm),
                 "{of_rhythm} of {expected}"
             );
-            let skipped = gate.take().unwrap();
-            assert_eq!(skipped.count + passed, 64_000);
-            assert!(skipped.first >= 1_000 && skipped.last < 65_000);
-            assert_eq!(gate.take(), None);
         }
+    }
+
+    #[test]
+    fn what_is_skipped_is_told_once_with_its_span() {
+        let mut gate = Gate::default();
+        for now in [7, 5, 9, 8] {
+            gate.count(now);
+        }
+        let expected = Skipped {
+            count: 4,
+            first: 5,
+            last: 9,
+        };
+        assert_eq!((gate.take(), gate.take()), (Some(expected), None));
     }
 
     #[test]
     fn the_smallest_share_passes_something() {
         let mut gate = Gate::seeded(7);
         gate.set(1);
-        let passed = (0..100_000).filter(|at| gate.passes(*at)).count();
+        let passed = (0..100_000).filter(|_| gate.passes()).count();
         assert!((50..200).contains(&passed), "{passed}");
     }
 }

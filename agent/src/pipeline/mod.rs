@@ -6,6 +6,9 @@
 //! Invariant: credentials parsed = usage events + losses; checked at the end ([`Counters::sums`]).
 //! Invariant: at most one coverage event per connection and reason.
 
+mod afford;
+#[cfg(test)]
+mod afford_tests;
 mod connection;
 #[doc(hidden)]
 pub mod fuzz;
@@ -17,6 +20,7 @@ pub(crate) mod synthetic;
 mod tests;
 
 use crate::{
+    budget::Gate,
     coverage::{Ledger, Snapshot, Subject},
     credential::Observer,
     flow::{Budget, FlowLimits, Nanos},
@@ -39,6 +43,7 @@ use crate::{
 use agent_common::event::{
     Body, Connections, Coverage, CoverageDetail, CoverageReason, CoverageScope, Envelope, Hook,
 };
+pub use afford::Shed;
 use connection::Connection;
 use layers::{Around, Output, Settings};
 use lru::LruCache;
@@ -85,6 +90,7 @@ pub struct Pipeline {
     waiting: LruCache<ProcessKey, Vec<ConnectionKey>>,
     settings: Settings,
     limits: Limits,
+    gate: Gate,
     pool: tls::Pool,
     observer: Observer,
     processes: ProcessTable,
@@ -139,6 +145,7 @@ impl Pipeline {
                 budget,
             },
             limits,
+            gate: Gate::default(),
             pool: tls::Pool::new(tls::PoolLimits::default()),
             observer,
             processes,
@@ -195,9 +202,8 @@ impl Pipeline {
             self.waiting.pop(&process);
         }
         let mut out = std::mem::take(&mut self.outputs);
-        let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
         let mut closed = Vec::new();
-        for key in keys {
+        for key in self.keys() {
             let Some(connection) = self.connections.peek_mut(&key) else {
                 continue;
             };
@@ -216,14 +222,6 @@ impl Pipeline {
         self.outputs = out;
         for key in closed {
             self.close(key, now, Outcome::Closed);
-        }
-    }
-
-    /// The agent stops: everything that waits is given out.
-    pub fn finish(&mut self, now: Nanos) {
-        let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
-        for key in keys {
-            self.close(key, now, Outcome::Unfinished);
         }
     }
 
@@ -290,7 +288,13 @@ impl Pipeline {
         );
         let mut out = std::mem::take(&mut self.outputs);
         if let Some(connection) = self.connections.get_mut(&key) {
-            connection.push(chunk, &self.settings, &mut self.pool, &mut out);
+            connection.push(
+                chunk,
+                &mut self.gate,
+                &self.settings,
+                &mut self.pool,
+                &mut out,
+            );
             if connection.wants_secret() && connection.may_wait_for(process) {
                 let waiting = self.waiting.get_or_insert_mut(process, Vec::new);
                 if waiting.len() < WAITING {
@@ -462,7 +466,7 @@ impl Pipeline {
 
     /// A connection has ended: into the ledger.
     fn enter(&mut self, connection: &Connection) {
-        let unread = connection.reported.first().copied();
+        let unread = connection.unread();
         if unread.is_some() {
             self.counters.connections_unread += 1;
         } else {
@@ -484,7 +488,7 @@ impl Pipeline {
         for (_, connection) in &self.connections {
             let subject = subject(connection, &mut self.processes, &self.points, &self.clock);
             if let Some(subject) = subject {
-                let unread = connection.reported.first().copied();
+                let unread = connection.unread();
                 ledger.record_open(subject, connection.read, unread);
             }
         }
@@ -566,6 +570,7 @@ impl Pipeline {
                     }
                 }
                 Output::Switched => self.counters.switched += 1,
+                Output::Skipped => self.left_out(key),
                 Output::HttpUnread(reason, around) => self.http_unread(key, reason, &around),
                 Output::TlsUnread(reason, facts) => self.tls_unread(key, reason, &facts),
                 Output::TlsClosed(facts) => {
@@ -580,15 +585,20 @@ impl Pipeline {
     }
 
     fn exchange(&mut self, key: ConnectionKey, exchange: &Exchange, around: &Around) {
+        if let Some(connection) = self.connections.peek_mut(&key) {
+            connection.read = true;
+            connection.tls |= around.tls.is_some();
+        }
+        if !self.affords(key, exchange) {
+            return;
+        }
         self.counters.exchanges += 1;
         if exchange.outcome == Outcome::ResponseLost {
             self.counters.responses_lost += 1;
         }
-        let Some(connection) = self.connections.peek_mut(&key) else {
+        let Some(connection) = self.connections.peek(&key) else {
             return;
         };
-        connection.read = true;
-        connection.tls |= around.tls.is_some();
         let started = exchange.request.time;
         let time = self.clock.wall(started);
         let seconds = i64::try_from(time.unix_nanos() / 1_000_000_000).unwrap_or(0);
