@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Measurements that a window spans.
-const WINDOW: usize = 4;
+pub(super) const WINDOW: usize = 4;
 
 /// What was used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

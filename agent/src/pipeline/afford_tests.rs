@@ -1,7 +1,7 @@
 //! Exchanges that are skipped, buffers that are shed, and the pause in which the probes are detached.
 
-use super::tests::{Driver, OK, request, usage};
 use super::synthetic::connection;
+use super::tests::{Driver, OK, request, usage};
 use crate::{
     budget::{Skipped, WHOLE},
     flow::Direction::{self, Received, Sent},
@@ -33,7 +33,11 @@ fn talk(driver: &mut Driver, reads: &[bool], step: usize) -> Vec<String> {
 fn paths(driver: &mut Driver) -> Vec<String> {
     let usage = driver.usage();
     assert!(usage.iter().all(|event| {
-        event.http.response.as_ref().is_some_and(|response| response.status_code == 200)
+        event
+            .http
+            .response
+            .as_ref()
+            .is_some_and(|response| response.status_code == 200)
     }));
     usage.iter().map(|event| event.url.path.clone()).collect()
 }
@@ -51,7 +55,10 @@ fn what_is_skipped_leaves_no_trace_in_what_is_read() {
                 .collect();
             assert_eq!(paths, expected, "{reads:?} by {step}");
             let skipped = reads.iter().filter(|read| !**read).count() as u64;
-            let told = driver.pipeline.take_skipped().map_or(0, |skipped| skipped.count);
+            let told = driver
+                .pipeline
+                .take_skipped()
+                .map_or(0, |skipped| skipped.count);
             assert_eq!(told, skipped, "{reads:?} by {step}");
             driver.finish();
             let counters = driver.pipeline.counters();
@@ -71,8 +78,13 @@ fn the_ledger_has_what_was_skipped() {
     driver.pipeline.set_share(0);
     say(&mut driver, Sent, 0, &request("a"), 1_000);
     say(&mut driver, Received, 0, OK, 1_000);
-    let snapshot = driver.pipeline.snapshot(driver.now, Vec::new(), Default::default());
-    assert_eq!(snapshot.rows[0].unread.get(&CoverageReason::Budget), Some(&1));
+    let snapshot = driver
+        .pipeline
+        .snapshot(driver.now, Vec::new(), Default::default());
+    assert_eq!(
+        snapshot.rows[0].unread.get(&CoverageReason::Budget),
+        Some(&1)
+    );
     assert_eq!(snapshot.rows[0].protocol, "http");
     let skipped = driver.pipeline.take_skipped().unwrap();
     assert_eq!((skipped.count, skipped.first <= skipped.last), (1, true));
@@ -98,9 +110,16 @@ fn an_upload_that_waits_for_leave_may_be_skipped() {
     let mut sent = say(&mut driver, Sent, 0, &first, 1_000);
     let mut received = say(&mut driver, Received, 0, OK, 1_000);
     driver.pipeline.set_share(0);
-    let head = b"PUT /up HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3000\r\n\r\n";
+    let head =
+        b"PUT /up HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 3000\r\n\r\n";
     sent = say(&mut driver, Sent, sent, head, 1_000);
-    received = say(&mut driver, Received, received, b"HTTP/1.1 100 Continue\r\n\r\n", 1_000);
+    received = say(
+        &mut driver,
+        Received,
+        received,
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        1_000,
+    );
     // Whatever is decided about the rest, which is no request.
     driver.pipeline.set_share(WHOLE);
     sent = say(&mut driver, Sent, sent, &[b'x'; 3_000], 1_000);
@@ -132,7 +151,10 @@ fn pieces_of_a_skipped_exchange_come_in_any_order() {
     }
     driver.close(connection(1));
     let read = paths(&mut driver);
-    assert!(read.contains(&"/0".to_owned()) && read.contains(&"/3".to_owned()), "{read:?}");
+    assert!(
+        read.contains(&"/0".to_owned()) && read.contains(&"/3".to_owned()),
+        "{read:?}"
+    );
     driver.finish();
 }
 

@@ -58,7 +58,9 @@ enum Turn {
     Open,
     Read,
     /// Both directions are left out until the next turn. `counted`: bytes of it have come.
-    Skipped { counted: bool },
+    Skipped {
+        counted: bool,
+    },
 }
 
 impl Connection {

@@ -40,10 +40,10 @@ use crate::{
     tls,
     usage::{self, Facts},
 };
+pub use afford::Shed;
 use agent_common::event::{
     Body, Connections, Coverage, CoverageDetail, CoverageReason, CoverageScope, Envelope, Hook,
 };
-pub use afford::Shed;
 use connection::Connection;
 use layers::{Around, Output, Settings};
 use lru::LruCache;

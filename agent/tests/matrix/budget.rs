@@ -71,7 +71,10 @@ impl Steady {
 fn load(lab: &Lab, web: &Server, wire: Wire) -> Result<Program> {
     let spec = Spec::new(fixtures::system("/usr/bin/wrk")?)
         .args(["-t", "1", "-c", "4", "-d", "3600s", "-H"])
-        .arg(format!("Authorization: Bearer {}", Shape::GitHub.generate()))
+        .arg(format!(
+            "Authorization: Bearer {}",
+            Shape::GitHub.generate()
+        ))
         .arg(web.target(wire).url(&lab.cell_path("load")));
     Program::start(&spec, &lab.outside())
 }
@@ -89,9 +92,7 @@ fn start(lab: &Lab, budget: &str) -> Result<Agent> {
 
 /// Waits for what the agent says of itself, `count` times since its start.
 fn said(agent: &mut Agent, action: &str, count: usize) -> Result<()> {
-    let there = agent.wait_until(seconds(LONG), |events| {
-        times(events, action) >= count
-    })?;
+    let there = agent.wait_until(seconds(LONG), |events| times(events, action) >= count)?;
     ensure!(there, "no audit event `{action}`: {}", agent.stderr());
     Ok(())
 }
@@ -178,15 +179,19 @@ fn over_budget() {
 /// The loss events say what the counter says, and so does the ledger.
 fn counted(stopped: &Stopped) -> Result<()> {
     let skipped = Counters::of(&stopped.events)?.get("exchanges.skipped")?;
-    let told = stopped.events.iter().filter(|event| {
-        event.loss_reason() == Some("over_budget")
-    });
+    let told = stopped
+        .events
+        .iter()
+        .filter(|event| event.loss_reason() == Some("over_budget"));
     let (mut sum, mut spans) = (0, Vec::new());
     for event in told {
         sum += event.loss_count().context("a loss without a count")?;
         spans.extend(event.loss_span());
     }
-    ensure!(skipped > 0 && sum == skipped, "{skipped} skipped, {sum} told");
+    ensure!(
+        skipped > 0 && sum == skipped,
+        "{skipped} skipped, {sum} told"
+    );
     ensure!(spans.iter().all(|(from, to)| from <= to), "{spans:?}");
     let unread = Counters::of(&stopped.events)?.get("unread.budget")?;
     ensure!(unread >= 6, "{unread} connections");
@@ -208,7 +213,9 @@ fn no_loss_of_bytes(stopped: &Stopped) -> Result<()> {
 /// Links of probes, and perf events of key-log points, that a process holds.
 fn attached(pid: u32) -> Result<usize> {
     let open = descriptors(pid)?;
-    let is_link = |one: &&String| one.contains("bpf_link") || one.contains("perf_event") || one.contains("bpf-raw-tracepoint");
+    let is_link = |one: &&String| {
+        one.contains("bpf_link") || one.contains("perf_event") || one.contains("bpf-raw-tracepoint")
+    };
     Ok(open.iter().filter(is_link).count())
 }
 
@@ -223,7 +230,12 @@ fn rest_and_return() {
     let budget = "cpu_percent = 2\nover_seconds = 1\nrest_seconds = 3";
     let mut agent = start(&lab, budget).unwrap();
     let before = attached(agent.pid()).unwrap();
-    cells.check("links-are-seen", (before > 5).then_some(()).with_context(|| format!("{before} links")));
+    cells.check(
+        "links-are-seen",
+        (before > 5)
+            .then_some(())
+            .with_context(|| format!("{before} links")),
+    );
     let mut open: Vec<Steady> = [Wire::Http, Wire::Tls13]
         .into_iter()
         .map(|wire| Steady::open(&lab, &web, wire).unwrap())
@@ -237,19 +249,27 @@ fn rest_and_return() {
     said(&mut agent, "probes_attached", 1).unwrap();
 
     // It may rest again on a machine where being there costs more than this budget: then the next one is read.
-    cells.check("new-connection", seen_in_the_end(&mut agent, || {
-        let errand = Errand {
-            lab: &lab,
-            target: web.target(Wire::Tls13),
-            path: lab.cell_path("after"),
-            credential: Shape::GitHub.generate(),
-        };
-        CURL.run(&errand, &lab.inside())?;
-        Ok(errand.credential)
-    }));
-    let [clear, sealed] = open.as_mut_slice() else { unreachable!() };
+    cells.check(
+        "new-connection",
+        seen_in_the_end(&mut agent, || {
+            let errand = Errand {
+                lab: &lab,
+                target: web.target(Wire::Tls13),
+                path: lab.cell_path("after"),
+                credential: Shape::GitHub.generate(),
+            };
+            CURL.run(&errand, &lab.inside())?;
+            Ok(errand.credential)
+        }),
+    );
+    let [clear, sealed] = open.as_mut_slice() else {
+        unreachable!()
+    };
     let path = lab.cell_path("opened-before");
-    cells.check("cleartext-lives-on", seen_in_the_end(&mut agent, || clear.ask(&path)));
+    cells.check(
+        "cleartext-lives-on",
+        seen_in_the_end(&mut agent, || clear.ask(&path)),
+    );
     let hidden = sealed.ask(&lab.cell_path("sealed")).unwrap();
     let outsider = Errand {
         lab: &lab,
@@ -303,9 +323,19 @@ fn spans(stopped: &Stopped) -> Result<()> {
         .iter()
         .filter(|event| event.loss_reason() == Some("detached"))
         .collect();
-    let (left, back) = (times(events, "probes_detached"), times(events, "probes_attached"));
-    ensure!(left > 0 && lost.len() == left, "{} losses, {left} rests", lost.len());
-    ensure!(back == left || back + 1 == left, "{back} of {left} times back");
+    let (left, back) = (
+        times(events, "probes_detached"),
+        times(events, "probes_attached"),
+    );
+    ensure!(
+        left > 0 && lost.len() == left,
+        "{} losses, {left} rests",
+        lost.len()
+    );
+    ensure!(
+        back == left || back + 1 == left,
+        "{back} of {left} times back"
+    );
     for loss in lost {
         let (from, to) = loss.loss_span().context("no span")?;
         ensure!(from < to && loss.loss_count().is_none(), "{from} to {to}");
@@ -316,8 +346,16 @@ fn spans(stopped: &Stopped) -> Result<()> {
 }
 
 fn said_to_people(stopped: &Stopped) -> Result<()> {
-    for line in ["over its budget (CPU ", ": the probes are detached for 3 s", "the probes are attached again"] {
-        ensure!(stopped.stderr.contains(line), "no {line:?}: {}", stopped.stderr);
+    for line in [
+        "over its budget (CPU ",
+        ": the probes are detached for 3 s",
+        "the probes are attached again",
+    ] {
+        ensure!(
+            stopped.stderr.contains(line),
+            "no {line:?}: {}",
+            stopped.stderr
+        );
     }
     Ok(())
 }
@@ -340,7 +378,11 @@ fn within_scope(stopped: &Stopped, hidden: &[&str]) -> Result<()> {
             ensure!(event.direction() == "server", "{}", event.brief());
         }
     }
-    ensure!(hidden.iter().all(|one| !stopped.lines.iter().any(|line| line.contains(one))));
+    ensure!(
+        hidden
+            .iter()
+            .all(|one| !stopped.lines.iter().any(|line| line.contains(one)))
+    );
     Ok(())
 }
 
@@ -353,7 +395,11 @@ fn stop_at_rest() {
     let lab = Lab::new("stop-at-rest").unwrap();
     let mut cells = Cells::new("stop_at_rest");
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
-    let mut agent = start(&lab, "cpu_percent = 2\nover_seconds = 1\nrest_seconds = 86400").unwrap();
+    let mut agent = start(
+        &lab,
+        "cpu_percent = 2\nover_seconds = 1\nrest_seconds = 86400",
+    )
+    .unwrap();
     let load = load(&lab, &web, Wire::Tls13).unwrap();
     said(&mut agent, "probes_detached", 1).unwrap();
     drop(load);
@@ -369,7 +415,11 @@ fn memory() {
     let Some(_turn) = turn("memory") else { return };
     let lab = Lab::new("memory").unwrap();
     let mut cells = Cells::new("memory");
-    let mut agent = start(&lab, "memory_bytes = 33554432\nover_seconds = 1\nrest_seconds = 86400").unwrap();
+    let mut agent = start(
+        &lab,
+        "memory_bytes = 33554432\nover_seconds = 1\nrest_seconds = 86400",
+    )
+    .unwrap();
     said(&mut agent, "probes_detached", 1).unwrap();
     if let Some(stopped) = stop(agent, &mut cells) {
         cells.check("span", spans(&stopped));

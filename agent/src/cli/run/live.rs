@@ -43,7 +43,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-
 /// Looks through the usual folders and the scope's processes, and starts the attacher.
 pub(super) fn attach(
     arguments: &RunArguments,
@@ -145,10 +144,8 @@ pub(super) fn watch(scopes: &[Scope], pipe: &Arc<Pipe>, live: &Shared) -> anyhow
     Ok(())
 }
 
-
 pub(super) fn sweep(live: &Shared) {
     if let Some(live) = &*lock(live) {
         lock(&live.probes).sweep(now().saturating_sub(IDLE.as_nanos() as u64));
     }
 }
-

@@ -65,7 +65,9 @@ const COMPLAINTS: u32 = 10;
 /// What other threads have to say to the main one.
 pub(super) enum Event {
     // Of the worker.
-    Ready { weaker: Vec<String> },
+    Ready {
+        weaker: Vec<String>,
+    },
     Alive,
     Stop,
     /// It has ended.
