@@ -130,7 +130,7 @@ fn over_budget() {
     let lab = Lab::new("over-budget").unwrap();
     let mut cells = Cells::new("over_budget");
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
-    let mut agent = start(&lab, "cpu_percent = 5\nover_seconds = 86400").unwrap();
+    let mut agent = start(&lab, "cpu_percent = 8\nover_seconds = 86400").unwrap();
     let mut open: Vec<Steady> = Wire::ALL
         .into_iter()
         .map(|wire| Steady::open(&lab, &web, wire).unwrap())
@@ -141,7 +141,7 @@ fn over_budget() {
         cells.check(&cell, is_read(&mut agent, &credential));
     }
 
-    let loads = [Wire::Http, Wire::Tls13].map(|wire| load(&lab, &web, wire).unwrap());
+    let loads = [Wire::Clear, Wire::Tls13].map(|wire| load(&lab, &web, wire).unwrap());
     said(&mut agent, "over_budget", 1).unwrap();
     // A share this small skips nearly all: as many as it takes until one was, on each connection.
     for steady in &mut open {
@@ -164,9 +164,10 @@ fn over_budget() {
     drop(loads);
     said(&mut agent, "within_budget", 1).unwrap();
     for steady in &mut open {
+        // The first exchange after records that did not fit into the ring may be lost with them.
         let cell = format!("after-{}", steady.wire.name());
-        let credential = steady.ask(&lab.cell_path(&cell)).unwrap();
-        cells.check(&cell, is_read(&mut agent, &credential));
+        let path = lab.cell_path(&cell);
+        cells.check(&cell, seen_in_the_end(&mut agent, || steady.ask(&path)));
     }
     drop(open);
     if let Some(stopped) = stop(agent, &mut cells) {
@@ -236,11 +237,11 @@ fn rest_and_return() {
             .then_some(())
             .with_context(|| format!("{before} links")),
     );
-    let mut open: Vec<Steady> = [Wire::Http, Wire::Tls13]
+    let mut open: Vec<Steady> = [Wire::Clear, Wire::Tls13]
         .into_iter()
         .map(|wire| Steady::open(&lab, &web, wire).unwrap())
         .collect();
-    let load = load(&lab, &web, Wire::Http).unwrap();
+    let load = load(&lab, &web, Wire::Clear).unwrap();
     said(&mut agent, "probes_detached", 1).unwrap();
     let pid = agent.pid();
     let none = wait_for(seconds(LONG), || (attached(pid).ok()? == 0).then_some(()));
@@ -273,7 +274,7 @@ fn rest_and_return() {
     let hidden = sealed.ask(&lab.cell_path("sealed")).unwrap();
     let outsider = Errand {
         lab: &lab,
-        target: web.target(Wire::Http),
+        target: web.target(Wire::Clear),
         path: lab.cell_path("outside"),
         credential: Shape::GitHub.generate(),
     };
