@@ -56,4 +56,12 @@ pub enum Action {
     PointAttached,
     /// A key-log point was dropped, because it did not prove itself.
     PointDropped,
+    /// It passed its own budget of CPU time: from here on it skips exchanges, and counts them.
+    OverBudget,
+    /// It is within its own budget again: nothing is skipped any more.
+    WithinBudget,
+    /// It was over its own budget for long: the probes are detached for a while.
+    ProbesDetached,
+    /// The probes are attached again.
+    ProbesAttached,
 }

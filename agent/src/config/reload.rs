@@ -9,6 +9,7 @@ pub(super) const RELOADABLE: &[&str] = &[
     "agent.fingerprint_key",
     "agent.log",
     "agent.report_seconds",
+    "budget",
     "credential",
     "limits.body_bytes",
     "limits.connection_bytes",

@@ -4,6 +4,7 @@
 
 use super::message::{Answer, Ask, Settings, Tell};
 use super::pipe::{Error, Pipe};
+use crate::flow::Nanos;
 use crate::identity::executable::{Request, Slot};
 use crate::identity::eyes::{Eyes, Running};
 use crate::kernel::points::Points;
@@ -33,6 +34,21 @@ pub enum Order {
     Start,
     ScopeChanged(String),
     Reload(Settings),
+    /// What may be afforded: [`Tell::Budget`].
+    Budget {
+        kept: u16,
+        shed: bool,
+    },
+    /// The probes are detached for a while: [`Tell::Detached`].
+    Detached {
+        at: Nanos,
+        why: String,
+    },
+    /// To be answered by [`Ask::Waits`].
+    Attaching,
+    Attached {
+        at: Nanos,
+    },
     /// In good order, after the last record.
     Stop,
     /// The privileged process is gone: as [`Stop`](Self::Stop), but nobody is left to be asked.
@@ -113,6 +129,10 @@ impl Link {
                 Ok(Tell::Start) => order(Order::Start),
                 Ok(Tell::ScopeChanged { path }) => order(Order::ScopeChanged(path)),
                 Ok(Tell::Reload(settings)) => order(Order::Reload(settings)),
+                Ok(Tell::Budget { kept, shed }) => order(Order::Budget { kept, shed }),
+                Ok(Tell::Detached { at, why }) => order(Order::Detached { at, why }),
+                Ok(Tell::Attaching) => order(Order::Attaching),
+                Ok(Tell::Attached { at }) => order(Order::Attached { at }),
                 Ok(Tell::Stop) => order(Order::Stop),
                 Ok(Tell::Begin(_)) => warn!("told to begin again: not done"),
                 Err(Error::Message(error)) if complaints < COMPLAINTS => {

@@ -58,7 +58,7 @@ fn threads(pid: u32) -> Result<Vec<u32>> {
 }
 
 /// What the file descriptors of a process are.
-fn descriptors(pid: u32) -> Result<Vec<String>> {
+pub fn descriptors(pid: u32) -> Result<Vec<String>> {
     let folder = format!("/proc/{pid}/fd");
     let entries = std::fs::read_dir(&folder).context(folder)?;
     Ok(entries

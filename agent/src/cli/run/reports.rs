@@ -9,6 +9,18 @@ use std::process::ExitCode;
 use tokentrail_agent::{flow::Nanos, kernel::decode::now};
 use tracing::warn;
 
+/// What was lost, or left out.
+pub(super) struct Lost {
+    pub stage: Stage,
+    pub probe: Option<&'static str>,
+    pub reason: LossReason,
+    pub unit: LossUnit,
+    /// `None`: not known.
+    pub count: Option<u64>,
+    /// Left out on purpose.
+    pub intentional: bool,
+}
+
 impl Worker {
     /// Losses since the last report become events; so do the counters.
     pub(super) fn report(&mut self) {
@@ -20,6 +32,7 @@ impl Worker {
     fn losses(&mut self) {
         let to = now();
         self.kernel_losses(to);
+        self.skipped();
         self.outputs_lost();
     }
 
@@ -40,14 +53,15 @@ impl Worker {
             for (what, why, unit) in LOSSES {
                 let count = totals.of(row, *what) - self.reported.of(row, *what);
                 if count > 0 {
-                    self.lost(
-                        Stage::Kernel,
-                        Some(probe::NAMES[row as usize]),
-                        *why,
-                        *unit,
-                        count,
-                        (from, to),
-                    );
+                    let lost = Lost {
+                        stage: Stage::Kernel,
+                        probe: Some(probe::NAMES[row as usize]),
+                        reason: *why,
+                        unit: *unit,
+                        count: Some(count),
+                        intentional: false,
+                    };
+                    self.lost(lost, (from, to));
                 }
             }
         }
@@ -55,24 +69,16 @@ impl Worker {
         self.reported_at = to;
     }
 
-    fn lost(
-        &mut self,
-        stage: Stage,
-        probe: Option<&str>,
-        reason: LossReason,
-        unit: LossUnit,
-        count: u64,
-        (from, to): (Nanos, Nanos),
-    ) {
+    pub(super) fn lost(&mut self, lost: Lost, (from, to): (Nanos, Nanos)) {
         let detail = LossDetail {
-            stage,
-            probe: probe.map(str::to_owned),
-            reason,
-            count: Some(count),
-            unit,
+            stage: lost.stage,
+            probe: lost.probe.map(str::to_owned),
+            reason: lost.reason,
+            count: lost.count,
+            unit: lost.unit,
             from: self.pipeline.wall(from),
             to: self.pipeline.wall(to),
-            intentional: false,
+            intentional: lost.intentional,
             events: None,
         };
         self.pipeline.emit(to, Body::Loss(Loss { loss: detail }));
@@ -111,12 +117,14 @@ impl Worker {
             }
         }
         named.insert("ring.undecoded".into(), self.decoder.undecoded);
+        named.insert("probes.detached".into(), self.rests);
         named
     }
 
     /// Gives out what waits and checks the sums; nothing is in the ring any more.
     pub(super) fn stop(mut self) -> anyhow::Result<ExitCode> {
         self.pipeline.finish(now());
+        self.rested(now());
         self.losses();
         self.pipeline.summarise(now(), true);
         let checks = self.checks();

@@ -4,7 +4,7 @@
 //!
 //! Invariant: nothing of the ring, and no configuration but its form, is read before [`lockdown::worker`] has returned.
 
-use super::{Log, doors::Doors, leave_no_core, start};
+use super::{Log, affordable::Rest, doors::Doors, leave_no_core, start};
 use crate::cli::{outputs::Outputs, receivers};
 use agent_common::{
     event::{Action, Hook},
@@ -54,6 +54,8 @@ const PAUSE: Timespec = Timespec {
 const TICK: Duration = Duration::from_millis(250);
 /// The other process hears this often that the loop goes round, for the service manager's watchdog.
 const ALIVE: Duration = Duration::from_secs(1);
+/// How often orders are looked for while the ring is left alone.
+const WAIT: Duration = Duration::from_millis(20);
 /// Records read in one go before time passes.
 const BATCH: usize = 8_192;
 
@@ -76,6 +78,9 @@ pub(super) struct Worker {
     pub(super) scope: Vec<String>,
     pub(super) hook: Hook,
     pub(super) key_ids: Vec<String>,
+    pub(super) rest: Rest,
+    /// Times that the probes were detached for a while.
+    pub(super) rests: u64,
     config: Config,
     keyring: Arc<Keyring>,
     log: Log,
@@ -155,6 +160,8 @@ pub fn worker() -> anyhow::Result<ExitCode> {
         scope: begin.scope,
         hook: begin.hook,
         key_ids: key_ids(&keyring),
+        rest: Rest::default(),
+        rests: 0,
         config,
         keyring,
         log,
@@ -182,7 +189,11 @@ impl Worker {
         let (mut ticked, mut reported, mut alive) =
             (Instant::now(), Instant::now(), Instant::now());
         while self.goes_on() {
-            let read = self.drain(BATCH);
+            let read = if self.rest.waits {
+                0
+            } else {
+                self.drain(BATCH)
+            };
             if ticked.elapsed() >= TICK {
                 self.pipeline.tick(now());
                 ticked = Instant::now();
@@ -197,7 +208,9 @@ impl Worker {
             }
             self.pass_on();
             self.answer();
-            if read < BATCH {
+            if self.rest.waits {
+                std::thread::sleep(WAIT);
+            } else if read < BATCH {
                 let mut fds = [PollFd::new(&self.ring, PollFlags::IN)];
                 match poll(&mut fds, Some(&PAUSE)) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -224,6 +237,10 @@ impl Worker {
             match self.orders.try_recv() {
                 Ok(Order::ScopeChanged(path)) => self.audit(Action::ScopeChanged, Some(path)),
                 Ok(Order::Reload(settings)) => self.reload(&settings),
+                Ok(Order::Budget { kept, shed }) => self.afford(kept, shed),
+                Ok(Order::Detached { at, why }) => self.detached(at, &why),
+                Ok(Order::Attaching) => self.attaching(),
+                Ok(Order::Attached { at }) => self.attached(at),
                 Ok(Order::Start) => {}
                 Ok(Order::Stop) => return false,
                 Ok(Order::Gone) | Err(TryRecvError::Disconnected) => {
@@ -235,7 +252,7 @@ impl Worker {
         }
     }
 
-    fn drain(&mut self, most: usize) -> usize {
+    pub(super) fn drain(&mut self, most: usize) -> usize {
         let mut read = 0;
         while read < most {
             let Some(item) = self.ring.next() else { break };
@@ -257,7 +274,7 @@ impl Worker {
         read
     }
 
-    fn ask(&self, ask: &Ask) -> bool {
+    pub(super) fn ask(&self, ask: &Ask) -> bool {
         match self.link.send(ask) {
             Ok(()) => true,
             // Said where it was heard.

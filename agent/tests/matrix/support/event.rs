@@ -229,6 +229,16 @@ impl Event {
         self.text("loss.reason")
     }
 
+    /// How much, in loss events.
+    pub fn loss_count(&self) -> Option<u64> {
+        self.number("loss.count")
+    }
+
+    /// Begin and end of the span, in loss events.
+    pub fn loss_span(&self) -> Option<(&str, &str)> {
+        Some((self.text("loss.from")?, self.text("loss.to")?))
+    }
+
     /// `agent_started`, `agent_stopped`, ..., in audit events.
     pub fn action(&self) -> Option<&str> {
         self.text("audit.action")
