@@ -1,8 +1,11 @@
 //! Programs, certificates and places for them.
 
+pub mod feed;
+pub mod proxy;
 pub mod server;
 
 use std::fs;
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -70,6 +73,12 @@ impl Program {
         }
     }
 
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     pub fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -101,6 +110,22 @@ pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Result<T, String>) -
             Err(reason) if start.elapsed() > PATIENCE => panic!("{what}: {reason}"),
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
+    }
+}
+
+/// A body as it was before its content encoding.
+pub fn unpacked(encoding: Option<&str>, body: &[u8]) -> Vec<u8> {
+    match encoding {
+        Some("zstd") => zstd::decode_all(body).unwrap(),
+        Some("gzip") => {
+            let mut bytes = Vec::new();
+            flate2::read::GzDecoder::new(body)
+                .read_to_end(&mut bytes)
+                .unwrap();
+            bytes
+        }
+        None => body.to_vec(),
+        Some(other) => panic!("{other}"),
     }
 }
 
