@@ -10,6 +10,7 @@ mod chance;
 mod collector;
 mod daemons;
 mod faults;
+mod killed;
 mod ocsf;
 mod proxied;
 mod samples;
