@@ -1,7 +1,7 @@
 //! An OpenTelemetry Collector with client certificates, which hands on what it takes to a server of these tests.
 
-use crate::proxied::of_otlp;
 use crate::samples;
+use crate::support::arrived::of_otlp;
 use crate::support::server::{Server, Step};
 use crate::support::{Certificates, Program, asked, fixture, listens, ports};
 use std::fs;

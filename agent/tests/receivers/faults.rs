@@ -1,8 +1,8 @@
 //! Everything that a receiver or the way to it does wrong, and what comes of it.
 
 use crate::samples;
+use crate::support::arrived::unpacked;
 use crate::support::server::{Server, Step};
-use crate::support::unpacked;
 use opentelemetry_proto::tonic::collector::logs::v1::{
     ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
 };

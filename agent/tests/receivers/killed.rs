@@ -10,7 +10,8 @@
 use crate::chance::Chance;
 use crate::collector::Collector;
 use crate::daemons::{Daemon, rsyslog, syslog_ng};
-use crate::support::feed::{Feed, at_least_once, first_copies};
+use crate::support::arrived::first_copies;
+use crate::support::feed::{Feed, at_least_once};
 use crate::support::{asked, eventually};
 use std::time::Duration;
 use tokentrail_agent::sink::otlp;

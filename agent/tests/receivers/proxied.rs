@@ -3,18 +3,15 @@
 
 use crate::chance::Chance;
 use crate::collector::Collector;
+use crate::support::arrived::{of_http, of_otlp};
 use crate::support::asked;
 use crate::support::feed::{Feed, at_least_once};
 use crate::support::proxy::{Fault, Proxy};
 use crate::support::server::{Request, Server};
-use crate::support::unpacked;
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use prost::Message;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokentrail_agent::config::{self, Ranged};
 use tokentrail_agent::sink::batch::Receiver;
-use tokentrail_agent::sink::otlp::restore;
 use tokentrail_agent::sink::{http, otlp};
 
 const SEED: u64 = 20_261_122;
@@ -66,39 +63,6 @@ fn http_through(proxy: &Proxy) -> Box<dyn Receiver> {
         ..config::Http::default()
     };
     Box::new(http::from_config(&config).unwrap().unwrap())
-}
-
-/// The events of requests with OTLP in them.
-pub fn of_otlp(requests: &[Request]) -> Vec<String> {
-    let events = requests.iter().flat_map(|request| {
-        let body = unpacked(request.header("content-encoding"), &request.body);
-        restore::events(&ExportLogsServiceRequest::decode(&body[..]).unwrap())
-    });
-    events
-        .map(|event| String::from_utf8(event.unwrap()).unwrap())
-        .collect()
-}
-
-/// The events of requests with NDJSON in them; what their headers say of them is true of every copy.
-fn of_http(requests: &[Request]) -> Vec<String> {
-    let mut all = Vec::new();
-    for request in requests {
-        let body = unpacked(request.header("content-encoding"), &request.body);
-        let lines: Vec<String> = String::from_utf8(body)
-            .unwrap()
-            .lines()
-            .map(str::to_owned)
-            .collect();
-        for (header, line) in [("first", lines.first()), ("last", lines.last())] {
-            let event: serde_json::Value = serde_json::from_str(line.unwrap()).unwrap();
-            assert_eq!(
-                request.header(&format!("tokentrail-{header}-sequence")),
-                Some(event["producer"]["sequence"].to_string().as_str())
-            );
-        }
-        all.extend(lines);
-    }
-    all
 }
 
 /// Every fault there is was done, and nearly half of the requests came through at once.

@@ -12,15 +12,17 @@ use tracing::warn;
 impl Worker {
     /// Losses since the last report become events; so do the counters.
     pub(super) fn report(&mut self) {
+        // What is not known now is with the next one.
         self.losses();
         self.pipeline.summarise(now(), false);
         self.audit(Action::AgentReport, None);
     }
 
-    fn losses(&mut self) {
-        let to = now();
-        self.kernel_losses(to);
+    /// False where those of the kernel are not known.
+    fn losses(&mut self) -> bool {
+        let known = self.kernel_losses(now());
         self.outputs_lost();
+        known
     }
 
     pub(super) fn outputs_lost(&mut self) {
@@ -30,45 +32,43 @@ impl Worker {
     }
 
     /// What was lost before the ring. Where the counters cannot be read now, the next report has it.
-    fn kernel_losses(&mut self, to: Nanos) {
+    fn kernel_losses(&mut self, to: Nanos) -> bool {
         let totals = match self.link.counters() {
             Ok(totals) => totals,
-            Err(error) => return warn!(%error, "the probes' counters could not be read"),
+            Err(error) => {
+                warn!(%error, "the probes' counters could not be read");
+                return false;
+            }
         };
         let from = self.reported_at;
         for row in 0..probe::COUNT {
             for (what, why, unit) in LOSSES {
                 let count = totals.of(row, *what) - self.reported.of(row, *what);
                 if count > 0 {
-                    self.lost(
-                        Stage::Kernel,
-                        Some(probe::NAMES[row as usize]),
-                        *why,
-                        *unit,
-                        count,
-                        (from, to),
-                    );
+                    let name = probe::NAMES[row as usize];
+                    self.lost(Some(name), *why, *unit, Some(count), (from, to));
                 }
             }
         }
         self.reported = totals;
         self.reported_at = to;
+        true
     }
 
+    /// In the kernel.
     fn lost(
         &mut self,
-        stage: Stage,
         probe: Option<&str>,
         reason: LossReason,
         unit: LossUnit,
-        count: u64,
+        count: Option<u64>,
         (from, to): (Nanos, Nanos),
     ) {
         let detail = LossDetail {
-            stage,
+            stage: Stage::Kernel,
             probe: probe.map(str::to_owned),
             reason,
-            count: Some(count),
+            count,
             unit,
             from: self.pipeline.wall(from),
             to: self.pipeline.wall(to),
@@ -117,7 +117,12 @@ impl Worker {
     /// Gives out what waits and checks the sums; nothing is in the ring any more.
     pub(super) fn stop(mut self) -> anyhow::Result<ExitCode> {
         self.pipeline.finish(now());
-        self.losses();
+        if !self.losses() {
+            // The probes and their counters went with the privileged process.
+            let span = (self.reported_at, now());
+            let (why, unit) = (LossReason::UncleanEnd, LossUnit::Records);
+            self.lost(None, why, unit, None, span);
+        }
         self.pipeline.summarise(now(), true);
         let checks = self.checks();
         let verdict = match checks.iter().find_map(|check| check.as_ref().err()) {

@@ -1,5 +1,6 @@
 //! The delivery as the agent has it, fed with events of these tests: spool, couriers, receivers.
 
+use super::arrived::first_copies;
 use crate::samples;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -85,23 +86,4 @@ pub fn at_least_once(sink: &str, given: &[String], has: &[String]) -> usize {
     }
     assert_eq!(kept.len(), given.len(), "{sink}");
     has.len() - kept.len()
-}
-
-/// By key, the first copy of each event.
-pub fn first_copies(sink: &str, has: &[String]) -> Vec<String> {
-    let mut first = std::collections::BTreeMap::new();
-    let mut kept = Vec::new();
-    for json in has {
-        let event: serde_json::Value = serde_json::from_str(json).unwrap();
-        let producer = &event["producer"];
-        let name = ["id", "epoch", "sequence"].map(|part| producer[part].to_string());
-        match first.get(&name) {
-            Some(known) => assert_eq!(known, json, "{sink}: two events of one key"),
-            None => {
-                first.insert(name, json.clone());
-                kept.push(json.clone());
-            }
-        }
-    }
-    kept
 }

@@ -1,11 +1,11 @@
 //! Programs, certificates and places for them.
 
+pub mod arrived;
 pub mod feed;
 pub mod proxy;
 pub mod server;
 
 use std::fs;
-use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -110,22 +110,6 @@ pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Result<T, String>) -
             Err(reason) if start.elapsed() > PATIENCE => panic!("{what}: {reason}"),
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
-    }
-}
-
-/// A body as it was before its content encoding.
-pub fn unpacked(encoding: Option<&str>, body: &[u8]) -> Vec<u8> {
-    match encoding {
-        Some("zstd") => zstd::decode_all(body).unwrap(),
-        Some("gzip") => {
-            let mut bytes = Vec::new();
-            flate2::read::GzDecoder::new(body)
-                .read_to_end(&mut bytes)
-                .unwrap();
-            bytes
-        }
-        None => body.to_vec(),
-        Some(other) => panic!("{other}"),
     }
 }
 
