@@ -191,9 +191,9 @@ impl Agent {
 
     /// Waits until neither of its processes is there any more.
     pub fn both_ended(&mut self) -> Result<()> {
-        self.program.wait(seconds(60))?;
+        self.program.wait(seconds(300))?;
         ensure!(
-            self.program.outputs_closed(seconds(60)),
+            self.program.outputs_closed(seconds(300)),
             "a process of the agent goes on after the other's end: {}",
             self.program.stderr()
         );
