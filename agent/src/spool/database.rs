@@ -77,6 +77,12 @@ CREATE TABLE quarantine (
 CREATE TABLE aside (name TEXT PRIMARY KEY) STRICT;
 ";
 
+/// For sums that are made every second, without a look at the payloads' pages.
+const INDEXES: &str = "
+CREATE INDEX entries_sums ON entries (id, records, size);
+CREATE INDEX quarantine_sums ON quarantine (consumer, records);
+";
+
 /// When a commit is on the disk.
 #[derive(Clone, Copy)]
 pub(super) enum Durability {
@@ -164,7 +170,7 @@ fn prepare(connection: &Connection) -> rusqlite::Result<i64> {
         connection.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables == 0 {
         connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT"
+            "BEGIN IMMEDIATE; {TABLES} {INDEXES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT"
         ))?;
         return Ok(VERSION);
     }

@@ -48,7 +48,7 @@ pub use consumer::{Consumer, Page};
 pub use loss::{Lost, Reason};
 pub use quarantine::{Quarantine, Refused};
 pub use signal::Signal;
-pub use writer::{Appended, Spool};
+pub use writer::{Appended, Backlog, Spool};
 
 use agent_common::event::Time;
 use bytes::Bytes;

@@ -91,6 +91,7 @@ impl Worker {
             hook: Some(self.hook),
             key_ids: self.key_ids.clone(),
             counters: self.named(),
+            sinks: self.outputs.sinks(),
             detail,
         };
         self.pipeline.emit(now(), Body::Audit(Audit { audit }));

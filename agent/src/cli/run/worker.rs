@@ -228,7 +228,8 @@ impl Worker {
     fn answer(&mut self) {
         if let Some(waiting) = self.asked.waiting() {
             let counters = self.named();
-            let snapshot = self.pipeline.snapshot(now(), self.scope.clone(), counters);
+            let mut snapshot = self.pipeline.snapshot(now(), self.scope.clone(), counters);
+            snapshot.sinks = self.outputs.sinks();
             waiting.answer(&snapshot);
         }
     }

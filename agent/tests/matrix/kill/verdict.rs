@@ -174,6 +174,14 @@ fn starts(kept: &[String], runs: &BTreeMap<u64, &Run>) -> Result<()> {
             !ended || last == Some("agent_stopped"),
             "{epoch} ended with {last:?}"
         );
+        let told = events.iter().filter(|event| event.action().is_some());
+        for event in told {
+            let sinks = event.sinks();
+            ensure!(
+                sinks == ["otlp", "http", "file", "stdout"],
+                "it reports of the sinks {sinks:?}"
+            );
+        }
     }
     Ok(())
 }
