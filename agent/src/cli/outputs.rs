@@ -269,7 +269,9 @@ fn sinks(config: &Config) -> anyhow::Result<Vec<Box<dyn Sink>>> {
     if let Some(path) = &config.file.path {
         let file = RotatingFile::open(path, &config.file)
             .with_context(|| format!("output file {}", path.display()))?;
-        sinks.push(Box::new(Ndjson::new(file, retry)));
+        sinks.push(Box::new(
+            Ndjson::new(file, retry).encoded(config.file.encoding),
+        ));
     }
     Ok(sinks)
 }
