@@ -42,6 +42,7 @@ use tokentrail_agent::{
         pipe::{Error, Pipe},
         remote::{Link, Order, Remote},
     },
+    spool,
 };
 use tracing::{info, warn};
 
@@ -103,8 +104,15 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     leave_no_core();
     let mut doors = Doors::open(&config.coverage)?;
     let remote = receivers::remote(&config)?;
-    make_spool_folder(&config)?;
-    let weaker = lockdown::worker(&start::lockdown(&config, begin.account))
+    // Landlock's rules are about what is there already.
+    if let Some(path) = &config.spool.path {
+        spool::make_folder(path)?;
+    }
+    let destinations: Vec<_> = remote
+        .iter()
+        .filter_map(|receiver| receiver.destination())
+        .collect();
+    let weaker = lockdown::worker(&start::lockdown(&config, &destinations, begin.account))
         .context("the worker cannot be locked down")?;
 
     let keyring = start::keyring(begin.settings.keys.as_ref())?;
@@ -162,20 +170,6 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     };
     worker.link.send(&Ask::Ready { weaker })?;
     worker.work()
-}
-
-/// Landlock's rules are about what is there already. Its last folder alone is made, and the spool looks at it again.
-fn make_spool_folder(config: &Config) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let Some(path) = &config.spool.path else {
-        return Ok(());
-    };
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(error).with_context(|| format!("spool folder {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn key_ids(keyring: &Keyring) -> Vec<String> {
