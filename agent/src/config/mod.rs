@@ -186,6 +186,8 @@ section! {
     pub struct File {
         /// Where to write; nothing is written without it. Its folder must not be writable by others.
         pub path: Option<PathBuf> = None,
+        /// Form of an event: "event" (tokentrail's own) or "ocsf" (OCSF 1.8).
+        pub encoding: Encoding = Encoding::Event,
         /// A file that would grow larger than this is rotated, in bytes.
         pub rotate_bytes: Ranged<4_096, 1_099_511_627_776> = Ranged::new(128 * 1024 * 1024),
         /// Rotated files kept, as PATH.1 (the newest), PATH.2, ...

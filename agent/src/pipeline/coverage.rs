@@ -56,6 +56,7 @@ impl Pipeline {
             scope,
             total: ledger.total(),
             rows: ledger.rows(),
+            sinks: Vec::new(),
             counters,
         }
     }

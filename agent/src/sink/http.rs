@@ -48,6 +48,10 @@ impl Receiver for Http {
         self.limits
     }
 
+    fn destination(&self) -> Option<(String, u16)> {
+        self.poster.destination()
+    }
+
     fn send(&mut self, batch: &Batch) -> Outcome {
         let events = match encoding::events(self.encoding, batch) {
             Ok(events) => events,

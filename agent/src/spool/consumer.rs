@@ -369,6 +369,12 @@ impl Consumer {
         Ok(())
     }
 
+    /// Forgets what was read and not acknowledged: it is read again.
+    pub fn rewind(&mut self) {
+        self.queue.clear();
+        self.next = self.position;
+    }
+
     /// The first `count` records that wait were refused for good, `rejected` of them by the receiver's own count: they
     /// are kept aside, counted and done, in one transaction.
     ///

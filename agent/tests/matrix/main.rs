@@ -10,6 +10,7 @@ mod container;
 mod coverage;
 mod fixtures;
 mod hostile;
+mod kill;
 mod late;
 mod privilege;
 mod processes;

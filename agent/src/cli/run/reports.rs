@@ -24,16 +24,18 @@ pub(super) struct Lost {
 impl Worker {
     /// Losses since the last report become events; so do the counters.
     pub(super) fn report(&mut self) {
+        // What is not known now is with the next one.
         self.losses();
         self.pipeline.summarise(now(), false);
         self.audit(Action::AgentReport, None);
     }
 
-    fn losses(&mut self) {
-        let to = now();
-        self.kernel_losses(to);
+    /// False where those of the kernel are not known.
+    fn losses(&mut self) -> bool {
+        let known = self.kernel_losses(now());
         self.skipped();
         self.outputs_lost();
+        known
     }
 
     pub(super) fn outputs_lost(&mut self) {
@@ -43,10 +45,13 @@ impl Worker {
     }
 
     /// What was lost before the ring. Where the counters cannot be read now, the next report has it.
-    fn kernel_losses(&mut self, to: Nanos) {
+    fn kernel_losses(&mut self, to: Nanos) -> bool {
         let totals = match self.link.counters() {
             Ok(totals) => totals,
-            Err(error) => return warn!(%error, "the probes' counters could not be read"),
+            Err(error) => {
+                warn!(%error, "the probes' counters could not be read");
+                return false;
+            }
         };
         let from = self.reported_at;
         for row in 0..probe::COUNT {
@@ -67,6 +72,7 @@ impl Worker {
         }
         self.reported = totals;
         self.reported_at = to;
+        true
     }
 
     pub(super) fn lost(&mut self, lost: Lost, (from, to): (Nanos, Nanos)) {
@@ -97,6 +103,7 @@ impl Worker {
             hook: Some(self.hook),
             key_ids: self.key_ids.clone(),
             counters: self.named(),
+            sinks: self.outputs.sinks(),
             detail,
         };
         self.pipeline.emit(now(), Body::Audit(Audit { audit }));
@@ -125,7 +132,19 @@ impl Worker {
     pub(super) fn stop(mut self) -> anyhow::Result<ExitCode> {
         self.pipeline.finish(now());
         self.rested(now());
-        self.losses();
+        if !self.losses() {
+            // The probes and their counters went with the privileged process.
+            let span = (self.reported_at, now());
+            let lost = Lost {
+                stage: Stage::Kernel,
+                probe: None,
+                reason: LossReason::UncleanEnd,
+                unit: LossUnit::Records,
+                count: None,
+                intentional: false,
+            };
+            self.lost(lost, span);
+        }
         self.pipeline.summarise(now(), true);
         let checks = self.checks();
         let verdict = match checks.iter().find_map(|check| check.as_ref().err()) {

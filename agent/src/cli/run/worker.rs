@@ -42,6 +42,7 @@ use tokentrail_agent::{
         pipe::{Error, Pipe},
         remote::{Link, Order, Remote},
     },
+    spool,
 };
 use tracing::{info, warn};
 
@@ -108,7 +109,15 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     leave_no_core();
     let mut doors = Doors::open(&config.coverage)?;
     let remote = receivers::remote(&config)?;
-    let weaker = lockdown::worker(&start::lockdown(&config, begin.account))
+    // Landlock's rules are about what is there already.
+    if let Some(path) = &config.spool.path {
+        spool::make_folder(path)?;
+    }
+    let destinations: Vec<_> = remote
+        .iter()
+        .filter_map(|receiver| receiver.destination())
+        .collect();
+    let weaker = lockdown::worker(&start::lockdown(&config, &destinations, begin.account))
         .context("the worker cannot be locked down")?;
 
     let keyring = start::keyring(begin.settings.keys.as_ref())?;
@@ -226,7 +235,8 @@ impl Worker {
     fn answer(&mut self) {
         if let Some(waiting) = self.asked.waiting() {
             let counters = self.named();
-            let snapshot = self.pipeline.snapshot(now(), self.scope.clone(), counters);
+            let mut snapshot = self.pipeline.snapshot(now(), self.scope.clone(), counters);
+            snapshot.sinks = self.outputs.sinks();
             waiting.answer(&snapshot);
         }
     }

@@ -4,6 +4,9 @@
 //! so, after a growing pause with jitter, not before the receiver asks for it; what is too large is sent in halves,
 //! and the limit stays lower for a while; what is refused for good goes into the spool's quarantine and is counted.
 //!
+//! A panic, which would be a mistake in a receiver, ends neither the process nor the sink: it is said and counted, and
+//! after a pause, which grows likewise, the courier begins again at what was acknowledged last.
+//!
 //! Invariant: one thread per receiver, which waits for nothing but its receiver and the spool.
 //! Invariant: asked to stop, it makes one last attempt and ends, without a pause.
 
@@ -11,8 +14,11 @@
 mod tests;
 
 use super::batch::{Batch, Encoded, Limits, Outcome, Receiver};
-use crate::spool::{Consumer, Page};
+use crate::spool::{Backlog, Consumer, Page};
+use agent_common::event::{SinkReport, Time};
+use std::any::Any;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -54,6 +60,10 @@ pub struct Counters {
     pub retries: AtomicU64,
     /// Batches that were accepted, at least in part.
     pub batches: AtomicU64,
+    /// Times that it began again after a panic.
+    pub panics: AtomicU64,
+    /// When a batch was accepted last, in nanoseconds since 1970; 0: not so far.
+    pub last_accepted: AtomicU64,
 }
 
 /// A running courier.
@@ -61,6 +71,25 @@ pub struct Handle {
     pub name: String,
     pub counters: Arc<Counters>,
     pub(super) thread: JoinHandle<()>,
+}
+
+impl Handle {
+    /// What the counters say, with what waits and what is kept aside for it.
+    #[must_use]
+    pub fn report(&self, backlog: Backlog) -> SinkReport {
+        let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let last = counted(&self.counters.last_accepted);
+        SinkReport {
+            name: self.name.clone(),
+            delivered: counted(&self.counters.delivered),
+            retried: counted(&self.counters.retries),
+            refused: counted(&self.counters.rejected),
+            waiting: backlog.waiting,
+            quarantined: backlog.quarantined,
+            restarted: counted(&self.counters.panics),
+            last_delivered: (last > 0).then(|| Time::from_unix_nanos(last.into())),
+        }
+    }
 }
 
 /// Starts the thread. It ends when the consumer's signal says stop.
@@ -88,7 +117,7 @@ pub fn start(
     let thread = std::thread::Builder::new()
         // The kernel keeps 15 characters.
         .name(format!("sink {name}"))
-        .spawn(move || courier.work())?;
+        .spawn(move || courier.live())?;
     Ok(Handle {
         name,
         counters,
@@ -114,7 +143,28 @@ struct Courier {
 }
 
 impl Courier {
-    fn work(mut self) {
+    /// Works until it is to stop, whatever panics.
+    fn live(mut self) {
+        // What a panic leaves behind is made good: the consumer begins anew, and a receiver's connection is its own.
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
+            self.counters.panics.fetch_add(1, Ordering::Relaxed);
+            self.consumer.rewind();
+            self.again = None;
+            let pause = self.grown();
+            tracing::error!(
+                sink = self.consumer.name(),
+                panic = said(&*panic),
+                ?pause,
+                "THE OUTPUT PANICKED, which is a mistake in the agent: it begins again at what was acknowledged last"
+            );
+            if self.consumer.signal().stopping().is_some() {
+                break;
+            }
+            self.consumer.signal().pause(pause);
+        }
+    }
+
+    fn work(&mut self) {
         loop {
             let stopping = self.consumer.signal().stopping();
             if stopping.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -190,6 +240,8 @@ impl Courier {
                     .delivered
                     .fetch_add(count as u64 - rejected, Ordering::Relaxed);
                 self.counters.batches.fetch_add(1, Ordering::Relaxed);
+                let now = u64::try_from(Time::now().unix_nanos()).unwrap_or_default();
+                self.counters.last_accepted.store(now, Ordering::Relaxed);
                 self.spool(stored);
                 self.went_well();
                 None
@@ -305,6 +357,15 @@ impl Courier {
         let chance = RandomState::new().build_hasher().finish() % 1_024;
         pause / 2 + pause.mul_f64(chance as f64 / 2_048.0)
     }
+}
+
+/// The message of a panic, which is a text unless somebody made an effort.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
 }
 
 /// A receiver's text, not longer than is reasonable.

@@ -65,6 +65,10 @@ impl Receiver for Otlp {
         self.limits
     }
 
+    fn destination(&self) -> Option<(String, u16)> {
+        self.poster.destination()
+    }
+
     fn send(&mut self, batch: &Batch) -> Outcome {
         let request = match encode::request(batch) {
             Ok(request) => request,

@@ -141,6 +141,19 @@ impl Poster {
         })
     }
 
+    /// Host and port.
+    #[must_use]
+    pub fn destination(&self) -> Option<(String, u16)> {
+        let usual = if self.uri.scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        };
+        // An IPv6 address stands in brackets.
+        let host = self.uri.host()?.trim_matches(['[', ']']);
+        Some((host.to_owned(), self.uri.port_u16().unwrap_or(usual)))
+    }
+
     /// Posts `body` compressed; `headers` are the protocol's.
     ///
     /// # Errors

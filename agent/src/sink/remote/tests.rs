@@ -5,7 +5,7 @@ use super::retry::{LONGEST, after, outcome};
 use super::tls::{Files, Tls};
 use super::{Error, file};
 use crate::config::{Compression, Http, Otlp};
-use crate::sink::batch::Outcome;
+use crate::sink::batch::{Outcome, Receiver as _};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -130,6 +130,35 @@ fn poster(endpoint: &str, headers: &[(&str, &str)]) -> Result<Poster, Error> {
         connect: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
     })
+}
+
+#[test]
+fn destinations_are_those_of_the_endpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, _) = certificate(folder.path(), "ca");
+    for (endpoint, host, port) in [
+        (
+            "https://collector.example:4318/v1/logs",
+            "collector.example",
+            4318,
+        ),
+        ("https://collector.example", "collector.example", 443),
+        ("http://127.0.0.1/x:9", "127.0.0.1", 80),
+        ("https://[::1]:8443/", "::1", 8443),
+        ("https://[::1]/", "::1", 443),
+    ] {
+        let config = Http {
+            endpoint: Some(endpoint.to_owned()),
+            ca: Some(ca.clone()),
+            ..Http::default()
+        };
+        let http = super::super::http::from_config(&config).unwrap().unwrap();
+        assert_eq!(
+            http.destination(),
+            Some((host.to_owned(), port)),
+            "{endpoint}"
+        );
+    }
 }
 
 #[test]

@@ -97,6 +97,10 @@ impl Receiver for Syslog {
         self.limits
     }
 
+    fn destination(&self) -> Option<(String, u16)> {
+        self.transport.address().destination()
+    }
+
     fn send(&mut self, batch: &Batch) -> Outcome {
         let events = match encoding::events(self.encoding, batch) {
             Ok(events) => events,

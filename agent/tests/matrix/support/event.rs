@@ -260,6 +260,16 @@ impl Event {
         })
     }
 
+    /// Names of the outputs behind the spool, in audit events.
+    pub fn sinks(&self) -> Vec<&str> {
+        let list = self.at("audit.sinks").and_then(Value::as_array);
+        list.map_or(Vec::new(), |list| {
+            list.iter()
+                .filter_map(|sink| sink.get("name")?.as_str())
+                .collect()
+        })
+    }
+
     /// For messages: who, which way, what.
     pub fn brief(&self) -> String {
         let mut text = format!("{} {}", self.kind(), self.direction());
