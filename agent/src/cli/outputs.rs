@@ -22,6 +22,7 @@ use tokentrail_agent::{
     sink::{
         Losses, Ndjson, RotatingFile, Sink, Stream, Table,
         batch::Receiver as Receive,
+        courier,
         delivery::{self, Delivery},
         lines::Lines,
         table,
@@ -41,6 +42,7 @@ pub struct Outputs {
     spooled: Option<Thread>,
     epoch: u64,
     reports: delivery::Reports,
+    slots: Vec<courier::Slot>,
     /// What the direct outputs missed since it was last taken.
     missed: Mutex<Option<Losses>>,
 }
@@ -77,6 +79,7 @@ impl Outputs {
                 spooled: None,
                 epoch,
                 reports: delivery::Reports::default(),
+                slots: Vec::new(),
                 missed: Mutex::new(None),
             });
         };
@@ -105,13 +108,14 @@ impl Outputs {
                 spooled: None,
                 epoch,
                 reports: delivery::Reports::default(),
+                slots: Vec::new(),
                 missed: Mutex::new(None),
             });
         }
         let stop = Duration::from_secs(config.spool.stop_seconds.get());
         let mut delivery =
             Delivery::start(options, receivers, agent, epoch).context("durable delivery")?;
-        let (epoch, reports) = (delivery.epoch(), delivery.reports());
+        let (epoch, reports, slots) = (delivery.epoch(), delivery.reports(), delivery.slots());
         let first = delivery.losses();
         let spooled = Thread::start("spool", config, move |events, lost| {
             spool(delivery, events, lost, stop)
@@ -122,6 +126,7 @@ impl Outputs {
             spooled: Some(spooled),
             epoch,
             reports,
+            slots,
             missed: Mutex::new(None),
         })
     }
@@ -135,6 +140,19 @@ impl Outputs {
     pub fn sinks(&self) -> Vec<SinkReport> {
         let reports = self.reports.lock();
         reports.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Receivers, by their names, in the place of those that there are.
+    pub fn replace(&self, remote: Vec<Box<dyn Receive>>) {
+        for receiver in remote {
+            if let Some(slot) = self
+                .slots
+                .iter()
+                .find(|slot| slot.name() == receiver.name())
+            {
+                slot.put(receiver);
+            }
+        }
     }
 
     /// Waits where the queue is full: the ring behind it counts what then does not fit.

@@ -4,20 +4,20 @@ use anyhow::Context as _;
 use std::net::IpAddr;
 use tokentrail_agent::{
     config::Config,
-    sink::{RotatingFile, batch::Receiver, http, lines::Lines, otlp, syslog},
+    sink::{RotatingFile, batch::Receiver, http, lines::Lines, otlp, remote::file::Source, syslog},
 };
 
-/// Those over the network and to other programs. Certificates and files with secrets are read here, which the worker may
-/// not do any more when it is locked down.
-pub fn remote(config: &Config) -> anyhow::Result<Vec<Box<dyn Receiver>>> {
+/// Those over the network and to other programs. Certificates and files with secrets are read here: the worker, which may
+/// not open them any more when it is locked down, is given them then.
+pub fn remote(config: &Config, source: &Source) -> anyhow::Result<Vec<Box<dyn Receiver>>> {
     let mut receivers: Vec<Box<dyn Receiver>> = Vec::new();
-    if let Some(receiver) = otlp::from_config(&config.otlp).context("[otlp]")? {
+    if let Some(receiver) = otlp::load(&config.otlp, source).context("[otlp]")? {
         receivers.push(Box::new(receiver));
     }
-    if let Some(receiver) = http::from_config(&config.http).context("[http]")? {
+    if let Some(receiver) = http::load(&config.http, source).context("[http]")? {
         receivers.push(Box::new(receiver));
     }
-    if let Some(receiver) = syslog::from_config(&config.syslog).context("[syslog]")? {
+    if let Some(receiver) = syslog::load(&config.syslog, source).context("[syslog]")? {
         receivers.push(Box::new(receiver));
     }
     Ok(receivers)

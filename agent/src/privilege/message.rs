@@ -117,6 +117,11 @@ pub enum Tell {
     ScopeChanged {
         path: String,
     },
+    /// A file that the configuration names comes with this, opened: for the next [`Tell::Reload`].
+    File {
+        #[serde(with = "path")]
+        path: PathBuf,
+    },
     Reload(Settings),
     /// The probes are detached: read what is left, and end.
     Stop,

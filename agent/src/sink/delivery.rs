@@ -12,7 +12,7 @@
 //! Invariant: every event given is durable, or waits in memory, or is counted.
 
 use super::batch::Receiver;
-use super::courier::{self, Handle, Patience};
+use super::courier::{self, Handle, Patience, Slot};
 use crate::config;
 use crate::spool::{self, Appended, Lost, Record, Signal, Spool};
 use agent_common::event::{Body, Envelope, LossDetail, LossUnit, LostEvents, SinkReport, Time};
@@ -161,6 +161,15 @@ impl Delivery {
     #[must_use]
     pub fn reports(&self) -> Reports {
         Arc::clone(&self.reports)
+    }
+
+    /// Where other receivers can be put in the place of those that there are.
+    #[must_use]
+    pub fn slots(&self) -> Vec<Slot> {
+        self.couriers
+            .iter()
+            .map(|courier| courier.slot.clone())
+            .collect()
     }
 
     fn report(&mut self) {

@@ -120,7 +120,7 @@ impl Consumer {
 
     /// Wakes when something was appended, or it is time to stop.
     #[must_use]
-    pub fn signal(&self) -> &Signal {
+    pub fn signal(&self) -> &Arc<Signal> {
         &self.signal
     }
 

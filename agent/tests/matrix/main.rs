@@ -14,6 +14,7 @@ mod kill;
 mod late;
 mod privilege;
 mod processes;
+mod rotate;
 mod scope;
 mod stop;
 mod support;

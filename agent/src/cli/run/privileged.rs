@@ -185,13 +185,10 @@ pub async fn observe(
                 Some(Event::Gone) | None => break None,
             },
             _ = hangup.recv() => {
-                if let Some(settings) = reload::reload(&arguments, &mut config) {
+                if reload::reload(&arguments, &mut config, &pipe) {
                     log.change(&config);
                     sweeping = interval(&config);
                     guard.configure(&config);
-                    if let Err(error) = pipe.send(&Tell::Reload(settings)) {
-                        warn!(%error, "the worker goes on with its old configuration");
-                    }
                 }
             }
             _ = sweeping.tick() => sweep(&live),

@@ -13,8 +13,9 @@ use agent_common::{
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
+    fs::File,
     os::fd::AsFd as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -42,6 +43,7 @@ use tokentrail_agent::{
         pipe::{Error, Pipe},
         remote::{Link, Order, Remote},
     },
+    sink::remote::file::Source,
     spool,
 };
 use tracing::{info, warn};
@@ -108,7 +110,7 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     let log = Log::start(&config);
     leave_no_core();
     let mut doors = Doors::open(&config.coverage)?;
-    let remote = receivers::remote(&config)?;
+    let remote = receivers::remote(&config, &Source::disk())?;
     // Landlock's rules are about what is there already.
     if let Some(path) = &config.spool.path {
         spool::make_folder(path)?;
@@ -246,7 +248,7 @@ impl Worker {
         loop {
             match self.orders.try_recv() {
                 Ok(Order::ScopeChanged(path)) => self.audit(Action::ScopeChanged, Some(path)),
-                Ok(Order::Reload(settings)) => self.reload(&settings),
+                Ok(Order::Reload(settings, files)) => self.reload(&settings, files),
                 Ok(Order::Budget { kept, shed }) => self.afford(kept, shed),
                 Ok(Order::Detached { at, why }) => self.detached(at, &why),
                 Ok(Order::Attaching) => self.attaching(),
@@ -336,7 +338,7 @@ impl Worker {
     }
 
     /// What may change does; what was refused before stays.
-    fn reload(&mut self, settings: &Settings) {
+    fn reload(&mut self, settings: &Settings, files: Vec<(PathBuf, File)>) {
         let read = config::parse(Path::new("configuration"), &settings.config)
             .map_err(anyhow::Error::from)
             .and_then(|config| {
@@ -345,9 +347,10 @@ impl Worker {
                     // Another key of this run would join with nothing of it.
                     None => Arc::clone(&self.keyring),
                 };
-                Ok((config, keyring))
+                let remote = receivers::remote(&config, &Source::passed(files))?;
+                Ok((config, keyring, remote))
             });
-        let (config, keyring) = match read {
+        let (config, keyring, remote) = match read {
             Ok(read) => read,
             Err(error) => return warn!("the configuration stays as it was: {error:#}"),
         };
@@ -356,6 +359,7 @@ impl Worker {
             start::limits(&config),
             Observer::new(start::credential(&config), Arc::clone(&keyring)),
         );
+        self.outputs.replace(remote);
         self.report_every = Duration::from_secs(config.agent.report_seconds.get());
         self.log.change(&config);
         self.key_ids = key_ids(&keyring);

@@ -14,13 +14,13 @@
 mod tests;
 
 use super::batch::{Batch, Encoded, Limits, Outcome, Receiver};
-use crate::spool::{Backlog, Consumer, Page};
+use crate::spool::{Backlog, Consumer, Page, Signal};
 use agent_common::event::{SinkReport, Time};
 use std::any::Any;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -66,10 +66,38 @@ pub struct Counters {
     pub last_accepted: AtomicU64,
 }
 
+/// Where another receiver is put in the place of a courier's, which takes it before its next attempt.
+#[derive(Clone)]
+pub struct Slot {
+    name: String,
+    next: Arc<Mutex<Option<Box<dyn Receiver>>>>,
+    signal: Arc<Signal>,
+}
+
+impl Slot {
+    /// The consumer's.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A pause after a failure ends: what was mended is tried at once.
+    pub fn put(&self, receiver: Box<dyn Receiver>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+        self.signal.changed();
+    }
+
+    fn take(&self) -> Option<Box<dyn Receiver>> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        next.take()
+    }
+}
+
 /// A running courier.
 pub struct Handle {
     pub name: String,
     pub counters: Arc<Counters>,
+    pub(super) slot: Slot,
     pub(super) thread: JoinHandle<()>,
 }
 
@@ -103,6 +131,11 @@ pub fn start(
 ) -> std::io::Result<Handle> {
     let name = consumer.name().to_owned();
     let counters = Arc::new(Counters::default());
+    let slot = Slot {
+        name: name.clone(),
+        next: Arc::default(),
+        signal: Arc::clone(consumer.signal()),
+    };
     let courier = Courier {
         cap: receiver.limits(),
         calm: 0,
@@ -113,6 +146,7 @@ pub fn start(
         consumer,
         receiver,
         counters: Arc::clone(&counters),
+        slot: slot.clone(),
     };
     let thread = std::thread::Builder::new()
         // The kernel keeps 15 characters.
@@ -121,6 +155,7 @@ pub fn start(
     Ok(Handle {
         name,
         counters,
+        slot,
         thread,
     })
 }
@@ -140,6 +175,7 @@ struct Courier {
     troubled: bool,
     patience: Patience,
     counters: Arc<Counters>,
+    slot: Slot,
 }
 
 impl Courier {
@@ -160,7 +196,8 @@ impl Courier {
             if self.consumer.signal().stopping().is_some() {
                 break;
             }
-            self.consumer.signal().pause(pause);
+            let changes = self.consumer.signal().changes();
+            self.consumer.signal().pause(changes, pause);
         }
     }
 
@@ -171,6 +208,12 @@ impl Courier {
                 break;
             }
             let mark = self.consumer.signal().mark();
+            let changes = self.consumer.signal().changes();
+            if let Some(receiver) = self.slot.take() {
+                self.cap = receiver.limits();
+                (self.calm, self.again) = (0, None);
+                self.receiver = receiver;
+            }
             let (events, bytes) = match self.again {
                 Some(events) => (events, usize::MAX),
                 None => (self.cap.events, self.cap.bytes),
@@ -182,7 +225,7 @@ impl Courier {
                         if stopping.is_some() {
                             break;
                         }
-                        self.consumer.signal().pause(pause);
+                        self.consumer.signal().pause(changes, pause);
                     }
                 }
                 Ok(None) if stopping.is_some() => break,
@@ -197,7 +240,7 @@ impl Courier {
                         break;
                     }
                     let pause = self.grown();
-                    self.consumer.signal().pause(pause);
+                    self.consumer.signal().pause(changes, pause);
                 }
             }
         }

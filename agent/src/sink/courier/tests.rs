@@ -505,3 +505,24 @@ fn reports_say_what_was_done_and_what_waits() {
     );
     assert!(picky.retried == 0 && picky.restarted == 0 && picky.last_delivered.is_some());
 }
+
+#[test]
+fn another_receiver_takes_the_place_and_ends_the_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let hour = Outcome::Retry {
+        after: Some(Duration::from_secs(3_600)),
+        reason: "its certificate has expired".into(),
+    };
+    let (old, tried) = receiver("one", (100, 1 << 20), move |_| hour.clone());
+    let mut delivery = start(folder.path(), vec![old]);
+    give(&mut delivery, 1..=8);
+    eventually("an attempt", || !spans(&tried).is_empty());
+    let (new, log) = receiver("one", (3, 1 << 20), |_| accepted());
+    let slots = delivery.slots();
+    assert_eq!(slots[0].name(), "one");
+    slots[0].put(new);
+    eventually("everything", || sequences(&log).len() == 8);
+    assert_eq!(spans(&tried), [(1, 8)]);
+    assert_eq!(spans(&log), [(1, 3), (4, 6), (7, 8)]);
+    assert_eq!(delivery.close(SOON), []);
+}
