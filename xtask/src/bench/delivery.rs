@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant};
 const EVENTS: u64 = 30_000;
 /// Events that come together at 50 a second with the default `spool.group_ms`.
 const QUIET: u64 = 5;
+/// Writes that are timed.
+const SYNCS: usize = 21;
 
 /// One way.
 #[derive(Serialize)]
@@ -158,8 +161,8 @@ impl Way<'_> {
     }
 }
 
-/// Everything in one table; what waits on the disk below it.
-pub fn table(out: &mut String, delivered: &[Delivered]) {
+/// Everything in one table, and below it what holds for all of it. `fsync`: [`sync_time`].
+pub fn table(out: &mut String, delivered: &[Delivered], fsync: f64) {
     let _ = writeln!(
         out,
         "\nevents per second through spool and OTLP/HTTP; bytes of an event on the wire (heads included) and on the disk\n\n\
@@ -188,23 +191,40 @@ pub fn table(out: &mut String, delivered: &[Delivered]) {
             number(&way.agent, "through_per_second"),
             number(&way.agent, "drained_per_second"),
             or_dash(way.wire_bytes_per_event, ""),
-            number(&way.agent, "disk_bytes_per_event"),
+            number(&way.agent, "spool_bytes_per_event"),
             number(&way.agent, "cpu_microseconds_per_event"),
             or_dash(way.receiver_cpu_microseconds_per_event, " us"),
             or_dash(way.own_events_per_second, "/s"),
         );
     }
     if let Some(first) = delivered.first().map(|way| &way.agent) {
+        let more = number(first, "disk_bytes_per_event") - number(first, "spool_bytes_per_event");
         let _ = writeln!(
             out,
-            "\nan event is {:.0} bytes of JSON; on the disk it counts as {:.0}, the rest are the files' own; appended at \
-             {:.0}/s, {:.0} events",
-            number(first, "json_bytes_per_event"),
-            number(first, "spool_bytes_per_event"),
-            number(first, "appended_per_second"),
+            "\n{:.0} events of {:.0} bytes of JSON, appended at {:.0}/s; beside what waits the spool's files (log, reserve) \
+             have {:.1} MB; a write of 4 KiB is on this disk after {fsync:.1} ms",
             number(first, "events"),
+            number(first, "json_bytes_per_event"),
+            number(first, "appended_per_second"),
+            more * number(first, "events") / 1e6,
         );
     }
+}
+
+/// Milliseconds until 4 KiB more of a file are on the disk of `folder`; the median of some.
+pub fn sync_time(folder: &Path) -> Result<f64> {
+    let path = folder.join("sync");
+    let mut file =
+        File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut times = Vec::new();
+    for _ in 0..SYNCS {
+        let start = Instant::now();
+        file.write_all(&[0; 4096])?;
+        file.sync_data()?;
+        times.push(start.elapsed().as_secs_f64() * 1_000.0);
+    }
+    fs::remove_file(&path)?;
+    Ok(super::report::median(&mut times).unwrap_or_default())
 }
 
 /// What a receiver saw of a run: the same events are sent to every receiver.

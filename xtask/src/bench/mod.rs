@@ -384,6 +384,7 @@ impl Bench<'_> {
             seconds: self.seconds,
             pace: self.pace,
         };
+        report.sync_milliseconds = delivery::sync_time(self.folder)?;
         way.measure(|delivered| {
             step.tick(delivered.receiver);
             report.delivered.push(delivered);

@@ -25,6 +25,8 @@ pub struct Report {
     pub memory: Vec<(bool, u32, Memory)>,
     pub replay: Vec<Value>,
     pub delivered: Vec<Delivered>,
+    /// See [`delivery::sync_time`].
+    pub sync_milliseconds: f64,
     pub latency: Vec<Latency>,
 }
 
@@ -122,7 +124,7 @@ impl Report {
         }
         self.costs(&mut out);
         if !self.delivered.is_empty() {
-            delivery::table(&mut out, &self.delivered);
+            delivery::table(&mut out, &self.delivered, self.sync_milliseconds);
         }
         if !self.latency.is_empty() {
             latency::table(&mut out, &self.latency);
@@ -281,6 +283,7 @@ impl Report {
             "memory": memory,
             "replay": self.replay,
             "delivery": self.delivered,
+            "sync_milliseconds": self.sync_milliseconds,
             "latency_milliseconds": self.latency,
             "goals": {
                 "https_keep_alive": KEEP_ALIVE_GOAL, "https_new": NEW_GOAL,
@@ -292,7 +295,7 @@ impl Report {
 }
 
 /// Sorts; the lower middle of an even number.
-fn median(values: &mut [f64]) -> Option<f64> {
+pub fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len().checked_sub(1)? / 2).copied()
 }
