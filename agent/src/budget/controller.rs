@@ -83,7 +83,7 @@ impl Controller {
         Self {
             limits,
             kept: WHOLE,
-            steps: WINDOW,
+            steps: 0,
             over_since: None,
             shed_at: None,
         }

@@ -108,7 +108,7 @@ section! {
     /// are detached for a while.
     pub struct Budget {
         /// CPU time, in hundredths of one core.
-        pub cpu_percent: Ranged<1, 100_000> = Ranged::new(100),
+        pub cpu_percent: Ranged<1, 100_000> = Ranged::new(200),
         /// Resident memory, in bytes: as /proc/PID/statm has it, the ring and what both share included.
         pub memory_bytes: Ranged<33_554_432, 1_099_511_627_776> = Ranged::new(1024 * 1024 * 1024),
         /// Seconds that either may be passed, in spite of what is done about it, before the probes are detached.

@@ -199,6 +199,7 @@ impl Points {
         inner.points.clear();
         for (_, of_process) in inner.processes.iter_mut() {
             of_process.libraries.clear();
+            of_process.looked = false;
         }
     }
 
@@ -354,6 +355,7 @@ mod tests {
         assert!(there.knows(process));
         here.clear();
         assert!(there.all().is_empty() && there.of_process(process).is_empty());
+        assert!(!there.knows(process));
         here.add(attached.clone());
         assert_eq!(there.get(PointId(0)), Some(attached));
     }
