@@ -9,7 +9,7 @@ mod tally;
 
 use crate::build::{self, Profile};
 use crate::dist;
-use crate::say::{self, Mark, Step};
+use crate::say::{self, Step};
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 use crate::{interrupt, process};
@@ -155,12 +155,7 @@ fn listen(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
         reader.line(line);
     });
     let result = reader.finish(name, &status);
-    step.done(if result.failed() == 0 {
-        Mark::Done
-    } else {
-        Mark::Failed
-    });
-    say::line(&format!("   {}", result.counts()));
+    result.end(step);
     tally.add(name, result);
     Ok(interrupt::check()?)
 }
