@@ -52,8 +52,14 @@ fn a_collector_in_between_changes_nothing() {
         events: SAMPLES.lines().count() as u64 + 2,
     };
     let site = site_with(waiting, Limits::default());
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let config = CONFIG.replace("IN", &port.to_string()).replace("OUT", &site.url);
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let config = CONFIG
+        .replace("IN", &port.to_string())
+        .replace("OUT", &site.url);
     let path = site.folder.path().join("between.yaml");
     std::fs::write(&path, config).unwrap();
     let log = std::fs::File::create(site.folder.path().join("between.log")).unwrap();
@@ -76,7 +82,15 @@ fn a_collector_in_between_changes_nothing() {
         let path = site.folder.path().join("request");
         std::fs::write(&path, body).unwrap();
         let output = Command::new("curl")
-            .args(["--silent", "--include", "--noproxy", "*", "-H", PROTOBUF, "--data-binary"])
+            .args([
+                "--silent",
+                "--include",
+                "--noproxy",
+                "*",
+                "-H",
+                PROTOBUF,
+                "--data-binary",
+            ])
             .arg(format!("@{}", path.display()))
             .arg(format!("http://127.0.0.1:{port}/v1/logs"))
             .output()
@@ -89,7 +103,11 @@ fn a_collector_in_between_changes_nothing() {
     assert_eq!(&*site.inbox.pending()[0].origin, "between");
     // Again, and directly: stored once.
     through(AGENTS);
-    assert_eq!(site.curl("/v1/events", &[NDJSON], SAMPLES.as_bytes()).status, 200);
+    assert_eq!(
+        site.curl("/v1/events", &[NDJSON], SAMPLES.as_bytes())
+            .status,
+        200
+    );
     assert_eq!(site.stored().len(), SAMPLES.lines().count());
     // Full: the sender is told to come again, through it.
     let more = request(&[1, 2, 3], (1, 3)).encode_to_vec();
