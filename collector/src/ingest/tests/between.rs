@@ -1,7 +1,7 @@
 //! A real OpenTelemetry Collector in between, where `TOKENTRAIL_RECEIVERS=1` says so (`cargo xtask setup --test`
 //! brings it): it joins batches, splits them, and comes again when it is told to.
 
-use super::{AGENTS, NDJSON, PROTOBUF, SAMPLES, request, site_with};
+use super::{AGENTS, NDJSON, PROTOBUF, SAMPLES, request, samples, site_with};
 use crate::inbox;
 use crate::ingest::Limits;
 use prost::Message;
@@ -99,7 +99,7 @@ fn a_collector_in_between_changes_nothing() {
     };
     let answer = through(AGENTS);
     assert!(answer.contains(" 200 OK"), "{answer}");
-    assert_eq!(site.stored(), SAMPLES.lines().collect::<Vec<_>>());
+    assert_eq!(site.stored(), samples());
     assert_eq!(&*site.inbox.pending()[0].origin, "between");
     // Again, and directly: stored once.
     through(AGENTS);
