@@ -15,8 +15,13 @@
 //! Invariant: an event is acknowledged only when it survives power loss, and is found once, whatever is killed.
 //! Invariant: no secret comes here; `cli::trail` alone reads one, on the machine of who asks, and sends fingerprints.
 
+pub mod access;
 pub mod api;
 pub mod cli;
+pub mod config;
 pub mod event;
+pub mod inbox;
+pub mod ingest;
 pub mod search;
+pub mod serve;
 pub mod store;

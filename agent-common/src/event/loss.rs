@@ -3,6 +3,7 @@
 use super::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Something was lost, or left out on purpose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -14,7 +15,7 @@ pub struct Loss {
 /// What was lost, how much of it, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LossDetail {
-    /// Where in the agent it was lost.
+    /// Where it was lost.
     pub stage: Stage,
     /// The probe, for losses in the kernel; the sink, for losses in an output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,8 +39,11 @@ pub struct LossDetail {
 }
 
 /// A span of events' numbers in which some were lost: all of them if `count` says as many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LostEvents {
+    /// `producer.id` of the events. Absent: this event's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Arc<str>>,
     /// `producer.epoch` of the events.
     pub epoch: u64,
     /// Number of the first one.
@@ -49,7 +53,7 @@ pub struct LostEvents {
     pub last: Option<u64>,
 }
 
-/// A stage of the agent.
+/// A stage of the agent, or the collector.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -75,6 +79,8 @@ pub enum Stage {
     Spool,
     /// Outputs.
     Sink,
+    /// The collector, which receives what agents send.
+    Collector,
 }
 
 /// Why something was lost.
@@ -127,6 +133,8 @@ pub enum LossReason {
     Rejected,
     /// The agent ended without stopping: it was killed, or the host lost power.
     UncleanEnd,
+    /// Later events of the agent arrived, and these did not. They may still.
+    NotReceived,
 }
 
 /// What is counted.

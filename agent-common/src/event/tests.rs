@@ -281,6 +281,7 @@ fn samples() -> Vec<Envelope> {
                     to: time(1),
                     intentional: false,
                     events: Some(LostEvents {
+                        agent: None,
                         epoch: 1_790_000_000_000,
                         first: 13,
                         last: None,

@@ -5,8 +5,8 @@
 //!
 //! Invariant: what comes out is JSON, or an error, whatever comes in.
 
-use super::{EVENT_NAME, NAME, OBSERVED_TIME, SEQUENCE, TIME};
 use super::value::{Value, whole};
+use super::{EVENT_NAME, NAME, OBSERVED_TIME, SEQUENCE, TIME};
 use crate::event::Time;
 use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue};

@@ -1,7 +1,4 @@
-//! The example configuration: every key with its documentation and its default, none of them set.
-//!
-//! A file that says what the defaults are, as `config show` prints it, would hold on to them when a later version
-//! changes one; in this one only what its owner uncomments is said. It is kept as `packaging/agent.example.toml`.
+//! The example configuration, kept as `packaging/agent.example.toml`.
 //!
 //! Invariant: it parses to the defaults, as it is and with every line that sets a key uncommented.
 
@@ -18,22 +15,7 @@ impl Config {
     /// As TOML.
     #[must_use]
     pub fn example() -> String {
-        let mut out = HEAD.to_owned();
-        for (name, section) in Self::default().sections() {
-            out.push('\n');
-            super::comment(&mut out, section.doc());
-            out.push_str(&format!("[{name}]\n"));
-            for key in section.keys() {
-                out.push('\n');
-                super::comment(&mut out, key.doc);
-                // No space after the sign: what can be uncommented is told from what is said.
-                match key.value {
-                    Some(value) => out.push_str(&format!("#{} = {value}\n", key.name)),
-                    None => out.push_str(&format!("# By default {} is not set.\n", key.name)),
-                }
-            }
-        }
-        out
+        agent_common::config::example(HEAD, &Self::default().sections())
     }
 }
 

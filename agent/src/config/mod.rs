@@ -1,26 +1,20 @@
 //! The configuration: a TOML file, every key documented and defaulted, unknown keys refused.
 //!
-//! Design: each section is declared once with the [`section!`] macro, which makes the struct, its defaults and
-//! the list of its keys with their documentation; `config show` prints from that list, so it cannot go stale.
-//! Values are types that refuse what is out of range while they are read, so that every complaint has a line
-//! and a column. What another file would override is left out: there is one file, and the command line.
+//! Made of [`agent_common::config`], which says how.
 //!
 //! Invariant: [`Config::show`] parses back to the same configuration.
 //! Invariant: a file that others may write is not read: it decides what a privileged process observes.
 
 mod example;
-mod file;
 mod reload;
-mod section;
 #[cfg(test)]
 mod tests;
-mod value;
 
-pub use file::{Error, load, parse, refuse_writable_by_others};
-pub use section::{Key, Section};
-pub use value::{PowerOfTwo, Ranged};
+pub use agent_common::config::{
+    Error, Key, PowerOfTwo, Ranged, Section, load, parse, refuse_writable_by_others,
+};
 
-use section::section;
+use agent_common::section;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -360,31 +354,7 @@ impl Config {
     /// Every key with its documentation and its effective value, as TOML that parses back to the same.
     #[must_use]
     pub fn show(&self) -> String {
-        let mut out = String::new();
-        for (name, section) in self.sections() {
-            if !out.is_empty() {
-                out.push('\n');
-            }
-            comment(&mut out, section.doc());
-            out.push_str(&format!("[{name}]\n"));
-            for key in section.keys() {
-                comment(&mut out, key.doc);
-                match key.value {
-                    Some(value) => out.push_str(&format!("{} = {value}\n", key.name)),
-                    None => out.push_str(&format!("# {} is not set.\n", key.name)),
-                }
-            }
-        }
-        out
-    }
-}
-
-/// Documentation lines come with the space that follows `///`.
-fn comment(out: &mut String, lines: &[&str]) {
-    for line in lines {
-        out.push('#');
-        out.push_str(line);
-        out.push('\n');
+        agent_common::config::show(&self.sections())
     }
 }
 
@@ -396,7 +366,7 @@ pub mod fuzz {
     /// Whatever a file holds, it is refused with a place in it, or what it says is shown so that it means the same.
     pub fn fuzz(data: &[u8]) {
         let text = String::from_utf8_lossy(data);
-        match super::parse(Path::new("fuzz"), &text) {
+        match super::parse::<super::Config>(Path::new("fuzz"), &text) {
             Ok(config) => {
                 let again = super::parse(Path::new("shown"), &config.show());
                 assert!(

@@ -356,6 +356,7 @@ fn detail(lost: &Lost) -> LossDetail {
         to: lost.to,
         intentional: false,
         events: lost.begin.map(|(epoch, first)| LostEvents {
+            agent: None,
             epoch,
             first,
             last: lost.last,

@@ -79,7 +79,7 @@ fn check(folder: &Path) {
                 .next_back()
         {
             assert_eq!(end.from.unix_nanos(), *time, "{key:?}");
-            assert_eq!(end.events.unwrap().first, key.1 + 1);
+            assert_eq!(end.events.as_ref().unwrap().first, key.1 + 1);
         }
     }
     assert!(!ends.contains_key(last));

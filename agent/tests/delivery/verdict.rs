@@ -56,7 +56,7 @@ fn concerning<'a>(
 ) -> impl Iterator<Item = &'a LossDetail> {
     losses.values().filter(move |loss| {
         let ours = loss.probe.as_deref().is_none_or(|probe| probe == sink);
-        ours && loss.events.is_some_and(|events| events.epoch == epoch)
+        ours && loss.events.as_ref().is_some_and(|events| events.epoch == epoch)
     })
 }
 
@@ -75,7 +75,7 @@ pub fn holes_are_losses(
         .collect();
     let last = counted
         .iter()
-        .filter_map(|loss| loss.events?.last)
+        .filter_map(|loss| loss.events.as_ref()?.last)
         .chain(has.last().copied())
         .chain([durable])
         .max()
@@ -107,7 +107,7 @@ pub fn unclean(losses: &BTreeMap<(u64, u64), LossDetail>) -> BTreeMap<u64, LossD
         if loss.reason == LossReason::UncleanEnd {
             assert_eq!((loss.stage, loss.count), (Stage::Pipeline, None));
             assert!(loss.from <= loss.to);
-            let epoch = loss.events.unwrap().epoch;
+            let epoch = loss.events.as_ref().unwrap().epoch;
             let before = found.insert(epoch, loss.clone());
             assert!(before.is_none(), "told of twice: {epoch}");
         }

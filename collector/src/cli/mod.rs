@@ -1,8 +1,109 @@
-//! What people type.
+//! What a person types.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, or a configuration that cannot be used (the unit is not started again
+//! for that). A reader of standard output that goes away ends the program with 0.
 
-pub mod ask;
-pub mod client;
+mod ask;
+mod client;
+mod serve;
 mod table;
 #[cfg(test)]
 mod tests;
-pub mod trail;
+mod trail;
+
+use crate::config::{self, Config};
+use clap::{Parser, Subcommand};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The audit trail of API tokens: receives the agents' events, keeps them for months, and finds a leaked token's
+/// trail. No token is ever kept: only its fingerprint.
+#[derive(Parser)]
+#[command(name = "tokentrail", version, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Receive, keep and answer; one folder, no other service
+    Serve(serve::ServeArguments),
+    /// Find events: `tokentrail search 'provider:github status:401 src:10.0.0.0/8 since:24h'`
+    Search(ask::SearchArguments),
+    /// Count events: `tokentrail stats 'kind:usage since:7d' --by provider,status --every 1d`
+    Stats(ask::StatsArguments),
+    /// Follow events as they come
+    Tail(ask::TailArguments),
+    /// Tell everything about one credential: where a leaked token was used, by whom, for what
+    Trail(trail::TrailArguments),
+    /// Show or check the collector's configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Print every key with its documentation and value
+    Show {
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+    /// Name line and column of what is wrong in a file
+    Check { file: PathBuf },
+    /// Print every key with its documentation and default, none of them set
+    Example,
+}
+
+impl Arguments {
+    /// # Errors
+    /// What failed, for people.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Serve(arguments) => serve::run(arguments),
+            Command::Search(arguments) => ask::search(&arguments, &mut std::io::stdout().lock()),
+            Command::Stats(arguments) => ask::stats(&arguments, &mut std::io::stdout().lock()),
+            Command::Tail(arguments) => ask::tail(&arguments, &mut std::io::stdout().lock()),
+            Command::Trail(arguments) => trail::trail(
+                &arguments,
+                &mut std::io::stdin().lock(),
+                &mut std::io::stdout().lock(),
+            ),
+            Command::Config(ConfigCommand::Show { config }) => {
+                let config: Config = config
+                    .as_deref()
+                    .map(config::load)
+                    .transpose()?
+                    .unwrap_or_default();
+                print(&config.show())
+            }
+            Command::Config(ConfigCommand::Check { file }) => {
+                let _: Config = config::load(&file)?;
+                print(&format!("{}: good\n", file.display()))
+            }
+            Command::Config(ConfigCommand::Example) => print(&Config::example()),
+        }
+    }
+}
+
+/// Whether only a person can mend it.
+#[must_use]
+pub fn is_misuse(error: &anyhow::Error) -> bool {
+    error.is::<config::Error>()
+        || error
+            .downcast_ref::<crate::serve::Error>()
+            .is_some_and(crate::serve::Error::is_misuse)
+}
+
+/// A reader that has gone away has read enough.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

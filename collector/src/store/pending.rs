@@ -1,19 +1,8 @@
 //! What the store asks of the inbox.
 
-use crate::event::Event;
-use std::sync::Arc;
+pub use crate::inbox::Entry;
 
-/// The events of one append.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Ascending, never used again.
-    pub id: i64,
-    /// Nanoseconds since the Unix epoch.
-    pub received: i64,
-    /// Who sent them, as the door knows it.
-    pub origin: Arc<str>,
-    pub events: Vec<Event>,
-}
+use std::sync::Arc;
 
 /// Why entries could not be removed.
 pub type PendingError = Box<dyn std::error::Error + Send + Sync>;

@@ -80,7 +80,6 @@ impl Worker {
 
     pub(super) fn audit(&mut self, action: Action, detail: Option<String>) {
         let audit = AuditDetail {
-            action,
             scope: self.scope.clone(),
             kernel: Some(
                 rustix::system::uname()
@@ -92,6 +91,7 @@ impl Worker {
             key_ids: self.key_ids.clone(),
             counters: self.named(),
             detail,
+            ..AuditDetail::of(action)
         };
         self.pipeline.emit(now(), Body::Audit(Audit { audit }));
     }

@@ -286,7 +286,7 @@ fn too_large_is_split_down_to_the_one_event() {
     assert_eq!(spans(&log)[..4], [(1, 16), (1, 8), (1, 4), (1, 2)]);
     let losses = delivery.losses();
     assert_eq!(losses.len(), 1);
-    let events = losses[0].events.unwrap();
+    let events = losses[0].events.clone().unwrap();
     assert_eq!(
         (
             losses[0].probe.as_deref(),
@@ -328,7 +328,7 @@ fn refused_batches_are_quarantined_and_counted_and_told_of_once() {
     eventually("the last", || sequences(&log).ends_with(&[10]));
     let losses = delivery.losses();
     assert_eq!(losses.len(), 1);
-    let events = losses[0].events.unwrap();
+    let events = losses[0].events.clone().unwrap();
     assert_eq!(
         (losses[0].count, events.epoch, events.first, events.last),
         (Some(2 + 1 + 2), 7, 3, Some(8))

@@ -115,10 +115,11 @@ pub fn coverage(envelope: &Envelope, coverage: &Coverage) -> Map<String, Value> 
 pub fn audit(envelope: &Envelope, audit: &Audit) -> Map<String, Value> {
     let detail = &audit.audit;
     let activity: Activity<'_> = match detail.action {
-        Action::AgentStarted => (3, "Start"),
-        Action::AgentStopped => (4, "Stop"),
+        Action::AgentStarted | Action::CollectorStarted => (3, "Start"),
+        Action::AgentStopped | Action::CollectorStopped => (4, "Stop"),
         Action::AgentReport => (OTHER, "Report"),
-        Action::ConfigChanged | Action::ScopeChanged => (8, "Update"),
+        Action::TrailAsked => (OTHER, "Query"),
+        Action::ConfigChanged | Action::ScopeChanged | Action::AccessChanged => (8, "Update"),
         Action::PointAttached => (6, "Enable"),
         Action::PointDropped => (7, "Disable"),
     };

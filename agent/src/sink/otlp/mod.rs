@@ -85,8 +85,8 @@ pub mod fuzz {
     use super::super::batch::{Batch, Encoded};
     use super::super::remote::post::Answer;
     use super::{answer, encode};
-    use agent_common::otlp::restore;
     use agent_common::event::{Envelope, Time};
+    use agent_common::otlp::restore;
     use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
     use prost::Message;
 

@@ -4,8 +4,8 @@ use super::super::batch::{Batch, Encoded, Outcome};
 use super::super::remote::post::Answer;
 use super::super::samples;
 use super::{answer, encode};
-use agent_common::otlp::restore;
 use agent_common::event::{Envelope, Time};
+use agent_common::otlp::restore;
 use opentelemetry_proto::tonic::collector::logs::v1::{
     ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
 };

@@ -1,6 +1,6 @@
 //! Reading a configuration file.
 
-use super::Config;
+use serde::de::DeserializeOwned;
 use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -23,12 +23,12 @@ pub enum Error {
     #[error("{path} has {bytes} bytes, more than the {SIZE_LIMIT} that a configuration may have")]
     TooLarge { path: PathBuf, bytes: u64 },
     #[error(
-        "{path} belongs to user {owner}, neither to root nor to the agent's user {agent}; `chown {agent} {path}` would do"
+        "{path} belongs to user {owner}, neither to root nor to user {user}, who reads it; `chown {user} {path}` would do"
     )]
     Owner {
         path: PathBuf,
         owner: u32,
-        agent: u32,
+        user: u32,
     },
     #[error("{path} is writable by others (mode {mode:04o}); `chmod go-w {path}` would do")]
     Writable { path: PathBuf, mode: u32 },
@@ -42,18 +42,18 @@ pub enum Error {
     },
 }
 
-/// Reads and parses a file that only root or the agent's own user may write.
+/// Reads and parses a file that only root or the program's own user may write.
 ///
 /// # Errors
 /// If it cannot be read, may be written by others, or is not a valid configuration.
-pub fn load(path: &Path) -> Result<Config, Error> {
+pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     let read = |source| Error::Read {
         path: path.to_owned(),
         source,
     };
     let file = std::fs::OpenOptions::new()
         .read(true)
-        // A pipe without a writer would hold the agent.
+        // A pipe without a writer would hold the program.
         .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
         .open(path)
         .map_err(read)?;
@@ -72,21 +72,21 @@ pub fn load(path: &Path) -> Result<Config, Error> {
     parse(path, &text)
 }
 
-/// Refuses what anyone but root and the agent's own user may change. `metadata` is of the opened file, so that it
+/// Refuses what anyone but root and the program's own user may change. `metadata` is of the opened file, so that it
 /// cannot be exchanged meanwhile.
 ///
 /// # Errors
 /// [`Error::NotAFile`], [`Error::Owner`], [`Error::Writable`].
 pub fn refuse_writable_by_others(path: &Path, metadata: &Metadata) -> Result<(), Error> {
     let path = path.to_owned();
-    let agent = rustix::process::geteuid().as_raw();
+    let user = rustix::process::geteuid().as_raw();
     if !metadata.is_file() {
         Err(Error::NotAFile { path })
-    } else if metadata.uid() != 0 && metadata.uid() != agent {
+    } else if metadata.uid() != 0 && metadata.uid() != user {
         Err(Error::Owner {
             path,
             owner: metadata.uid(),
-            agent,
+            user,
         })
     } else if metadata.mode() & OTHERS_WRITE != 0 {
         Err(Error::Writable {
@@ -102,7 +102,7 @@ pub fn refuse_writable_by_others(path: &Path, metadata: &Metadata) -> Result<(),
 ///
 /// # Errors
 /// [`Error::Parse`] at the first place that is not understood, with what would be.
-pub fn parse(path: &Path, text: &str) -> Result<Config, Error> {
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Error> {
     toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start).min(text.len());
         let before = text.get(..at).unwrap_or_default();

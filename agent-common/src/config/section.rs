@@ -19,6 +19,7 @@ pub trait Section {
 }
 
 /// Declares a section: `pub field: Type = default` with documentation on everything.
+#[macro_export]
 macro_rules! section {
     (
         $(#[doc = $doc:literal])+
@@ -27,7 +28,7 @@ macro_rules! section {
         }
     ) => {
         $(#[doc = $doc])+
-        #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, ::serde::Serialize, ::serde::Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct $name {
             $( $(#[doc = $key_doc])+ pub $key: $type, )+
@@ -39,23 +40,21 @@ macro_rules! section {
             }
         }
 
-        impl Section for $name {
+        impl $crate::config::Section for $name {
             fn doc(&self) -> &'static [&'static str] {
                 &[$( $doc ),+]
             }
 
-            fn keys(&self) -> Vec<Key> {
+            fn keys(&self) -> Vec<$crate::config::Key> {
                 vec![$(
-                    Key {
+                    $crate::config::Key {
                         name: stringify!($key),
                         doc: &[$( $key_doc ),+],
                         // Only `None` has no form in TOML.
-                        value: toml::Value::try_from(&self.$key).ok(),
+                        value: $crate::config::toml::Value::try_from(&self.$key).ok(),
                     }
                 ),+]
             }
         }
     };
 }
-
-pub(super) use section;

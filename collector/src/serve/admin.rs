@@ -1,0 +1,212 @@
+//! `/v1/access`: keys and the admin's password, by HTTP.
+//!
+//! | request | does | needs |
+//! |---|---|---|
+//! | `GET /v1/access/keys` | lists keys, without their secrets | admin |
+//! | `POST /v1/access/keys` `{"name", "role", "days"?}` | makes a key, and shows it this once | admin, or the first start's key for an admin's |
+//! | `DELETE /v1/access/keys/ID` | revokes it | admin |
+//! | `POST /v1/access/password` `{"password"}` | sets the local admin's password | admin, or the first start's key |
+//!
+//! Invariant: a change is an audited event before it is answered.
+
+use super::gate::{Gate, now};
+use super::listener::Peer;
+use crate::access::{Access, Caller, Denied, Error, KeyId, KeyRow, Role};
+use crate::inbox::Inbox;
+use agent_common::event::{Action, Audit, AuditDetail, Body, Time};
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::sync::Arc;
+use zeroize::Zeroizing;
+
+const DAY: i64 = 86_400;
+
+/// What the requests work on.
+#[derive(Clone)]
+pub struct Admin {
+    pub access: Arc<Access>,
+    pub gate: Gate,
+    pub inbox: Inbox,
+}
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewKey {
+    /// For people: whose it is.
+    pub name: String,
+    pub role: Role,
+    /// Days until it expires; never, if not given.
+    pub days: Option<u32>,
+}
+
+#[derive(Serialize, utoipa::ToSchema)]
+pub struct MadeKey {
+    pub id: String,
+    /// Shown this once.
+    pub key: String,
+}
+
+#[derive(Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPassword {
+    pub password: Zeroizing<String>,
+}
+
+/// The routes.
+pub fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/v1/access/keys", get(list).post(create))
+        .route("/v1/access/keys/{id}", delete(revoke))
+        .route("/v1/access/password", post(password))
+        .with_state(admin)
+}
+
+enum Failure {
+    Denied(Denied),
+    Access(Error),
+    Unrecorded(String),
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let (status, error) = match self {
+            Self::Denied(denied) => (status(denied), denied.to_string()),
+            Self::Access(error @ Error::NoKey(_)) => (StatusCode::NOT_FOUND, error.to_string()),
+            Self::Access(error @ (Error::Name | Error::Password(_))) => {
+                (StatusCode::BAD_REQUEST, error.to_string())
+            }
+            Self::Access(error @ Error::Full) => (StatusCode::CONFLICT, error.to_string()),
+            Self::Access(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            Self::Unrecorded(error) => (StatusCode::SERVICE_UNAVAILABLE, error),
+        };
+        (status, Json(json!({ "error": error }))).into_response()
+    }
+}
+
+/// 401 if it is not known who asks, 403 if it is.
+pub fn status(denied: Denied) -> StatusCode {
+    match denied {
+        Denied::Missing | Denied::Unknown => StatusCode::UNAUTHORIZED,
+        Denied::Role { .. } | Denied::FirstUse => StatusCode::FORBIDDEN,
+    }
+}
+
+impl Admin {
+    /// `first` says whether the key of the first start is enough.
+    async fn caller(
+        &self,
+        headers: &HeaderMap,
+        peer: &Peer,
+        first: bool,
+    ) -> Result<Caller, Failure> {
+        let caller = self
+            .gate
+            .caller(headers, peer.certificate.as_deref())
+            .await
+            .map_err(Failure::Denied)?;
+        if !(first && caller.first_use) {
+            caller.may(Role::Admin).map_err(Failure::Denied)?;
+        }
+        Ok(caller)
+    }
+
+    async fn record(&self, caller: &Caller, detail: String) -> Result<(), Failure> {
+        let audit = AuditDetail {
+            actor: Some(caller.name.to_string()),
+            detail: Some(detail),
+            ..AuditDetail::of(Action::AccessChanged)
+        };
+        self.inbox
+            .say(Time::now(), Body::Audit(Audit { audit }))
+            .await
+            .map(drop)
+            .map_err(|error| Failure::Unrecorded(error.to_string()))
+    }
+}
+
+async fn list(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+) -> Result<Json<Vec<KeyRow>>, Failure> {
+    admin.caller(&headers, &peer, false).await?;
+    admin.access.list().map(Json).map_err(Failure::Access)
+}
+
+async fn create(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    Json(wanted): Json<NewKey>,
+) -> Result<Json<MadeKey>, Failure> {
+    let first = wanted.role == Role::Admin;
+    let caller = admin.caller(&headers, &peer, first).await?;
+    let now = now();
+    let expires = wanted.days.map(|days| now + i64::from(days) * DAY);
+    let key = admin
+        .access
+        .create(&wanted.name, wanted.role, expires, now)
+        .map_err(Failure::Access)?;
+    let what = format!(
+        "made key {} ({}) with role {}",
+        key.id(),
+        wanted.name,
+        wanted.role.name()
+    );
+    if let Err(failure) = admin.record(&caller, what).await {
+        // Nobody has seen it, and nobody is to hold a key of which nothing is recorded.
+        admin
+            .access
+            .revoke(key.id(), now)
+            .map_err(Failure::Access)?;
+        return Err(failure);
+    }
+    if caller.first_use {
+        admin.access.spend_first(now).map_err(Failure::Access)?;
+    }
+    Ok(Json(MadeKey {
+        id: key.id().to_string(),
+        key: key.reveal().to_owned(),
+    }))
+}
+
+async fn revoke(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Failure> {
+    let caller = admin.caller(&headers, &peer, false).await?;
+    let Some(id) = KeyId::parse(&id) else {
+        return Err(Failure::Denied(Denied::Unknown));
+    };
+    admin.record(&caller, format!("revoked key {id}")).await?;
+    admin.access.revoke(&id, now()).map_err(Failure::Access)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn password(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    Json(wanted): Json<NewPassword>,
+) -> Result<StatusCode, Failure> {
+    let caller = admin.caller(&headers, &peer, true).await?;
+    admin
+        .record(&caller, "set the admin's password".to_owned())
+        .await?;
+    let access = admin.access.clone();
+    tokio::task::spawn_blocking(move || access.set_password(&wanted.password))
+        .await
+        .map_err(|error| Failure::Unrecorded(error.to_string()))?
+        .map_err(Failure::Access)?;
+    if caller.first_use {
+        admin.access.spend_first(now()).map_err(Failure::Access)?;
+    }
+    Ok(StatusCode::NO_CONTENT)
+}
