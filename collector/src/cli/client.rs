@@ -137,12 +137,44 @@ impl Client {
         if let Some(key) = &self.key {
             request = request.header(AUTHORIZATION, key);
         }
-        let response = request
-            .send(&body[..])
-            .map_err(|source| ClientError::Unreached {
-                server: self.server.clone(),
-                source: Box::new(source),
-            })?;
+        self.answer(request.send(&body[..]), query)
+    }
+
+    /// Gets what is at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn get(&self, path: &str) -> Result<Response<ureq::Body>, ClientError> {
+        self.bodiless(self.agent.get(format!("{}{path}", self.server)))
+    }
+
+    /// Deletes what is at `path`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn delete(&self, path: &str) -> Result<Response<ureq::Body>, ClientError> {
+        self.bodiless(self.agent.delete(format!("{}{path}", self.server)))
+    }
+
+    fn bodiless(
+        &self,
+        mut request: ureq::RequestBuilder<ureq::typestate::WithoutBody>,
+    ) -> Result<Response<ureq::Body>, ClientError> {
+        if let Some(key) = &self.key {
+            request = request.header(AUTHORIZATION, key);
+        }
+        self.answer(request.call(), "")
+    }
+
+    fn answer(
+        &self,
+        answered: Result<Response<ureq::Body>, ureq::Error>,
+        query: &str,
+    ) -> Result<Response<ureq::Body>, ClientError> {
+        let response = answered.map_err(|source| ClientError::Unreached {
+            server: self.server.clone(),
+            source: Box::new(source),
+        })?;
         if response.status().is_success() {
             Ok(response)
         } else {

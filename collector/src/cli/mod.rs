@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, or a configuration that cannot be used (the unit is not started again
 //! for that). A reader of standard output that goes away ends the program with 0.
 
+mod access;
 mod ask;
 mod client;
 mod serve;
@@ -30,14 +31,18 @@ pub struct Arguments {
 enum Command {
     /// Receive, keep and answer; one folder, no other service
     Serve(serve::ServeArguments),
-    /// Find events: `tokentrail search 'provider:github status:401 src:10.0.0.0/8 since:24h'`
+    /// A leaked credential's story: who used it, where, when, against what
+    ///
+    /// Without a fingerprint the credential is read from standard input; only its fingerprints leave this machine.
+    Trail(trail::TrailArguments),
+    /// Find events
     Search(ask::SearchArguments),
-    /// Count events: `tokentrail stats 'kind:usage since:7d' --by provider,status --every 1d`
+    /// Count events
     Stats(ask::StatsArguments),
     /// Follow events as they come
     Tail(ask::TailArguments),
-    /// Tell everything about one credential: where a leaked token was used, by whom, for what
-    Trail(trail::TrailArguments),
+    /// Keys of the collector, and the admin's password
+    Access(access::AccessArguments),
     /// Show or check the collector's configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -62,14 +67,14 @@ impl Arguments {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Trail(arguments) => {
+                let (mut input, mut out) = (std::io::stdin().lock(), std::io::stdout().lock());
+                trail::trail(&arguments, &mut input, &mut out)
+            }
             Command::Search(arguments) => ask::search(&arguments, &mut std::io::stdout().lock()),
             Command::Stats(arguments) => ask::stats(&arguments, &mut std::io::stdout().lock()),
             Command::Tail(arguments) => ask::tail(&arguments, &mut std::io::stdout().lock()),
-            Command::Trail(arguments) => trail::trail(
-                &arguments,
-                &mut std::io::stdin().lock(),
-                &mut std::io::stdout().lock(),
-            ),
+            Command::Access(arguments) => access::run(&arguments),
             Command::Config(ConfigCommand::Show { config }) => {
                 let config: Config = config
                     .as_deref()

@@ -26,6 +26,8 @@
 mod database;
 mod folder;
 mod hole;
+#[cfg(test)]
+mod kill;
 mod own;
 mod packed;
 mod quarantine;
@@ -220,7 +222,9 @@ impl Inbox {
         if packed.is_empty() && refused.is_empty() {
             return Ok(Appended::default());
         }
-        let place = Room::take(&self.inner.shared.room, packed.weight(), packed.count())?;
+        let aside: usize = refused.iter().map(|refused| refused.bytes.len()).sum();
+        let weight = packed.weight() + aside as u64;
+        let place = Room::take(&self.inner.shared.room, weight, packed.count())?;
         self.ask(|answer| Job::Append {
             origin,
             packed,

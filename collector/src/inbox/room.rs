@@ -51,7 +51,7 @@ impl Room {
         let waiting_events = room.events.fetch_add(events, Ordering::Relaxed);
         let over = waiting.saturating_add(bytes) > room.limits.bytes
             || waiting_events.saturating_add(events) > room.limits.events;
-        if over && (waiting > 0 || waiting_events > 0) && events > 0 {
+        if over && (waiting > 0 || waiting_events > 0) {
             return Err(AppendError::Full { retry_after: RETRY });
         }
         Ok(place)

@@ -38,7 +38,7 @@ fn runtime() -> Runtime {
 }
 
 /// A child that another test starts has the lock, too, until it becomes its program.
-fn open_with(folder: &Path, limits: Limits) -> Result<Inbox, Error> {
+pub(super) fn open_with(folder: &Path, limits: Limits) -> Result<Inbox, Error> {
     for _ in 0..1_000 {
         match Inbox::open(folder, limits) {
             Err(Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(10)),

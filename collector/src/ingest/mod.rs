@@ -137,7 +137,12 @@ async fn receive(state: &State, speech: Speech, request: Request<Body>) -> Respo
         }
         Err(failure) => {
             counters.failed(&failure);
-            tracing::debug!(path = head.uri.path(), %failure, "refused");
+            // The reason may repeat what was sent.
+            tracing::debug!(
+                path = head.uri.path(),
+                status = failure.status().as_u16(),
+                "refused"
+            );
             // A sender that still writes reads the answer only if it is listened to.
             body::drain(body).await;
             answer::failure(speech, &failure)

@@ -1,5 +1,7 @@
 //! Through a real socket, with curl and with what the agent's encoder makes.
 
+mod between;
+
 use super::*;
 use crate::inbox::{self, tests::event};
 use agent_common::otlp::value;
@@ -180,7 +182,11 @@ fn gzip(body: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// As an agent's batch is: `agent/src/sink/otlp/encode.rs`; `tests/receive.rs` takes the agent's own.
+/// As the agent encodes the samples (a test of its sink keeps it fresh), and the samples.
+const AGENTS: &[u8] = include_bytes!("../../../agent-common/golden/otlp-request.bin");
+const SAMPLES: &str = include_str!("../../../agent/tests/receivers/samples.ndjson");
+
+/// As an agent's batch is.
 fn request(sequences: &[u64], stated: (i64, i64)) -> ExportLogsServiceRequest {
     let whole = |name: &str, number: i64| value::attribute(name, value::whole(number as u64));
     let text = |name: &str, said: &str| value::attribute(name, value::text(said));
@@ -318,6 +324,17 @@ fn records_are_stored_once() {
         (site.count("disagreements"), site.count("duplicates")),
         (0, 6)
     );
+}
+
+#[test]
+fn what_the_agent_sends_is_stored_byte_for_byte() {
+    let site = site();
+    assert_eq!(site.curl("/v1/logs", &[PROTOBUF], AGENTS).otlp().0, 0);
+    let stored = site.stored();
+    assert_eq!(stored, SAMPLES.lines().collect::<Vec<_>>());
+    assert_eq!(site.count("disagreements"), 0);
+    let lines = site.events(SAMPLES.as_bytes()).json();
+    assert_eq!(lines["duplicates"], stored.len());
 }
 
 #[test]

@@ -12,6 +12,7 @@
 use super::gate::{Gate, now};
 use super::listener::Peer;
 use crate::access::{Access, Caller, Denied, Error, KeyId, KeyRow, Role};
+use crate::api::{Code, ErrorBody};
 use crate::inbox::Inbox;
 use agent_common::event::{Action, Audit, AuditDetail, Body, Time};
 use axum::extract::{ConnectInfo, Path, State};
@@ -20,7 +21,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -54,7 +54,7 @@ pub struct MadeKey {
 #[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPassword {
-    pub password: Zeroizing<String>,
+    pub password: String,
 }
 
 /// The routes.
@@ -69,30 +69,48 @@ pub fn router(admin: Admin) -> Router {
 enum Failure {
     Denied(Denied),
     Access(Error),
+    /// It cannot be a key's id.
+    NoId,
     Unrecorded(String),
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let (status, error) = match self {
-            Self::Denied(denied) => (status(denied), denied.to_string()),
-            Self::Access(error @ Error::NoKey(_)) => (StatusCode::NOT_FOUND, error.to_string()),
-            Self::Access(error @ (Error::Name | Error::Password(_))) => {
-                (StatusCode::BAD_REQUEST, error.to_string())
+        let (status, code, detail) = match self {
+            Self::Denied(denied @ (Denied::Missing | Denied::Unknown)) => (
+                StatusCode::UNAUTHORIZED,
+                Code::Unauthorized,
+                denied.to_string(),
+            ),
+            Self::Denied(denied) => (StatusCode::FORBIDDEN, Code::Forbidden, denied.to_string()),
+            Self::Access(error @ (Error::NoKey(_) | Error::Name | Error::Password(_))) => {
+                (StatusCode::BAD_REQUEST, Code::Argument, error.to_string())
             }
-            Self::Access(error @ Error::Full) => (StatusCode::CONFLICT, error.to_string()),
-            Self::Access(error) => (StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
-            Self::Unrecorded(error) => (StatusCode::SERVICE_UNAVAILABLE, error),
+            Self::NoId => {
+                let detail = "a key's id has 8 characters: see the list of keys".to_owned();
+                (StatusCode::BAD_REQUEST, Code::Argument, detail)
+            }
+            Self::Access(error @ Error::Full) => {
+                (StatusCode::CONFLICT, Code::Argument, error.to_string())
+            }
+            Self::Access(error) => {
+                tracing::error!("keys: {error}");
+                let detail = "the keys could not be read or written".to_owned();
+                (StatusCode::INTERNAL_SERVER_ERROR, Code::Store, detail)
+            }
+            Self::Unrecorded(error) => {
+                tracing::error!("a change of keys could not be recorded: {error}");
+                let detail = "it could not be recorded, and was not done".to_owned();
+                (StatusCode::SERVICE_UNAVAILABLE, Code::Audit, detail)
+            }
         };
-        (status, Json(json!({ "error": error }))).into_response()
-    }
-}
-
-/// 401 if it is not known who asks, 403 if it is.
-pub fn status(denied: Denied) -> StatusCode {
-    match denied {
-        Denied::Missing | Denied::Unknown => StatusCode::UNAUTHORIZED,
-        Denied::Role { .. } | Denied::FirstUse => StatusCode::FORBIDDEN,
+        let body = ErrorBody {
+            error: code,
+            detail,
+            expected: None,
+            span: None,
+        };
+        (status, Json(body)).into_response()
     }
 }
 
@@ -183,7 +201,7 @@ async fn revoke(
 ) -> Result<StatusCode, Failure> {
     let caller = admin.caller(&headers, &peer, false).await?;
     let Some(id) = KeyId::parse(&id) else {
-        return Err(Failure::Denied(Denied::Unknown));
+        return Err(Failure::NoId);
     };
     admin.record(&caller, format!("revoked key {id}")).await?;
     admin.access.revoke(&id, now()).map_err(Failure::Access)?;
@@ -196,12 +214,13 @@ async fn password(
     headers: HeaderMap,
     Json(wanted): Json<NewPassword>,
 ) -> Result<StatusCode, Failure> {
+    let password = Zeroizing::new(wanted.password);
     let caller = admin.caller(&headers, &peer, true).await?;
     admin
         .record(&caller, "set the admin's password".to_owned())
         .await?;
     let access = admin.access.clone();
-    tokio::task::spawn_blocking(move || access.set_password(&wanted.password))
+    tokio::task::spawn_blocking(move || access.set_password(&password))
         .await
         .map_err(|error| Failure::Unrecorded(error.to_string()))?
         .map_err(Failure::Access)?;

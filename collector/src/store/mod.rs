@@ -56,7 +56,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use segment::FOLDER;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use waiting::Waiting;
 
@@ -336,12 +336,17 @@ impl Inner {
             path: Path::from(FOLDER),
             source,
         };
+        let named: HashSet<Path> = {
+            let state = self.state();
+            let all = state.live.values().chain(&state.dropped);
+            all.map(|segment| segment.path.clone()).collect()
+        };
         let strangers: Vec<Path> = self
             .objects
             .list(Some(&folder))
             .try_filter(|object| {
                 let old = object.last_modified.timestamp_millis() < started;
-                std::future::ready(old && !self.names(&object.location))
+                std::future::ready(old && !named.contains(&object.location))
             })
             .map(|object| Ok(object?.location))
             .try_collect()

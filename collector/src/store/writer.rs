@@ -1,6 +1,6 @@
 //! Rows into a Parquet file.
 //!
-//! How each column is encoded was measured on realistic events (`cargo run --release --example columns`): times and
+//! How each column is encoded was measured on realistic events (`tests/cost.rs` prints what each costs): times and
 //! sequences as deltas, what hardly repeats without a dictionary, the rest by dictionary; all of it zstd-3.
 //!
 //! Invariant: rows come in sorted by [`columns::SORT`], and the file says so.
@@ -10,9 +10,9 @@ use super::error::{Error, Result};
 use super::segment::{Facts, HOUR, Level, new_path};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int16Type, TimestampMicrosecondType};
-use object_store::ObjectStore;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::AsyncArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
@@ -105,6 +105,7 @@ fn sorting() -> Vec<SortingColumn> {
 /// A segment being written.
 pub(super) struct Writer {
     inner: AsyncArrowWriter<BufWriter>,
+    objects: Arc<dyn ObjectStore>,
     path: Path,
     level: Level,
     rows: u64,
@@ -134,7 +135,7 @@ impl Writer {
                 .unwrap_or_default();
         }
         let path = new_path(level, hour, u64::from_be_bytes(unique));
-        let upload = BufWriter::with_capacity(objects, path.clone(), PART_BYTES);
+        let upload = BufWriter::with_capacity(objects.clone(), path.clone(), PART_BYTES);
         let inner = AsyncArrowWriter::try_new(upload, columns::schema(), Some(PROPERTIES.clone()))
             .map_err(|source| Error::Write {
                 path: path.clone(),
@@ -142,6 +143,7 @@ impl Writer {
             })?;
         Ok(Self {
             inner,
+            objects,
             path,
             level,
             rows: 0,
@@ -166,8 +168,9 @@ impl Writer {
     /// Makes it durable. `sealed`: when its newest event was sealed; `hour` of its window.
     pub async fn finish(mut self, hour: i64, sealed: i64) -> Result<Written> {
         if let Err(source) = self.inner.finish().await {
-            let path = self.path.clone();
-            self.abandon().await;
+            // The upload is over, and may have been done all the same. What stays is removed at the next start.
+            let _gone = self.objects.delete(&self.path).await;
+            let path = self.path;
             return Err(Error::Write { path, source });
         }
         let (min_time, max_time) = self.times.unwrap_or((hour * HOUR, hour * HOUR));
@@ -186,7 +189,7 @@ impl Writer {
         })
     }
 
-    /// Leaves nothing behind, where that can be had.
+    /// Leaves nothing behind, where that can be had. Not after [`Self::finish`].
     pub async fn abandon(self) {
         let path = self.path;
         if let Err(error) = self.inner.into_inner().abort().await {

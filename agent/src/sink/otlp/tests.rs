@@ -42,6 +42,20 @@ fn every_event_comes_back_byte_for_byte() {
     there_and_back(&samples::batch(1, 2));
 }
 
+/// The collector's tests receive this very request, and expect the samples of it.
+#[test]
+fn the_collector_is_tested_with_what_is_sent() {
+    let fresh = encode::request(&samples::batch(1, 1)).unwrap().encode_to_vec();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent-common/golden/otlp-request.bin");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(path, &fresh).unwrap();
+    }
+    assert!(
+        std::fs::read(path).unwrap() == fresh,
+        "{path} is stale: run `UPDATE_GOLDEN=1 cargo test -p agent --lib the_collector_is_tested`"
+    );
+}
+
 #[test]
 fn attributes_have_the_names_of_the_conventions() {
     let request = encode::request(&samples::batch(1, 1)).unwrap();

@@ -135,7 +135,7 @@ async fn sorted(
         .map(|reader| {
             let batches = reader
                 .batches(batch_rows)?
-                .map(|batch| batch.map_err(|error| external(error)));
+                .map(|batch| batch.map_err(external));
             Ok(Box::pin(RecordBatchStreamAdapter::new(schema.clone(), batches)) as _)
         })
         .collect::<Result<Vec<SendableRecordBatchStream>>>()?;

@@ -1,6 +1,11 @@
 //! The store as a whole: on memory and on a directory, with failing and forgetful disks, killed at any point.
 
+mod cost;
+mod crash;
+mod faulty;
+mod foreign;
 mod load;
+mod power;
 mod whole;
 
 use super::catalog::{Catalog, SqliteCatalog};
