@@ -20,11 +20,16 @@ pub fn cell(value: &Value) -> String {
     short(&printable(&text))
 }
 
-/// A fingerprint by its key id and the begin of its MAC; a time to the millisecond; all else cut in the middle.
+/// A fingerprint by its key id and the begin of its MAC, a digest or container id by its begin, a time to the
+/// millisecond; all else cut in the middle.
 fn short(text: &str) -> String {
     if let Ok(fingerprint) = text.parse::<agent_common::event::Fingerprint>() {
         let kid = text.split(':').nth(1).unwrap_or_default();
         return format!("{kid}:{}…", fingerprint.short());
+    }
+    let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    if text.len() == 64 && text.bytes().all(hexadecimal) {
+        return format!("{}…", &text[..12]);
     }
     if text.len() == 30 && text.ends_with('Z') && text.parse::<agent_common::event::Time>().is_ok()
     {
@@ -43,13 +48,11 @@ fn short(text: &str) -> String {
 /// Rows under a header; numbers in `right` columns stand at the right.
 #[must_use]
 pub fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
+    let header: Vec<String> = header.iter().map(|name| name.to_uppercase()).collect();
     let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(String::as_str);
+        let cells = rows.iter().filter_map(|row| row.get(column));
         let widths = cells
-            .chain([header[column]])
+            .chain([&header[column]])
             .map(|cell| cell.chars().count());
         widths.max().unwrap_or_default()
     };
@@ -68,7 +71,7 @@ pub fn table(header: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
         }
         format!("{}\n", line.trim_end())
     };
-    let mut text = line(&mut header.iter().copied());
+    let mut text = line(&mut header.iter().map(String::as_str));
     for row in rows {
         text.push_str(&line(&mut row.iter().map(String::as_str)));
     }
@@ -89,6 +92,7 @@ mod tests {
             json!(401),
             json!("2026-11-22T07:41:02.141340977Z"),
             json!([print]),
+            json!("0123456789abcdef".repeat(4)),
             json!("\u{1b}[31mred\r\n\u{9b}2J"),
             json!("/a/long/path/that/does/not/fit/into/a/cell/of/the/table/at/all"),
         ];

@@ -14,6 +14,8 @@
 mod choose;
 mod cursor;
 mod explain;
+#[cfg(test)]
+mod oracle;
 mod search;
 mod stats;
 mod table;

@@ -6,9 +6,9 @@ use crate::search::testing::{self, BEGIN, Dice, HOUR, fingerprint};
 use serde_json::Value as Json;
 use std::collections::BTreeMap;
 
-const NOW: i64 = BEGIN + 6 * HOUR;
+pub(super) const NOW: i64 = BEGIN + 6 * HOUR;
 
-fn question(query: &str) -> SearchQuestion {
+pub(super) fn question(query: &str) -> SearchQuestion {
     SearchQuestion {
         query: parse(query).unwrap(),
         order: Order::Newest,

@@ -166,15 +166,20 @@ impl Engine {
         for (name, paths) in FACETS {
             let order = std::iter::once(plan::column(COUNT).sort(false, false))
                 .chain(std::iter::once(plan::column(FIRST).sort(true, false)));
+            let any = paths
+                .iter()
+                .filter_map(|path| crate::search::fields::find(path))
+                .map(|field| plan::column(field.column).is_not_null())
+                .reduce(Expr::or)
+                .unwrap_or_else(|| lit(true));
             let frame = counted(paths)?
-                .sort(order.collect())
+                .filter(any)
+                .and_then(|frame| frame.sort(order.collect()))
                 .and_then(|frame| frame.limit(0, Some(question.limit.saturating_add(1))))
                 .map_err(|error| self.failed(error))?;
             let batches = self.collect(frame).await?;
             let mut rows =
                 rows(&batches, paths.len()).map_err(|error| self.failed(error.into()))?;
-            // Those that have none of it are told apart by the counts.
-            rows.retain(|row| !row.values.iter().all(Value::is_null));
             let more = rows.len() > question.limit;
             rows.truncate(question.limit);
             facets.push(Facet {
