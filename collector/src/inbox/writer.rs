@@ -67,6 +67,9 @@ pub(super) struct Writer {
     _lock: File,
 }
 
+/// Tells one who asked what came of the transaction.
+type Answer = Box<dyn FnOnce(Option<&AppendError>)>;
+
 /// What a transaction changed beside the database; counts when it is committed.
 #[derive(Default)]
 struct Effects {
@@ -74,7 +77,7 @@ struct Effects {
     kept: Vec<(Place, u64, u64)>,
     removed: Option<i64>,
     /// Each gives one answer.
-    answers: Vec<Box<dyn FnOnce(Option<&AppendError>)>>,
+    answers: Vec<Answer>,
 }
 
 impl Writer {

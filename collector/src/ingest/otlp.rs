@@ -100,7 +100,7 @@ impl One {
     }
 
     /// The record's event, or why it is none and the request of it alone.
-    fn restore(&mut self, record: &[u8]) -> Result<Result<Vec<u8>, (String, Vec<u8>)>, Failure> {
+    fn restore(&mut self, record: &[u8]) -> Result<Result<Vec<u8>, NoEvent>, Failure> {
         if record.len() > SIZE_LIMIT {
             let reason = format!("{} bytes are more than an event may have", record.len());
             return Ok(Err((reason, record[..SIZE_LIMIT].to_vec())));
@@ -119,6 +119,9 @@ impl One {
         Ok(restored.map_err(|reason| (reason, self.0.encode_to_vec())))
     }
 }
+
+/// Why a record is no event, and what of it goes into quarantine.
+type NoEvent = (String, Vec<u8>);
 
 fn few(attributes: usize) -> Result<(), String> {
     if attributes > ATTRIBUTES {

@@ -330,6 +330,7 @@ pub(super) fn bucket(width_us: i64) -> Expr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::search::language::moment::Moment;
     use crate::search::language::parse;
 
     const NOW: i64 = 1_000_000_000_000_000_000;
