@@ -18,6 +18,14 @@ pub fn range(scratch: &mut Scratch, from: u64, len: u64) -> bool {
     if first.len >= from && first.len - from >= len {
         return read_user(scratch, 0, len, first.base + from);
     }
+    walk(scratch, from, len, copy_element);
+    scratch.part.done == len
+}
+
+/// Hands each element of the vector, in order, to `visit`, a `bpf_loop` callback, until it returns 1. What it looks for
+/// and what it found are in `scratch.part`.
+#[inline(always)]
+fn walk(scratch: &mut Scratch, from: u64, len: u64, visit: extern "C" fn(u32, *mut c_void) -> i64) {
     scratch.part = Part {
         from,
         len,
@@ -30,17 +38,16 @@ pub fn range(scratch: &mut Scratch, from: u64, len: u64) -> bool {
     unsafe {
         bpf_loop(
             scratch.walk.elements,
-            copy_element as *mut c_void,
+            visit as *mut c_void,
             (&raw mut context).cast(),
             0,
         );
     }
-    scratch.part.done == len
 }
 
 /// `bpf_loop` callback: what the element of this number has of `scratch.part`.
 extern "C" fn copy_element(i: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `range` passes a pointer to its scratch.
+    // SAFETY: `walk` passes a pointer to its scratch.
     let scratch = unsafe { &mut **(context as *mut *mut Scratch) };
     let element = element(scratch, i);
     let Part {
@@ -102,22 +109,7 @@ pub fn peek<const N: usize>(scratch: &mut Scratch, from: u64) -> Option<[u8; N]>
     let (address, left) = if from < first.len {
         (first.base + from, first.len - from)
     } else {
-        scratch.part = Part {
-            from,
-            len: 0,
-            done: 0,
-            start: 0,
-        };
-        let mut context: *mut Scratch = scratch;
-        // SAFETY: as in `range`.
-        unsafe {
-            bpf_loop(
-                scratch.walk.elements,
-                find_element as *mut c_void,
-                (&raw mut context).cast(),
-                0,
-            );
-        }
+        walk(scratch, from, 0, find_element);
         (scratch.part.done, scratch.part.len)
     };
     if left < N as u64 {
@@ -133,7 +125,7 @@ pub fn peek<const N: usize>(scratch: &mut Scratch, from: u64) -> Option<[u8; N]>
 /// `bpf_loop` callback: ends at the element that holds `scratch.part.from`, with the address of that place in `done` and
 /// what the element has from there in `len`.
 extern "C" fn find_element(i: u32, context: *mut c_void) -> i64 {
-    // SAFETY: `peek` passes a pointer to its scratch.
+    // SAFETY: `walk` passes a pointer to its scratch.
     let scratch = unsafe { &mut **(context as *mut *mut Scratch) };
     let element = element(scratch, i);
     let start = scratch.part.start;

@@ -42,3 +42,21 @@ pub fn submit(probe: u32, record: *const u8, len: usize, wake: u64) -> bool {
 pub fn submit_value<T>(probe: u32, record: &T, wake: u64) -> bool {
     submit(probe, (&raw const *record).cast(), size_of::<T>(), wake)
 }
+
+/// The only record of a call: what it was to tell is in the ring, or counted as lost.
+#[inline(always)]
+pub fn report<T>(probe: u32, record: &T, wake: u64) -> bool {
+    reported(probe, submit_value(probe, record, wake))
+}
+
+/// Counts how a call ended.
+#[inline(always)]
+pub fn reported(probe: u32, submitted: bool) -> bool {
+    let outcome = if submitted {
+        reason::REPORTED
+    } else {
+        reason::LOST
+    };
+    count(probe, outcome, 1);
+    submitted
+}

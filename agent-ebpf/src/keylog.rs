@@ -69,15 +69,7 @@ pub fn keylog_point(ctx: ProbeContext) -> u32 {
         return 0;
     }
     describe_current(&mut record.task);
-    count(
-        probe::KEYLOG,
-        if emit::submit_value(probe::KEYLOG, &record, emit::QUIET) {
-            reason::REPORTED
-        } else {
-            reason::LOST
-        },
-        1,
-    );
+    emit::report(probe::KEYLOG, &record, emit::QUIET);
     0
 }
 
@@ -205,13 +197,5 @@ fn give(ctx: ProbeContext, label: [u8; 16], (secret, len): (u64, u64)) {
         return;
     }
     describe_current(&mut record.task);
-    count(
-        probe::KDF,
-        if emit::submit_value(probe::KDF, &record, emit::QUIET) {
-            reason::REPORTED
-        } else {
-            reason::LOST
-        },
-        1,
-    );
+    emit::report(probe::KDF, &record, emit::QUIET);
 }

@@ -123,22 +123,14 @@ pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     record._pad = 0;
     let len = size_of::<abi::Exec>() as u64 + filename_len + arguments_len;
     record.header.len = len as u32;
-    let reported = len <= (size_of::<abi::Exec>() + FILENAME_MAX + ARGUMENTS_MAX) as u64
+    let submitted = len <= (size_of::<abi::Exec>() + FILENAME_MAX + ARGUMENTS_MAX) as u64
         && emit::submit(
             probe::PROCESS,
             (&raw const *record).cast(),
             len as usize,
             emit::WAKE,
         );
-    count(
-        probe::PROCESS,
-        if reported {
-            reason::REPORTED
-        } else {
-            reason::LOST
-        },
-        1,
-    );
+    emit::reported(probe::PROCESS, submitted);
     0
 }
 
@@ -177,15 +169,7 @@ pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
         // SAFETY: no preconditions. A child begins in its parent's cgroup, unless clone3 says otherwise.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
     };
-    count(
-        probe::PROCESS,
-        if emit::submit_value(probe::PROCESS, &record, emit::QUIET) {
-            reason::REPORTED
-        } else {
-            reason::LOST
-        },
-        1,
-    );
+    emit::report(probe::PROCESS, &record, emit::QUIET);
     0
 }
 
@@ -211,15 +195,7 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
         _pad: 0,
         start,
     };
-    count(
-        probe::PROCESS,
-        if emit::submit_value(probe::PROCESS, &record, emit::QUIET) {
-            reason::REPORTED
-        } else {
-            reason::LOST
-        },
-        1,
-    );
+    emit::report(probe::PROCESS, &record, emit::QUIET);
     if setting!(scope_processes) == 1 {
         let _ = PROCESSES.remove(scope::key(process, start));
     }

@@ -182,15 +182,7 @@ fn announce(probe: u32, scratch: &mut Scratch) {
         .wrapping_add(scratch.walk.moved as u32);
     record.skipped = scratch.walk.moved;
     record.copied = 0;
-    count(
-        probe,
-        if emit::submit_value(probe, record, QUIET) {
-            reason::REPORTED
-        } else {
-            reason::LOST
-        },
-        1,
-    );
+    emit::report(probe, record, QUIET);
 }
 
 /// A read that returned 0: the peer has closed its direction.

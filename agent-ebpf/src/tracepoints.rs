@@ -325,17 +325,7 @@ pub fn mapped(file: u64) {
         start: current_start(),
         file: id,
     };
-    let reported = emit::submit_value(probe::PROCESS, &record, emit::WAKE);
-    count(
-        probe::PROCESS,
-        if reported {
-            reason::REPORTED
-        } else {
-            reason::LOST
-        },
-        1,
-    );
-    if reported {
+    if emit::report(probe::PROCESS, &record, emit::WAKE) {
         // A full LRU map evicts: then the file is reported again, which costs nothing but a look.
         let _ = FILES.insert(id, 1, 0);
     }

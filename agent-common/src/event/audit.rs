@@ -1,5 +1,6 @@
 //! The agent about itself.
 
+use super::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,9 +32,34 @@ pub struct AuditDetail {
     /// Counters since the start, by name (`calls.seen`, `ring.records`, `events.usage`, `losses.ring_full`, ...).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counters: BTreeMap<String, u64>,
+    /// The outputs behind the durable queue.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<SinkReport>,
     /// What it was about, for people: the signal, the changed keys of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+}
+
+/// What an output behind the durable queue has done since the agent started, and what waits for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SinkReport {
+    /// `otlp`, `http`, `syslog`, `file`, `stdout`.
+    pub name: String,
+    /// Events that its receiver has taken.
+    pub delivered: u64,
+    /// Batches that were sent again.
+    pub retried: u64,
+    /// Events that its receiver has refused for good.
+    pub refused: u64,
+    /// Events that wait for it in the durable queue.
+    pub waiting: u64,
+    /// Events of refused batches that are kept for looking at, those of earlier runs included.
+    pub quarantined: u64,
+    /// Times that it began again after a mistake in the agent (a panic).
+    pub restarted: u64,
+    /// When its receiver last took something. Absent: not since the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_delivered: Option<Time>,
 }
 
 /// What happened to an agent.
@@ -56,4 +82,12 @@ pub enum Action {
     PointAttached,
     /// A key-log point was dropped, because it did not prove itself.
     PointDropped,
+    /// It passed its own budget of CPU time: from here on it skips exchanges, and counts them.
+    OverBudget,
+    /// It is within its own budget again: nothing is skipped any more.
+    WithinBudget,
+    /// It was over its own budget for long: the probes are detached for a while.
+    ProbesDetached,
+    /// The probes are attached again.
+    ProbesAttached,
 }

@@ -89,7 +89,7 @@ pub enum LossReason {
     CopyRefused,
     /// Longer than what one record holds.
     Oversize,
-    /// More bytes than the budget per connection and second.
+    /// The agent was over its own budget of CPU time or memory, and did less.
     OverBudget,
     /// A map of the probes was full.
     MapFull,
@@ -127,6 +127,8 @@ pub enum LossReason {
     Rejected,
     /// The agent ended without stopping: it was killed, or the host lost power.
     UncleanEnd,
+    /// The probes were detached, because the agent was over its own budget for long. What went by is not known.
+    Detached,
 }
 
 /// What is counted.

@@ -4,9 +4,12 @@
 //! are. Everything that is not read ends in a coverage or loss event.
 //!
 //! Invariant: credentials parsed = usage events + losses; checked at the end ([`Counters::sums`]).
-//! Invariant: at most one coverage event per connection and reason.
 
+mod afford;
+#[cfg(test)]
+mod afford_tests;
 mod connection;
+mod coverage;
 #[doc(hidden)]
 pub mod fuzz;
 mod layers;
@@ -17,7 +20,8 @@ pub(crate) mod synthetic;
 mod tests;
 
 use crate::{
-    coverage::{Ledger, Snapshot, Subject},
+    budget::Gate,
+    coverage::Ledger,
     credential::Observer,
     flow::{Budget, FlowLimits, Nanos},
     http::{
@@ -29,25 +33,20 @@ use crate::{
         self,
         points::Points,
         record::{
-            Chunk, ConnectionKey, Datagram, FileId, PointId, ProcessKey, ProcessRecord, Record,
-            SecretRecord,
+            Chunk, ConnectionKey, FileId, PointId, ProcessKey, ProcessRecord, Record, SecretRecord,
         },
     },
     tls,
     usage::{self, Facts},
 };
-use agent_common::event::{
-    Body, Connections, Coverage, CoverageDetail, CoverageReason, CoverageScope, Envelope, Hook,
-};
+pub use afford::Shed;
+use agent_common::event::{Body, CoverageReason, Envelope, Hook};
 use connection::Connection;
 use layers::{Around, Output, Settings};
 use lru::LruCache;
 use proof::Proofs;
 pub use report::{Counters, Numbering};
-use std::{
-    collections::{BTreeMap, VecDeque},
-    num::NonZeroUsize,
-};
+use std::{collections::VecDeque, num::NonZeroUsize};
 use tracing::trace;
 
 /// Bounds, from the configuration.
@@ -85,6 +84,7 @@ pub struct Pipeline {
     waiting: LruCache<ProcessKey, Vec<ConnectionKey>>,
     settings: Settings,
     limits: Limits,
+    gate: Gate,
     pool: tls::Pool,
     observer: Observer,
     processes: ProcessTable,
@@ -139,6 +139,7 @@ impl Pipeline {
                 budget,
             },
             limits,
+            gate: Gate::default(),
             pool: tls::Pool::new(tls::PoolLimits::default()),
             observer,
             processes,
@@ -195,9 +196,8 @@ impl Pipeline {
             self.waiting.pop(&process);
         }
         let mut out = std::mem::take(&mut self.outputs);
-        let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
         let mut closed = Vec::new();
-        for key in keys {
+        for key in self.keys() {
             let Some(connection) = self.connections.peek_mut(&key) else {
                 continue;
             };
@@ -216,14 +216,6 @@ impl Pipeline {
         self.outputs = out;
         for key in closed {
             self.close(key, now, Outcome::Closed);
-        }
-    }
-
-    /// The agent stops: everything that waits is given out.
-    pub fn finish(&mut self, now: Nanos) {
-        let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
-        for key in keys {
-            self.close(key, now, Outcome::Unfinished);
         }
     }
 
@@ -290,7 +282,13 @@ impl Pipeline {
         );
         let mut out = std::mem::take(&mut self.outputs);
         if let Some(connection) = self.connections.get_mut(&key) {
-            connection.push(chunk, &self.settings, &mut self.pool, &mut out);
+            connection.push(
+                chunk,
+                &mut self.gate,
+                &self.settings,
+                &mut self.pool,
+                &mut out,
+            );
             if connection.wants_secret() && connection.may_wait_for(process) {
                 let waiting = self.waiting.get_or_insert_mut(process, Vec::new);
                 if waiting.len() < WAITING {
@@ -304,55 +302,6 @@ impl Pipeline {
         }
         self.handle(key, &mut out);
         self.outputs = out;
-    }
-
-    /// A UDP socket that speaks QUIC, as it seems, is not read: listed once.
-    fn datagram(&mut self, datagram: &Datagram) {
-        let Datagram {
-            time,
-            endpoints,
-            caller,
-        } = datagram;
-        self.now = self.now.max(*time);
-        self.counters.connections += 1;
-        self.counters.connections_unread += 1;
-        let reason = CoverageReason::Quic;
-        *self
-            .counters
-            .unread
-            .entry(report::name(reason))
-            .or_default() += 1;
-        let identity = self.processes.resolve(caller, *time, &self.clock);
-        let executable = identity.principal.process.executable.path.clone();
-        let subject = Subject {
-            program: executable.unwrap_or_else(|| caller.comm.clone()),
-            protocol: "quic",
-            library: None,
-        };
-        self.ledger.record(subject, Some(reason));
-        let at = self.clock.wall(*time);
-        let body = Body::Coverage(Box::new(Coverage {
-            coverage: CoverageDetail {
-                scope: CoverageScope::Connection,
-                reason: Some(reason),
-                detail: None,
-                protocol: Some("quic".to_owned()),
-                library: None,
-                connections: Connections {
-                    seen: 1,
-                    read: 0,
-                    unread: 1,
-                },
-                from: at,
-                to: at,
-            },
-            principal: Some(identity.principal),
-            network: Some(usage::network(endpoints, None)),
-            tls: None,
-        }));
-        let now = self.clock.now().1;
-        self.events.push(self.numbering.envelope(at, now, body));
-        self.counters.coverage_events += 1;
     }
 
     fn secret(&mut self, record: SecretRecord) {
@@ -460,100 +409,6 @@ impl Pipeline {
         }
     }
 
-    /// A connection has ended: into the ledger.
-    fn enter(&mut self, connection: &Connection) {
-        let unread = connection.reported.first().copied();
-        if unread.is_some() {
-            self.counters.connections_unread += 1;
-        } else {
-            self.counters.connections_read += 1;
-        }
-        if let Some(subject) = subject(connection, &mut self.processes, &self.points, &self.clock) {
-            self.ledger.record(subject, unread);
-        }
-    }
-
-    /// The ledger now, with the connections that are open. `scope` and `counters` are what the wiring outside knows.
-    pub fn snapshot(
-        &mut self,
-        at: Nanos,
-        scope: Vec<String>,
-        counters: BTreeMap<String, u64>,
-    ) -> Snapshot {
-        let mut ledger = self.ledger.clone();
-        for (_, connection) in &self.connections {
-            let subject = subject(connection, &mut self.processes, &self.points, &self.clock);
-            if let Some(subject) = subject {
-                let unread = connection.reported.first().copied();
-                ledger.record_open(subject, connection.read, unread);
-            }
-        }
-        Snapshot {
-            from: self.clock.wall(self.began),
-            to: self.clock.wall(at),
-            scope,
-            total: ledger.total(),
-            rows: ledger.rows(),
-            counters,
-        }
-    }
-
-    /// What was read and what was not, of this run so far: one event in all, or also one by program and reason.
-    pub fn summarise(&mut self, at: Nanos, by_program: bool) {
-        let detail = |scope, connections, from| CoverageDetail {
-            scope,
-            reason: None,
-            detail: None,
-            protocol: None,
-            library: None,
-            connections,
-            from,
-            to: from,
-        };
-        let (from, to) = (self.clock.wall(self.began), self.clock.wall(at));
-        let mut details = vec![detail(CoverageScope::Agent, self.ledger.total(), from)];
-        if by_program {
-            for (subject, counts) in self.ledger.subjects() {
-                let whole = CoverageDetail {
-                    detail: Some(subject.program.clone()),
-                    protocol: Some(subject.protocol.to_owned()),
-                    library: subject.library.map(str::to_owned),
-                    ..detail(CoverageScope::Process, counts.connections(), from)
-                };
-                let by_reason = counts.unread.iter().map(|(reason, count)| CoverageDetail {
-                    reason: Some(*reason),
-                    connections: Connections {
-                        seen: *count,
-                        read: 0,
-                        unread: *count,
-                    },
-                    ..whole.clone()
-                });
-                if counts.read > 0 {
-                    let read = Connections {
-                        seen: counts.read,
-                        read: counts.read,
-                        unread: 0,
-                    };
-                    details.push(CoverageDetail {
-                        connections: read,
-                        ..whole.clone()
-                    });
-                }
-                details.extend(by_reason);
-            }
-        }
-        for coverage in details {
-            let coverage = Coverage {
-                coverage: CoverageDetail { to, ..coverage },
-                principal: None,
-                network: None,
-                tls: None,
-            };
-            self.emit(at, Body::Coverage(Box::new(coverage)));
-        }
-    }
-
     fn handle(&mut self, key: ConnectionKey, out: &mut Vec<Output>) {
         for output in out.drain(..) {
             match output {
@@ -566,6 +421,7 @@ impl Pipeline {
                     }
                 }
                 Output::Switched => self.counters.switched += 1,
+                Output::Skipped => self.left_out(key),
                 Output::HttpUnread(reason, around) => self.http_unread(key, reason, &around),
                 Output::TlsUnread(reason, facts) => self.tls_unread(key, reason, &facts),
                 Output::TlsClosed(facts) => {
@@ -580,15 +436,20 @@ impl Pipeline {
     }
 
     fn exchange(&mut self, key: ConnectionKey, exchange: &Exchange, around: &Around) {
+        if let Some(connection) = self.connections.peek_mut(&key) {
+            connection.read = true;
+            connection.tls |= around.tls.is_some();
+        }
+        if !self.affords(key, exchange) {
+            return;
+        }
         self.counters.exchanges += 1;
         if exchange.outcome == Outcome::ResponseLost {
             self.counters.responses_lost += 1;
         }
-        let Some(connection) = self.connections.peek_mut(&key) else {
+        let Some(connection) = self.connections.peek(&key) else {
             return;
         };
-        connection.read = true;
-        connection.tls |= around.tls.is_some();
         let started = exchange.request.time;
         let time = self.clock.wall(started);
         let seconds = i64::try_from(time.unix_nanos() / 1_000_000_000).unwrap_or(0);
@@ -630,170 +491,6 @@ impl Pipeline {
             }
         }
     }
-
-    fn http_unread(&mut self, key: ConnectionKey, reason: h1::Reason, around: &Around) {
-        let tls = around.tls.as_deref();
-        let detail = report::http_detail(reason);
-        let reason = match reason {
-            h1::Reason::OpaqueProtocol => CoverageReason::NotHttp,
-            h1::Reason::Http2 => CoverageReason::Http2,
-            h1::Reason::HeadTooLong
-            | h1::Reason::TooManyFields
-            | h1::Reason::TooManyOutstanding
-            | h1::Reason::OverLimit => CoverageReason::Limit,
-            h1::Reason::Malformed | h1::Reason::HeadIncomplete => {
-                self.counters.heads_malformed += 1;
-                CoverageReason::NotHttp
-            }
-            h1::Reason::RequestLost
-            | h1::Reason::ResponseWithoutRequest
-            | h1::Reason::FramingLost => {
-                self.counters.heads_lost += 1;
-                CoverageReason::BytesLost
-            }
-        };
-        self.unread(key, reason, tls, Some((detail.to_owned(), None)));
-    }
-
-    fn tls_unread(&mut self, key: ConnectionKey, reason: tls::Reason, facts: &tls::Facts) {
-        let Some(connection) = self.connections.peek(&key) else {
-            return;
-        };
-        let libraries: Vec<_> = connection
-            .processes
-            .iter()
-            .flat_map(|process| self.points.of_process(*process))
-            .collect();
-        let first = connection.first;
-        let late = libraries
-            .iter()
-            .any(|mapped| mapped.attached.is_some_and(|since| since > first));
-        let readable = libraries.iter().any(|mapped| mapped.attached.is_some());
-        let known = libraries.first().map(|mapped| mapped.library.name());
-        let secrets = connection
-            .processes
-            .iter()
-            .any(|process| self.proofs.gave_secrets(*process));
-        let coverage = match reason {
-            tls::Reason::OpenedBeforeAgent => CoverageReason::OpenedBefore,
-            tls::Reason::NoSecret | tls::Reason::TrialsExhausted | tls::Reason::Overflow => {
-                if secrets {
-                    CoverageReason::SecretUnproven
-                } else if late {
-                    CoverageReason::AttachedLate
-                } else if readable {
-                    CoverageReason::NoSecret
-                } else if known.is_some() {
-                    CoverageReason::LibraryUnsupported
-                } else {
-                    CoverageReason::NoKeyLogPoint
-                }
-            }
-            tls::Reason::SuiteUnsupported(_) => CoverageReason::CipherUnsupported,
-            tls::Reason::VersionUnsupported(_) => CoverageReason::VersionUnsupported,
-            tls::Reason::EarlyData => CoverageReason::EarlyData,
-            tls::Reason::LostRecords => CoverageReason::BytesLost,
-            tls::Reason::Incomplete
-            | tls::Reason::HandshakeFailed(_)
-            | tls::Reason::Renegotiation
-            | tls::Reason::Malformed(_) => CoverageReason::HandshakeMalformed,
-        };
-        // Other reasons say nothing about where the secrets came from.
-        if coverage == CoverageReason::SecretUnproven {
-            for point in self.proofs.failed(&connection.processes) {
-                self.demands.push(Demand::DropPoint(point));
-            }
-        }
-        let detail = reason.to_string();
-        self.unread(key, coverage, Some(facts), Some((detail, known)));
-    }
-
-    /// A coverage event of a connection, at most one for each reason.
-    fn unread(
-        &mut self,
-        key: ConnectionKey,
-        reason: CoverageReason,
-        tls: Option<&tls::Facts>,
-        detail: Option<(String, Option<&'static str>)>,
-    ) {
-        let Some(connection) = self.connections.peek_mut(&key) else {
-            return;
-        };
-        if connection.reported.contains(&reason) {
-            return;
-        }
-        connection.reported.push(reason);
-        let name = report::name(reason);
-        *self.counters.unread.entry(name).or_default() += 1;
-        let Some(caller) = connection.last_caller().cloned() else {
-            return;
-        };
-        let identity = self
-            .processes
-            .resolve(&caller, connection.last, &self.clock);
-        let (detail, library) = detail.unzip();
-        let protocol = match (reason, tls.is_some()) {
-            (CoverageReason::Http2, _) => Some("h2"),
-            (CoverageReason::NotHttp, false) => None,
-            (_, true) => Some("tls"),
-            (_, false) => Some("http"),
-        };
-        let body = Body::Coverage(Box::new(Coverage {
-            coverage: CoverageDetail {
-                scope: CoverageScope::Connection,
-                reason: Some(reason),
-                detail,
-                protocol: protocol.map(str::to_owned),
-                library: library.flatten().map(str::to_owned),
-                connections: Connections {
-                    seen: 1,
-                    read: 0,
-                    unread: 1,
-                },
-                from: self.clock.wall(connection.first),
-                to: self.clock.wall(connection.last),
-            },
-            principal: Some(identity.principal),
-            network: Some(usage::network(&connection.endpoints, None)),
-            tls: tls.map(usage::tls),
-        }));
-        let (at, now) = (self.clock.wall(connection.last), self.clock.now().1);
-        self.events.push(self.numbering.envelope(at, now, body));
-        self.counters.coverage_events += 1;
-    }
-}
-
-/// Whose connection it is, for the ledger. Nobody's, if no record told who used it.
-fn subject(
-    connection: &Connection,
-    processes: &mut ProcessTable,
-    points: &Points,
-    clock: &Clock,
-) -> Option<Subject> {
-    let caller = connection.last_caller()?;
-    let identity = processes.resolve(caller, connection.last, clock);
-    let executable = identity.principal.process.executable.path.clone();
-    let protocol = match (connection.tls, connection.read) {
-        (true, _) => "tls",
-        (false, true) => "http",
-        (false, false) => "other",
-    };
-    // Of several that a process has mapped, nothing says which one an unread connection used.
-    let only = || {
-        let mapped = points.of_process(caller.process);
-        let mut names = mapped.iter().map(|mapped| mapped.library.name());
-        let first = names.next()?;
-        names.all(|name| name == first).then_some(first)
-    };
-    let library = match connection.tls {
-        true => connection.library.or_else(only),
-        false => None,
-    };
-    Some(Subject {
-        program: executable.unwrap_or_else(|| caller.comm.clone()),
-        protocol,
-        library,
-    })
 }
 
 /// The fallback does not tell which secret it gives: it is offered as each of those that it may be.

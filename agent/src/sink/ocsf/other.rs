@@ -119,11 +119,11 @@ pub fn audit(envelope: &Envelope, audit: &Audit) -> Map<String, Value> {
         Action::AgentStopped => (4, "Stop"),
         Action::AgentReport => (OTHER, "Report"),
         Action::ConfigChanged | Action::ScopeChanged => (8, "Update"),
-        Action::PointAttached => (6, "Enable"),
-        Action::PointDropped => (7, "Disable"),
+        Action::PointAttached | Action::WithinBudget | Action::ProbesAttached => (6, "Enable"),
+        Action::PointDropped | Action::OverBudget | Action::ProbesDetached => (7, "Disable"),
     };
     let severity = match detail.action {
-        Action::PointDropped => Severity::Medium,
+        Action::PointDropped | Action::OverBudget | Action::ProbesDetached => Severity::Medium,
         _ => Severity::Informational,
     };
     let mut event = APPLICATION_LIFECYCLE.event(activity, severity);
