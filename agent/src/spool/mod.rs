@@ -45,7 +45,6 @@ mod tests;
 mod writer;
 
 pub use consumer::{Consumer, Page};
-pub use folder::make as make_folder;
 pub use loss::{Lost, Reason};
 pub use quarantine::{Quarantine, Refused};
 pub use signal::Signal;

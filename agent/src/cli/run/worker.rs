@@ -44,7 +44,6 @@ use tokentrail_agent::{
         remote::{Link, Order, Remote},
     },
     sink::remote::file::Source,
-    spool,
 };
 use tracing::{info, warn};
 
@@ -111,10 +110,6 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     leave_no_core();
     let mut doors = Doors::open(&config.coverage)?;
     let remote = receivers::remote(&config, &Source::disk())?;
-    // Landlock's rules are about what is there already.
-    if let Some(path) = &config.spool.path {
-        spool::make_folder(path)?;
-    }
     let destinations: Vec<_> = remote
         .iter()
         .filter_map(|receiver| receiver.destination())

@@ -98,19 +98,24 @@ impl Sinks {
         self.calm.store(true, Ordering::Relaxed);
     }
 
-    /// By name, the events of each as JSON, in the order in which they arrived.
-    pub fn have(&self) -> [(&'static str, Vec<String>); 4] {
+    pub const NAMES: [&str; 4] = ["stdout", "file", "otlp", "http"];
+
+    /// The events of one as JSON, in the order in which they arrived.
+    pub fn have(&self, name: &str) -> Vec<String> {
+        match name {
+            "stdout" => whole(self.stdout.clone()),
+            "otlp" => of_otlp(&self.otlp.requests()),
+            "http" => of_http(&self.http.requests()),
+            _ => whole(self.lines()),
+        }
+    }
+
+    fn lines(&self) -> Vec<String> {
         let file = std::fs::read(&self.file).unwrap_or_default();
-        let file = String::from_utf8_lossy(&file)
+        String::from_utf8_lossy(&file)
             .lines()
             .map(str::to_owned)
-            .collect();
-        [
-            ("stdout", whole(self.stdout.clone())),
-            ("file", whole(file)),
-            ("otlp", of_otlp(&self.otlp.requests())),
-            ("http", of_http(&self.http.requests())),
-        ]
+            .collect()
     }
 }
 

@@ -16,15 +16,15 @@ use std::collections::{BTreeMap, BTreeSet};
 type Losses = BTreeMap<(u64, u64), LossDetail>;
 
 pub fn check(lab: &Lab, cells: &mut Cells, sinks: &Sinks, truth: &Truth, asked: &[Request]) {
-    let has = sinks.have();
     let all: BTreeMap<u64, &Run> = truth
         .runs
         .iter()
         .map(|(epoch, run)| (*epoch, run))
         .collect();
     let mut first = None;
-    for (sink, has) in &has {
-        let kept = first_copies(sink, has);
+    for sink in Sinks::NAMES {
+        let has = sinks.have(sink);
+        let kept = first_copies(sink, &has);
         let got = Got::of(kept.join("\n").as_bytes());
         cells.check(&format!("{sink}-all"), complete(sink, &got, &all));
         cells.check(&format!("{sink}-order"), in_order(&kept));
@@ -48,7 +48,7 @@ pub fn check(lab: &Lab, cells: &mut Cells, sinks: &Sinks, truth: &Truth, asked: 
             },
         );
     }
-    cells.check("credentials", credentials(lab, &has[0].1, asked));
+    cells.check("credentials", credentials(lab, &sinks.have("file"), asked));
     let killed = |run: &&&Run| run.killed.is_some();
     crate::support::say(&format!(
         "kill: {} runs, {} of them without an end, {} kills before there was a run",
