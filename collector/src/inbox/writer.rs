@@ -25,6 +25,8 @@ const GROUP_JOBS: usize = 512;
 /// When nobody asks for so long, room is given back to the disk.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// Gives a job's answer, or the error that undid it.
+type Giver = Box<dyn FnOnce(Option<&AppendError>)>;
 type Answer<T> = oneshot::Sender<Result<T, AppendError>>;
 
 pub(super) enum Job {
@@ -74,7 +76,7 @@ struct Effects {
     kept: Vec<(Place, u64, u64)>,
     removed: Option<i64>,
     /// Each gives one answer.
-    answers: Vec<Box<dyn FnOnce(Option<&AppendError>)>>,
+    answers: Vec<Giver>,
 }
 
 impl Writer {
