@@ -74,20 +74,35 @@ fn run_as_child() {
     // Where each epoch has come to, by all runs, about.
     let at: Arc<Vec<AtomicU64>> =
         Arc::new((0..3).map(|_| AtomicU64::new(seed % 50 * 40)).collect());
+    // Some runs go on where others were, some are new.
+    let base = seed % 40 * 3;
     for sender in 0..SENDERS {
         let (inbox, at) = (inbox.clone(), Arc::clone(&at));
         let acknowledged = Arc::clone(&acknowledged);
-        runtime.spawn(send(inbox, at, acknowledged, Chance(seed ^ (sender << 40))));
+        runtime.spawn(send(
+            inbox,
+            base,
+            at,
+            acknowledged,
+            Chance(seed ^ (sender << 40)),
+        ));
     }
     seal(&inbox, &append_to("sealed"), Chance(seed ^ 0x5ea1));
 }
 
 /// Until it is killed: batches behind, over and beyond what was sent.
-async fn send(inbox: Inbox, at: Arc<Vec<AtomicU64>>, acknowledged: Arc<File>, mut chance: Chance) {
+async fn send(
+    inbox: Inbox,
+    base: u64,
+    at: Arc<Vec<AtomicU64>>,
+    acknowledged: Arc<File>,
+    mut chance: Chance,
+) {
     loop {
-        let epoch = chance.below(at.len() as u64);
+        let number = chance.below(at.len() as u64);
+        let epoch = base + number;
         let count = 1 + chance.below(60);
-        let reached = at[epoch as usize].fetch_add(count, Ordering::Relaxed);
+        let reached = at[number as usize].fetch_add(count, Ordering::Relaxed);
         let first = (reached + chance.below(20))
             .saturating_sub(chance.below(100))
             .max(1);

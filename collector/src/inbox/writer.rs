@@ -25,6 +25,8 @@ const GROUP_JOBS: usize = 512;
 /// When nobody asks for so long, room is given back to the disk.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// Gives a job's answer, or the error that undid it.
+type Giver = Box<dyn FnOnce(Option<&AppendError>)>;
 type Answer<T> = oneshot::Sender<Result<T, AppendError>>;
 
 pub(super) enum Job {
@@ -67,9 +69,6 @@ pub(super) struct Writer {
     _lock: File,
 }
 
-/// Tells one who asked what came of the transaction.
-type Answer = Box<dyn FnOnce(Option<&AppendError>)>;
-
 /// What a transaction changed beside the database; counts when it is committed.
 #[derive(Default)]
 struct Effects {
@@ -77,7 +76,7 @@ struct Effects {
     kept: Vec<(Place, u64, u64)>,
     removed: Option<i64>,
     /// Each gives one answer.
-    answers: Vec<Answer>,
+    answers: Vec<Giver>,
 }
 
 impl Writer {

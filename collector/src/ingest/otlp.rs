@@ -57,8 +57,8 @@ pub(super) fn decode(body: &[u8], decoded: &mut Decoded) -> Result<(), Failure> 
             for record in of(scope_logs, LOG_RECORDS) {
                 let json = match one.restore(record?)? {
                     Ok(json) => json,
-                    Err((reason, bytes)) => {
-                        decoded.refuse(reason, Form::Otlp, bytes)?;
+                    Err(NoEvent { reason, request }) => {
+                        decoded.refuse(reason, Form::Otlp, request)?;
                         continue;
                     }
                 };
@@ -73,6 +73,13 @@ pub(super) fn decode(body: &[u8], decoded: &mut Decoded) -> Result<(), Failure> 
     let disagree = spans.iter().filter(|(stated, span)| !span.agrees(stated));
     decoded.disagree(disagree.count() as u64);
     Ok(())
+}
+
+/// A record that is no event.
+struct NoEvent {
+    reason: String,
+    /// A request of it alone; the begin of the record, if it is too large for one.
+    request: Vec<u8>,
 }
 
 /// A request of one record at a time.
@@ -99,11 +106,12 @@ impl One {
         self.0.resource_logs.first_mut()?.scope_logs.first_mut()
     }
 
-    /// The record's event, or why it is none and the request of it alone.
+    /// The record's event.
     fn restore(&mut self, record: &[u8]) -> Result<Result<Vec<u8>, NoEvent>, Failure> {
         if record.len() > SIZE_LIMIT {
             let reason = format!("{} bytes are more than an event may have", record.len());
-            return Ok(Err((reason, record[..SIZE_LIMIT].to_vec())));
+            let request = record[..SIZE_LIMIT].to_vec();
+            return Ok(Err(NoEvent { reason, request }));
         }
         let record = LogRecord::decode(record).map_err(|error| malformed(&error))?;
         let few = few(record.attributes.len());
@@ -116,12 +124,12 @@ impl One {
             let event = events.pop().ok_or_else(|| "it is empty".to_owned())?;
             event.map_err(|error| error.to_string())
         });
-        Ok(restored.map_err(|reason| (reason, self.0.encode_to_vec())))
+        Ok(restored.map_err(|reason| NoEvent {
+            reason,
+            request: self.0.encode_to_vec(),
+        }))
     }
 }
-
-/// Why a record is no event, and what of it goes into quarantine.
-type NoEvent = (String, Vec<u8>);
 
 fn few(attributes: usize) -> Result<(), String> {
     if attributes > ATTRIBUTES {
