@@ -3,7 +3,7 @@
 //! Data crosses these doors once, in this order:
 //! [`kernel`] (ring records) -> [`flow`] (bytes in order) -> [`tls`] (records opened) -> [`http`] (exchanges)
 //! -> [`credential`] (observations) -> [`usage`] with [`identity`] (events) -> [`sink`].
-//! [`pipeline`] is the only file that wires them.
+//! [`pipeline`] is the only file that wires them. [`budget`] says how much of it the agent can afford.
 //!
 //! Invariant: a stage imports only earlier stages' types. Parsers own no I/O: they take bytes and time and return values.
 
@@ -11,6 +11,7 @@
 #[cfg(test)]
 extern crate self as tokentrail_agent;
 
+pub mod budget;
 pub mod config;
 pub mod coverage;
 pub mod credential;

@@ -65,8 +65,8 @@ section! {
 section! {
     /// Events for months.
     pub struct Store {
-        /// Where segments lie: a folder, or "s3://BUCKET/PREFIX" (with the usual AWS_* variables). Without it `segments`
-        /// in the data folder.
+        /// Where segments lie: a folder, or "s3://BUCKET/PREFIX" (with the usual AWS_* variables). Without it `store` in
+        /// the data folder.
         pub objects: Option<String> = None,
         /// Seconds after which what waits becomes a segment.
         pub seal_seconds: Ranged<1, 3_600> = Ranged::new(5),

@@ -10,6 +10,7 @@ mod dist;
 mod interrupt;
 mod process;
 mod say;
+mod server;
 mod setup;
 mod test;
 mod toolchain;
@@ -57,8 +58,9 @@ enum Task {
     /// What it costs: throughput, CPU, memory, against nothing and with the goals beside
     ///
     /// nginx and wrk on loopback with nothing, with empty probes, with the agent, with the agent looking elsewhere, and
-    /// with the classic probes; the kernel's run time per hit; the agent's memory; the replay. All numbers as JSON
-    /// in the target folder's `bench`. A timing never fails it.
+    /// with the classic probes; the kernel's run time per hit; the agent's memory; the replay; events through spool
+    /// and OTLP, and the time from a request to its receiver. All numbers as JSON in the target folder's `bench`. A
+    /// timing never fails it.
     Bench(bench::Options),
     /// What is given to others: a binary, a Debian package, man pages, completions, sums
     ///

@@ -1,5 +1,6 @@
 //! Agent and collector about themselves.
 
+use super::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -37,6 +38,9 @@ pub struct AuditDetail {
     /// The fingerprints that were asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fingerprints: Vec<super::Fingerprint>,
+    /// The outputs behind the durable queue.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<SinkReport>,
     /// What it was about, for people: the signal, the changed keys of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -53,11 +57,34 @@ impl AuditDetail {
             hook: None,
             key_ids: Vec::new(),
             counters: BTreeMap::new(),
+            sinks: Vec::new(),
             actor: None,
             fingerprints: Vec::new(),
             detail: None,
         }
     }
+}
+
+/// What an output behind the durable queue has done since the agent started, and what waits for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SinkReport {
+    /// `otlp`, `http`, `syslog`, `file`, `stdout`.
+    pub name: String,
+    /// Events that its receiver has taken.
+    pub delivered: u64,
+    /// Batches that were sent again.
+    pub retried: u64,
+    /// Events that its receiver has refused for good.
+    pub refused: u64,
+    /// Events that wait for it in the durable queue.
+    pub waiting: u64,
+    /// Events of refused batches that are kept for looking at, those of earlier runs included.
+    pub quarantined: u64,
+    /// Times that it began again after a mistake in the agent (a panic).
+    pub restarted: u64,
+    /// When its receiver last took something. Absent: not since the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_delivered: Option<Time>,
 }
 
 /// What happened to an agent or a collector.
@@ -88,4 +115,12 @@ pub enum Action {
     TrailAsked,
     /// A key of the collector was made or revoked, or its admin's password set.
     AccessChanged,
+    /// It passed its own budget of CPU time: from here on it skips exchanges, and counts them.
+    OverBudget,
+    /// It is within its own budget again: nothing is skipped any more.
+    WithinBudget,
+    /// It was over its own budget for long: the probes are detached for a while.
+    ProbesDetached,
+    /// The probes are attached again.
+    ProbesAttached,
 }

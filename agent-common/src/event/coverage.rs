@@ -111,6 +111,8 @@ pub enum CoverageReason {
     IoUring,
     /// A limit of connections or memory was reached.
     Limit,
+    /// The agent was over its own budget of CPU time and skipped some or all of its exchanges.
+    Budget,
     /// The agent stopped before the connection showed what it was.
     Stopped,
 }

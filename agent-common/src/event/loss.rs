@@ -95,7 +95,7 @@ pub enum LossReason {
     CopyRefused,
     /// Longer than what one record holds.
     Oversize,
-    /// More bytes than the budget per connection and second.
+    /// The agent was over its own budget of CPU time or memory, and did less.
     OverBudget,
     /// A map of the probes was full.
     MapFull,
@@ -135,6 +135,8 @@ pub enum LossReason {
     UncleanEnd,
     /// Later events of the agent arrived, and these did not. They may still.
     NotReceived,
+    /// The probes were detached, because the agent was over its own budget for long. What went by is not known.
+    Detached,
 }
 
 /// What is counted.

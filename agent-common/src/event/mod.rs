@@ -36,7 +36,7 @@ mod scalar;
 mod tests;
 mod usage;
 
-pub use audit::{Action, Audit, AuditDetail};
+pub use audit::{Action, Audit, AuditDetail, SinkReport};
 pub use coverage::{Connections, Coverage, CoverageDetail, CoverageReason, CoverageScope};
 pub use loss::{Loss, LossDetail, LossReason, LossUnit, LostEvents, Stage};
 pub use network::{

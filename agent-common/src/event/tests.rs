@@ -263,6 +263,16 @@ fn samples() -> Vec<Envelope> {
                     hook: Some(Hook::Fentry),
                     key_ids: vec!["k1".into()],
                     counters: BTreeMap::from([("ring.records".into(), 10)]),
+                    sinks: vec![SinkReport {
+                        name: "otlp".into(),
+                        delivered: 1_000,
+                        retried: 2,
+                        refused: 0,
+                        waiting: 17,
+                        quarantined: 0,
+                        restarted: 0,
+                        last_delivered: Some(time(1)),
+                    }],
                     detail: Some("SIGTERM".into()),
                     ..AuditDetail::of(Action::AgentStopped)
                 },

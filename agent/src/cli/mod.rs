@@ -10,6 +10,7 @@ mod coverage;
 mod doctor;
 mod keys;
 mod outputs;
+mod quarantine;
 mod receivers;
 mod replay;
 mod run;
@@ -39,6 +40,10 @@ enum Command {
     Doctor(DoctorArguments),
     /// Show what a running agent reads and what it does not, by program, protocol and TLS library
     Coverage(CoverageArguments),
+    /// Show what receivers refused for good: batches that the spool has put aside, with the receiver's reason
+    ///
+    /// It reads the spool beside a running agent, or without one, and changes nothing.
+    Quarantine(QuarantineArguments),
     /// Print the fingerprint of a secret read from standard input, under every key
     Fingerprint(FingerprintArguments),
     /// Make the file with the fingerprint key, or add a key to it
@@ -103,6 +108,34 @@ struct CoverageArguments {
     /// As JSON, with the agent's counters
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+struct QuarantineArguments {
+    /// The agent's configuration file, which names the spool
+    #[arg(
+        long,
+        value_name = "FILE",
+        global = true,
+        default_value = "/etc/tokentrail/agent.toml"
+    )]
+    config: PathBuf,
+    /// As JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Option<QuarantineCommand>,
+}
+
+#[derive(Subcommand)]
+enum QuarantineCommand {
+    /// One line per batch: when, which output, which events, why (this is done if nothing else is asked for)
+    List,
+    /// One batch with its events, one JSON object per line
+    Show {
+        /// Its number in the list
+        id: i64,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -191,6 +224,7 @@ impl Arguments {
             Command::Attempt(arguments) => run::attempt::attempt(arguments),
             Command::Doctor(arguments) => doctor::doctor(&arguments),
             Command::Coverage(arguments) => coverage::coverage(&arguments),
+            Command::Quarantine(arguments) => quarantine::quarantine(&arguments),
             Command::Fingerprint(arguments) => keys::fingerprint(&arguments),
             Command::Keygen(arguments) => keys::keygen(&arguments),
             Command::Replay(arguments) => replay::replay(&arguments),

@@ -7,7 +7,7 @@
 //! Invariant: what an output lost comes back as a loss, to become an event.
 
 use super::receivers;
-use agent_common::event::{Envelope, LossDetail, LossReason, LossUnit, Stage, Time};
+use agent_common::event::{Envelope, LossDetail, LossReason, LossUnit, SinkReport, Stage, Time};
 use anyhow::Context as _;
 use std::{
     sync::{
@@ -22,6 +22,7 @@ use tokentrail_agent::{
     sink::{
         Losses, Ndjson, RotatingFile, Sink, Stream, Table,
         batch::Receiver as Receive,
+        courier,
         delivery::{self, Delivery},
         lines::Lines,
         table,
@@ -40,6 +41,8 @@ pub struct Outputs {
     direct: Option<Thread>,
     spooled: Option<Thread>,
     epoch: u64,
+    reports: delivery::Reports,
+    slots: Vec<courier::Slot>,
     /// What the direct outputs missed since it was last taken.
     missed: Mutex<Option<Losses>>,
 }
@@ -75,6 +78,8 @@ impl Outputs {
                 })?),
                 spooled: None,
                 epoch,
+                reports: delivery::Reports::default(),
+                slots: Vec::new(),
                 missed: Mutex::new(None),
             });
         };
@@ -102,13 +107,15 @@ impl Outputs {
                 direct,
                 spooled: None,
                 epoch,
+                reports: delivery::Reports::default(),
+                slots: Vec::new(),
                 missed: Mutex::new(None),
             });
         }
         let stop = Duration::from_secs(config.spool.stop_seconds.get());
         let mut delivery =
             Delivery::start(options, receivers, agent, epoch).context("durable delivery")?;
-        let epoch = delivery.epoch();
+        let (epoch, reports, slots) = (delivery.epoch(), delivery.reports(), delivery.slots());
         let first = delivery.losses();
         let spooled = Thread::start("spool", config, move |events, lost| {
             spool(delivery, events, lost, stop)
@@ -118,6 +125,8 @@ impl Outputs {
             direct,
             spooled: Some(spooled),
             epoch,
+            reports,
+            slots,
             missed: Mutex::new(None),
         })
     }
@@ -125,6 +134,25 @@ impl Outputs {
     /// The run's: with a spool it is greater than that of every run before, whatever the clock says.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// What those behind the spool have done; none without it.
+    pub fn sinks(&self) -> Vec<SinkReport> {
+        let reports = self.reports.lock();
+        reports.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Receivers, by their names, in the place of those that there are.
+    pub fn replace(&self, remote: Vec<Box<dyn Receive>>) {
+        for receiver in remote {
+            if let Some(slot) = self
+                .slots
+                .iter()
+                .find(|slot| slot.name() == receiver.name())
+            {
+                slot.put(receiver);
+            }
+        }
     }
 
     /// Waits where the queue is full: the ring behind it counts what then does not fit.
@@ -259,7 +287,9 @@ fn sinks(config: &Config) -> anyhow::Result<Vec<Box<dyn Sink>>> {
     if let Some(path) = &config.file.path {
         let file = RotatingFile::open(path, &config.file)
             .with_context(|| format!("output file {}", path.display()))?;
-        sinks.push(Box::new(Ndjson::new(file, retry)));
+        sinks.push(Box::new(
+            Ndjson::new(file, retry).encoded(config.file.encoding),
+        ));
     }
     Ok(sinks)
 }

@@ -153,14 +153,17 @@ const RESOLVER: &[&str] = &[
     "/usr/lib",
 ];
 
-/// What the worker may do with this configuration.
+/// What the worker may do with this configuration. `destinations` are those of its receivers.
 ///
-/// A sink that is given a file, a folder or a port needs it here.
-pub fn lockdown(config: &Config, user: Option<(u32, u32)>) -> lockdown::Worker {
+/// A sink that is given a file or a folder needs it here.
+pub fn lockdown(
+    config: &Config,
+    destinations: &[(String, u16)],
+    user: Option<(u32, u32)>,
+) -> lockdown::Worker {
     let mut read = vec![PathBuf::from("/proc")];
     read.extend(Hierarchy::find().ok().map(|hierarchy| hierarchy.mount));
-    let destinations = receivers::destinations(config);
-    let names = receivers::has_name(&destinations);
+    let names = receivers::has_name(destinations);
     let mut connect: Vec<u16> = destinations.iter().map(|(_, port)| *port).collect();
     if names {
         read.extend(RESOLVER.iter().map(PathBuf::from));
@@ -185,6 +188,8 @@ pub fn lockdown(config: &Config, user: Option<(u32, u32)>) -> lockdown::Worker {
                 .collect(),
             connect,
         },
+        // The spool looks at it again.
+        make: config.spool.path.iter().cloned().collect(),
         // The C library may load a name service.
         libraries: names,
     }

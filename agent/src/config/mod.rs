@@ -27,6 +27,7 @@ pub struct Config {
     pub agent: Agent,
     pub capture: Capture,
     pub limits: Limits,
+    pub budget: Budget,
     pub credential: Credential,
     pub identity: Identity,
     pub spool: Spool,
@@ -92,6 +93,22 @@ section! {
         pub response_wait_seconds: Ranged<1, 86_400> = Ranged::new(120),
         /// Events waiting for the outputs.
         pub queued_events: Ranged<16, 16_777_216> = Ranged::new(16_384),
+    }
+}
+
+section! {
+    /// What the agent itself may cost, its two processes together. Over its CPU time it reads a share of the exchanges and
+    /// counts those that it skips; over its memory it gives up what waits. Where that does not help for long, the probes
+    /// are detached for a while.
+    pub struct Budget {
+        /// CPU time, in hundredths of one core.
+        pub cpu_percent: Ranged<1, 100_000> = Ranged::new(200),
+        /// Resident memory, in bytes: as /proc/PID/statm has it, the ring and what both share included.
+        pub memory_bytes: Ranged<33_554_432, 1_099_511_627_776> = Ranged::new(1024 * 1024 * 1024),
+        /// Seconds that either may be passed, in spite of what is done about it, before the probes are detached.
+        pub over_seconds: Ranged<1, 86_400> = Ranged::new(60),
+        /// Seconds that they stay detached.
+        pub rest_seconds: Ranged<1, 86_400> = Ranged::new(60),
     }
 }
 
@@ -163,6 +180,8 @@ section! {
     pub struct File {
         /// Where to write; nothing is written without it. Its folder must not be writable by others.
         pub path: Option<PathBuf> = None,
+        /// Form of an event: "event" (tokentrail's own) or "ocsf" (OCSF 1.8).
+        pub encoding: Encoding = Encoding::Event,
         /// A file that would grow larger than this is rotated, in bytes.
         pub rotate_bytes: Ranged<4_096, 1_099_511_627_776> = Ranged::new(128 * 1024 * 1024),
         /// Rotated files kept, as PATH.1 (the newest), PATH.2, ...
@@ -334,11 +353,12 @@ pub enum Encoding {
 impl Config {
     /// Every section by its name, in the order in which they are shown.
     #[must_use]
-    pub fn sections(&self) -> [(&'static str, &dyn Section); 12] {
+    pub fn sections(&self) -> [(&'static str, &dyn Section); 13] {
         [
             ("agent", &self.agent),
             ("capture", &self.capture),
             ("limits", &self.limits),
+            ("budget", &self.budget),
             ("credential", &self.credential),
             ("identity", &self.identity),
             ("spool", &self.spool),

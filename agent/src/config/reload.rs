@@ -4,18 +4,50 @@ use super::Config;
 use toml::{Table, Value};
 
 /// Keys, or whole sections, that are taken over by SIGHUP. All others need a restart: what is observed (scope, hook,
-/// ring) is in the kernel's maps, memory is divided at the start, and outputs hold what they have open.
+/// ring) is in the kernel's maps, memory is divided at the start, files and places to connect to are fixed when the worker
+/// is locked down.
 pub(super) const RELOADABLE: &[&str] = &[
     "agent.fingerprint_key",
     "agent.log",
     "agent.report_seconds",
+    "budget",
     "credential",
+    "http.batch_bytes",
+    "http.batch_events",
+    "http.ca",
+    "http.certificate",
+    "http.compression",
+    "http.connect_seconds",
+    "http.encoding",
+    "http.headers",
+    "http.key",
+    "http.timeout_seconds",
     "limits.body_bytes",
     "limits.connection_bytes",
     "limits.head_bytes",
     "limits.order_wait_ms",
     "limits.response_wait_seconds",
     "limits.secret_wait_ms",
+    "otlp.batch_bytes",
+    "otlp.batch_events",
+    "otlp.ca",
+    "otlp.certificate",
+    "otlp.compression",
+    "otlp.connect_seconds",
+    "otlp.headers",
+    "otlp.key",
+    "otlp.timeout_seconds",
+    "syslog.batch_bytes",
+    "syslog.batch_events",
+    "syslog.ca",
+    "syslog.certificate",
+    "syslog.connect_seconds",
+    "syslog.datagram_bytes",
+    "syslog.encoding",
+    "syslog.enterprise",
+    "syslog.facility",
+    "syslog.key",
+    "syslog.timeout_seconds",
 ];
 
 impl Config {

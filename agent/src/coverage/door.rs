@@ -249,6 +249,7 @@ mod tests {
             scope: vec!["cgroup:/x".into()],
             total: Default::default(),
             rows: Vec::new(),
+            sinks: Vec::new(),
             counters: Default::default(),
         }
     }

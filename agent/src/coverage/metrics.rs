@@ -2,10 +2,13 @@
 //!
 //! `tokentrail_connections_total{program,protocol,library,outcome,reason}` (outcome `read` or `unread`),
 //! `tokentrail_connections_open{...}` (neither so far), and `tokentrail_agent_total{counter}`: every counter that the agent
-//! prints when it stops. Format: OpenMetrics text 1.0.
+//! prints when it stops. For each output behind the spool, `tokentrail_sink_{delivered,retried,refused,restarted}_total{sink}`
+//! and how it stands now, `tokentrail_sink_{waiting,quarantined,last_delivered_timestamp_seconds}{sink}`. Format:
+//! OpenMetrics text 1.0.
 
 use super::door::Asker;
 use super::{Snapshot, table};
+use agent_common::event::SinkReport;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -166,17 +169,88 @@ impl Collector for Families {
         for (name, count) in &self.0.counters {
             ConstCounter::new(*count).encode(family.encode_family(&[("counter", name)])?)?;
         }
+        for (name, help, of) in SINK_COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            for sink in &self.0.sinks {
+                let labels = [("sink", sink.name.as_str())];
+                ConstCounter::new(of(sink)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        for (name, help, of) in SINK_GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            for sink in &self.0.sinks {
+                if let Some(value) = of(sink) {
+                    let labels = [("sink", sink.name.as_str())];
+                    ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
         Ok(())
     }
 }
 
+/// Name, help and value.
+type Of<T> = (&'static str, &'static str, fn(&SinkReport) -> T);
+
+const SINK_COUNTERS: [Of<u64>; 4] = [
+    (
+        "sink_delivered",
+        "Events that the output's receiver has taken",
+        |sink| sink.delivered,
+    ),
+    ("sink_retried", "Batches that were sent again", |sink| {
+        sink.retried
+    }),
+    (
+        "sink_refused",
+        "Events that the output's receiver has refused for good",
+        |sink| sink.refused,
+    ),
+    (
+        "sink_restarted",
+        "Times that the output began again after a panic",
+        |sink| sink.restarted,
+    ),
+];
+
+const SINK_GAUGES: [Of<Option<f64>>; 3] = [
+    (
+        "sink_waiting",
+        "Events that wait for the output in the spool",
+        |sink| Some(sink.waiting as f64),
+    ),
+    (
+        "sink_quarantined",
+        "Events of refused batches that are kept for looking at",
+        |sink| Some(sink.quarantined as f64),
+    ),
+    (
+        "sink_last_delivered_timestamp_seconds",
+        "When the output's receiver last took something",
+        |sink| Some(sink.last_delivered?.unix_nanos() as f64 / 1e9),
+    ),
+];
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::{Ledger, Subject, door};
     use super::*;
     use agent_common::event::{CoverageReason, Time};
     use std::io::{Read as _, Write as _};
     use std::net::TcpStream;
+
+    pub fn sink() -> SinkReport {
+        SinkReport {
+            name: "otlp".to_owned(),
+            delivered: 1_000,
+            retried: 2,
+            refused: 3,
+            waiting: 17,
+            quarantined: 5,
+            restarted: 0,
+            last_delivered: Some(Time::from_unix_nanos(1_790_000_000_500_000_000)),
+        }
+    }
 
     fn snapshot() -> Snapshot {
         let mut ledger = Ledger::new(8);
@@ -194,6 +268,7 @@ mod tests {
             scope: Vec::new(),
             total: ledger.total(),
             rows: ledger.rows(),
+            sinks: vec![sink()],
             counters: [("events.usage".to_owned(), 7)].into(),
         }
     }
@@ -208,6 +283,10 @@ mod tests {
                 "tokentrail_connections_total{{{labels},outcome=\"unread\",reason=\"no_secret\"}} 1"
             ),
             "tokentrail_agent_total{counter=\"events.usage\"} 7".to_owned(),
+            "tokentrail_sink_delivered_total{sink=\"otlp\"} 1000".to_owned(),
+            "tokentrail_sink_waiting{sink=\"otlp\"} 17.0".to_owned(),
+            "tokentrail_sink_last_delivered_timestamp_seconds{sink=\"otlp\"} 1790000000.5"
+                .to_owned(),
             "# EOF".to_owned(),
         ] {
             assert!(

@@ -1,7 +1,7 @@
 //! The ledger at one moment, with the connections that are open now, as it leaves the agent.
 
 use super::Ledger;
-use agent_common::event::{Connections, CoverageReason, Time};
+use agent_common::event::{Connections, CoverageReason, SinkReport, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -17,6 +17,9 @@ pub struct Snapshot {
     /// The sum of the rows.
     pub total: Connections,
     pub rows: Vec<Row>,
+    /// The outputs behind the durable queue.
+    #[serde(default)]
+    pub sinks: Vec<SinkReport>,
     /// The agent's counters, by the names that it prints when it stops.
     pub counters: BTreeMap<String, u64>,
 }

@@ -1,7 +1,7 @@
 //! The snapshot for people.
 
 use super::Snapshot;
-use agent_common::event::CoverageReason;
+use agent_common::event::{CoverageReason, SinkReport};
 use std::fmt::Write as _;
 
 /// What a reason is called in events.
@@ -13,7 +13,7 @@ pub(super) fn reason(reason: CoverageReason) -> String {
     }
 }
 
-/// One line per program, protocol and library, least read first, and the sum.
+/// One line per program, protocol and library, least read first, and the sum; then one per output behind the spool.
 pub fn table(snapshot: &Snapshot) -> String {
     let mut rows: Vec<_> = snapshot.rows.iter().collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.unread.values().sum::<u64>()));
@@ -58,6 +58,35 @@ pub fn table(snapshot: &Snapshot) -> String {
         snapshot.scope.join(" "),
         snapshot.from,
     );
+    text.push_str(&sinks(&snapshot.sinks));
+    text
+}
+
+/// The outputs behind the spool, if there are any.
+fn sinks(sinks: &[SinkReport]) -> String {
+    if sinks.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "\n{:8}  {:>10}  {:>8}  {:>8}  {:>8}  {:>11}  {:>9}  last delivered\n",
+        "output", "delivered", "retried", "refused", "waiting", "quarantined", "restarted",
+    );
+    for sink in sinks {
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "{:8}  {:>10}  {:>8}  {:>8}  {:>8}  {:>11}  {:>9}  {}",
+            sink.name,
+            sink.delivered,
+            sink.retried,
+            sink.refused,
+            sink.waiting,
+            sink.quarantined,
+            sink.restarted,
+            sink.last_delivered
+                .map_or_else(|| "-".to_owned(), |time| time.to_string()),
+        );
+    }
     text
 }
 
@@ -84,6 +113,7 @@ mod tests {
             scope: vec!["cgroup:/x".into()],
             total: ledger.total(),
             rows: ledger.rows(),
+            sinks: vec![super::super::metrics::tests::sink()],
             counters: Default::default(),
         };
         let text = table(&snapshot);
@@ -97,5 +127,7 @@ mod tests {
         );
         assert_eq!(lines[2], ["/bin/a", "tls", "openssl", "2", "1", "1", "-"]);
         assert!(text.contains("3 connections seen, 1 read, 1 not read"));
+        let last: Vec<&str> = text.lines().last().unwrap().split_whitespace().collect();
+        assert_eq!(last[..7], ["otlp", "1000", "2", "3", "17", "5", "0"]);
     }
 }

@@ -103,6 +103,8 @@ pub enum GapReason {
     Evicted,
     /// A TLS record that no proven secret opened.
     Unopened,
+    /// Skipped, intentionally: the agent was over its own budget.
+    Budget,
 }
 
 impl Piece {
@@ -127,6 +129,24 @@ impl Piece {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The same place without its bytes.
+    pub fn skipped(self) -> Self {
+        match self {
+            Self::Data {
+                offset,
+                time,
+                bytes,
+                ..
+            } => Self::Gap {
+                offset,
+                time,
+                len: bytes.len() as u64,
+                reason: GapReason::Budget,
+            },
+            gap @ Self::Gap { .. } => gap,
+        }
     }
 }
 

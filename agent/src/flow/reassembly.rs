@@ -151,6 +151,13 @@ impl Flow {
         self.closed = true;
     }
 
+    /// The hole that is waited for now is not waited for any longer.
+    pub fn give_up_hole(&mut self) {
+        if !self.segments.is_empty() {
+            self.hole_since = Some(0);
+        }
+    }
+
     /// Everything up to the end of the direction was handed out.
     pub fn ended(&self) -> bool {
         self.segments.is_empty()
@@ -246,7 +253,7 @@ impl Flow {
 
     fn count_gap(&mut self, reason: GapReason, len: u64) {
         match reason {
-            GapReason::Policy => self.counts.policy += len,
+            GapReason::Policy | GapReason::Budget => self.counts.policy += len,
             GapReason::Evicted => self.counts.evicted += len,
             GapReason::Unseen | GapReason::Unopened => self.counts.unseen += len,
         }

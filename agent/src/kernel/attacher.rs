@@ -1,7 +1,8 @@
 //! The thread that looks for key-log points and attaches to them: at start in the usual library folders and in the
-//! running processes of the scope, then whenever a process in scope maps a file that was not looked at.
+//! running processes of the scope, then whenever a process in scope maps a file that was not looked at. While the agent
+//! rests (`crate::budget`) no point is attached; after it the thread begins anew.
 //!
-//! Invariant: each file is looked at once; attaching never waits for the pipeline, nor the pipeline for it.
+//! Invariant: each file is looked at once between two rests; attaching never waits for the pipeline, nor the pipeline for it.
 
 use super::{
     decode, device,
@@ -18,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
@@ -41,8 +43,18 @@ pub enum Request {
     },
     /// Look whether there are points to drop.
     Drops,
+    /// Detach every point.
+    Rest(Done),
+    /// Begin anew, as at the start: the usual folders, then these processes.
+    Return {
+        processes: Vec<ProcessKey>,
+        done: Done,
+    },
     Stop,
 }
+
+/// Called by the thread when it has done what was asked.
+pub type Done = Box<dyn FnOnce() + Send>;
 
 /// Whether the fallback `EVP_KDF_derive` is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +71,7 @@ pub struct Attacher {
     requests: SyncSender<Request>,
     /// Points to drop: beside the queue, because each is asked for once and must not be lost.
     drops: Arc<Mutex<BTreeSet<PointId>>>,
+    resting: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -75,6 +88,8 @@ struct Worker {
     fallbacks: Vec<(PathBuf, File, Point)>,
     fallback_wanted: bool,
     drops: Arc<Mutex<BTreeSet<PointId>>>,
+    /// Nothing is to be attached, or looked at, until the next [`Request::Return`].
+    resting: Arc<AtomicBool>,
 }
 
 impl Attacher {
@@ -96,17 +111,11 @@ impl Attacher {
             fallbacks: Vec::new(),
             fallback_wanted: false,
             drops: Arc::default(),
+            resting: Arc::default(),
         };
-        for path in discover::usual_libraries() {
-            worker.library(&path);
-        }
-        for process in processes {
-            worker.process(*process);
-            worker.points.looked_at(*process);
-        }
-        worker.save();
+        worker.begin(processes);
         let points = worker.points.clone();
-        let drops = Arc::clone(&worker.drops);
+        let (drops, resting) = (Arc::clone(&worker.drops), Arc::clone(&worker.resting));
         let (requests, receiver) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("attacher".into())
@@ -115,6 +124,7 @@ impl Attacher {
             points,
             requests,
             drops,
+            resting,
             thread: Some(thread),
         })
     }
@@ -131,11 +141,24 @@ impl Attacher {
         }
     }
 
+    /// Detaches every point; what waits to be looked at is not looked at any more.
+    pub fn rest(&self, done: Done) {
+        self.resting.store(true, Ordering::Relaxed);
+        // The queue has room soon, since resting answers at once what waits in it.
+        let _ = self.requests.send(Request::Rest(done));
+    }
+
+    /// Comes back from a rest: searches and attaches as at the start. The points that were known are forgotten.
+    pub fn come_back(&self, processes: Vec<ProcessKey>, done: Done) {
+        self.resting.store(false, Ordering::Relaxed);
+        let _ = self.requests.send(Request::Return { processes, done });
+    }
+
     /// False if the queue is full.
     pub fn ask(&self, request: Request) -> bool {
         let process = match &request {
             Request::Process { process, .. } => Some(*process),
-            Request::Drops | Request::Stop => None,
+            _ => None,
         };
         if let Some(process) = process {
             self.points.asked(process);
@@ -160,12 +183,35 @@ impl Drop for Attacher {
 }
 
 impl Worker {
+    fn begin(&mut self, processes: &[ProcessKey]) {
+        for path in discover::usual_libraries() {
+            if self.is_resting() {
+                return;
+            }
+            self.library(&path);
+        }
+        for process in processes {
+            if !self.is_resting() {
+                self.process(*process);
+            }
+            self.points.looked_at(*process);
+        }
+        self.save();
+    }
+
+    fn is_resting(&self) -> bool {
+        self.resting.load(Ordering::Relaxed)
+    }
+
     fn run(mut self, requests: &Receiver<Request>) {
         while let Ok(request) = requests.recv() {
             let drops =
                 std::mem::take(&mut *self.drops.lock().unwrap_or_else(PoisonError::into_inner));
             drops.into_iter().for_each(|point| self.drop_point(point));
             match request {
+                Request::Process { process, .. } if self.is_resting() => {
+                    self.points.looked_at(process);
+                }
                 Request::Process {
                     process,
                     file,
@@ -182,6 +228,18 @@ impl Worker {
                 }
                 // Done already.
                 Request::Drops => {}
+                Request::Rest(done) => {
+                    self.detach_all();
+                    done();
+                }
+                Request::Return { processes, done } => {
+                    self.points.clear();
+                    self.known.clear();
+                    self.fallbacks.clear();
+                    self.fallback_wanted = false;
+                    self.begin(&processes);
+                    done();
+                }
                 Request::Stop => break,
             }
         }
@@ -370,6 +428,14 @@ impl Worker {
             "key-log point attached"
         );
         Some(since)
+    }
+
+    fn detach_all(&mut self) {
+        for (id, link) in std::mem::take(&mut self.links) {
+            if let Err(error) = self.lock(|probes| probes.detach_point(id, link)) {
+                warn!(%error, "a key-log point could not be detached");
+            }
+        }
     }
 
     fn drop_point(&mut self, id: PointId) {

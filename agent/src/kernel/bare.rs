@@ -1,7 +1,7 @@
 //! The few things about this very process that have no safe form elsewhere.
 #![expect(unsafe_code, reason = "C's functions about this process")]
 
-use std::io;
+use std::{io, time::Duration};
 
 /// Ignores the signals by which a person or a service manager stops a program: its parent will say when.
 ///
@@ -63,6 +63,41 @@ pub fn map_code() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// CPU time that a process has used so far, all its threads together: clock_getcpuclockid(3).
+///
+/// # Errors
+/// If it is gone.
+pub fn cpu_time(pid: u32) -> io::Result<Duration> {
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: writes a number to its place.
+    let failed = unsafe { libc::clock_getcpuclockid(pid.cast_signed(), &mut clock) };
+    if failed != 0 {
+        return Err(io::Error::from_raw_os_error(failed));
+    }
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes a time to its place.
+    if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let (seconds, nanoseconds) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Ok(Duration::new(
+        seconds.unwrap_or(0),
+        nanoseconds.unwrap_or(0),
+    ))
+}
+
+/// Gives memory that the allocator keeps for later back to the system, where the allocator can.
+pub fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no memory in use is touched.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 fn done(result: libc::c_long) -> io::Result<()> {

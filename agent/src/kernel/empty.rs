@@ -4,8 +4,9 @@
 
 use super::{
     features::Rung,
+    hooks::{LIFECYCLE, TRACING},
     keylog::{Cache, Finder, discover},
-    probes::{Error, LIFECYCLE, OBJECT, TRACING, program},
+    probes::{Error, OBJECT, program},
 };
 use aya::{
     Btf, Ebpf, EbpfLoader,

@@ -91,6 +91,8 @@ pub enum Change {
         path: PathBuf,
         library: Library,
     },
+    /// Every point is detached, and ids begin anew.
+    Cleared,
 }
 
 /// Paths are bytes, not text.
@@ -177,6 +179,7 @@ impl Points {
             Change::LookedAt(process) => self.looked_at(process),
             Change::State { point, state } => self.set_state(point, state),
             Change::Unreadable { path, library } => self.unreadable(&path, library),
+            Change::Cleared => self.clear(),
         }
     }
 
@@ -186,6 +189,17 @@ impl Points {
         if inner.points.len() < POINTS {
             inner.follow(&Change::Added(attached.clone()));
             inner.points.push(attached);
+        }
+    }
+
+    /// Every point is detached, and what processes have mapped is looked at anew.
+    pub(crate) fn clear(&self) {
+        let mut inner = self.lock();
+        inner.follow(&Change::Cleared);
+        inner.points.clear();
+        for (_, of_process) in inner.processes.iter_mut() {
+            of_process.libraries.clear();
+            of_process.looked = false;
         }
     }
 
@@ -339,6 +353,11 @@ mod tests {
         assert_eq!(there.all()[0].path, attached.path);
         assert_eq!(here.of_process(process), there.of_process(process));
         assert!(there.knows(process));
+        here.clear();
+        assert!(there.all().is_empty() && there.of_process(process).is_empty());
+        assert!(!there.knows(process));
+        here.add(attached.clone());
+        assert_eq!(there.get(PointId(0)), Some(attached));
     }
 
     #[test]

@@ -9,16 +9,17 @@
 use super::{
     btf,
     features::Rung,
+    hooks::Hook,
     keylog::{PointKind, discover::descriptor_path},
     record::PointId,
     scope::{self, Hierarchy, Member, Resolved, Scope},
 };
 use agent_common::abi::{self, probe, reason};
 use aya::{
-    Btf, Ebpf, EbpfLoader, Pod,
+    Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
     programs::{
-        FEntry, FExit, ProgramError, RawTracePoint, UProbe,
+        ProgramError, UProbe,
         uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
     },
 };
@@ -101,21 +102,24 @@ unsafe impl Pod for SettingsValue {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct ProcessValue(abi::ProcessId);
+pub(super) struct ProcessValue(pub(super) abi::ProcessId);
 // SAFETY: integers with explicit padding.
 unsafe impl Pod for ProcessValue {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct FileValue(abi::File);
+pub(super) struct FileValue(pub(super) abi::File);
 // SAFETY: integers, no padding.
 unsafe impl Pod for FileValue {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct ConnectionValue(abi::Connection);
+pub(super) struct ConnectionValue(abi::Connection);
 // SAFETY: integers with explicit padding.
 unsafe impl Pod for ConnectionValue {}
+
+/// A call between its entry and its exit, which only the probes look into (`agent-ebpf/src/maps.rs`): its size.
+pub(super) type CallValue = [u8; 48];
 
 /// What the probes are loaded with.
 #[derive(Clone, Debug)]
@@ -131,17 +135,20 @@ pub struct Options {
 
 /// Loaded probes. Dropping it detaches them all.
 pub struct Probes {
-    ebpf: Ebpf,
-    scopes: Vec<Scope>,
-    hierarchy: Option<Hierarchy>,
+    pub(super) ebpf: Ebpf,
+    /// Of sockets and lifecycle, while they are attached. Key-log points are the attacher's.
+    pub(super) hooks: Vec<Hook>,
+    pub(super) scopes: Vec<Scope>,
+    pub(super) hierarchy: Option<Hierarchy>,
     cgroups: HashMap<MapData, u64, u32>,
     levels: Array<MapData, u32>,
-    processes: HashMap<MapData, ProcessValue, u32>,
-    files: HashMap<MapData, FileValue, u32>,
-    connections: HashMap<MapData, u64, ConnectionValue>,
-    members: Vec<Member>,
+    pub(super) processes: HashMap<MapData, ProcessValue, u32>,
+    pub(super) files: HashMap<MapData, FileValue, u32>,
+    pub(super) connections: HashMap<MapData, u64, ConnectionValue>,
+    pub(super) calls: HashMap<MapData, u64, CallValue>,
+    pub(super) members: Vec<Member>,
     /// By [`PointId`].
-    point_kinds: Vec<PointKind>,
+    pub(super) point_kinds: Vec<PointKind>,
 }
 
 /// Read-only view of the counters, for another thread.
@@ -158,29 +165,6 @@ impl Diagnostics {
 
 /// The ring, for the thread that drains it.
 pub type Ring = RingBuf<MapData>;
-
-pub(super) const TRACING: &[(&str, &str, bool)] = &[
-    ("tcp_sendmsg_enter", "tcp_sendmsg", true),
-    ("tcp_sendmsg_exit", "tcp_sendmsg", false),
-    ("tcp_recvmsg_enter", "tcp_recvmsg", true),
-    ("tcp_recvmsg_exit", "tcp_recvmsg", false),
-    ("unix_stream_sendmsg_enter", "unix_stream_sendmsg", true),
-    ("unix_stream_sendmsg_exit", "unix_stream_sendmsg", false),
-    ("unix_stream_recvmsg_enter", "unix_stream_recvmsg", true),
-    ("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false),
-    ("vm_mmap_pgoff_exit", "vm_mmap_pgoff", false),
-    ("udp_sendmsg_enter", "udp_sendmsg", true),
-    ("udpv6_sendmsg_enter", "udpv6_sendmsg", true),
-];
-
-pub(super) const LIFECYCLE: &[&str] = &[
-    "inet_sock_set_state",
-    "tcp_destroy_sock",
-    "sched_process_exec",
-    "sched_process_fork",
-    "sched_process_exit",
-    "cgroup_mkdir",
-];
 
 /// Whether this agent has its probes.
 pub fn built_in() -> bool {
@@ -256,7 +240,9 @@ impl Probes {
             processes: map(&mut ebpf, "PROCESSES")?,
             files: map(&mut ebpf, "FILES")?,
             connections: map(&mut ebpf, "CONNECTIONS")?,
+            calls: map(&mut ebpf, "CALLS")?,
             ebpf,
+            hooks: Vec::new(),
             scopes,
             hierarchy,
             members: Vec::new(),
@@ -268,7 +254,7 @@ impl Probes {
         Ok(probes)
     }
 
-    fn enter(&mut self, resolved: &Resolved) -> Result<(), Error> {
+    pub(super) fn enter(&mut self, resolved: &Resolved) -> Result<(), Error> {
         for member in &resolved.members {
             self.add(*member)?;
         }
@@ -283,7 +269,7 @@ impl Probes {
         Ok(())
     }
 
-    fn add(&mut self, member: Member) -> Result<(), Error> {
+    pub(super) fn add(&mut self, member: Member) -> Result<(), Error> {
         self.cgroups
             .insert(member.id, 1, 0)
             .map_err(|source| Error::Map {
@@ -321,7 +307,7 @@ impl Probes {
 
     /// Takes cgroups out of the scope that are not there any more: a removed one has no processes, and a unit that is
     /// started again and again would fill the map with its former ones.
-    fn forget_removed(&mut self) {
+    pub(super) fn forget_removed(&mut self) {
         let hierarchy = self.hierarchy.as_ref();
         let there: Vec<Member> = self
             .scopes
@@ -334,51 +320,6 @@ impl Probes {
             // What cannot be removed from the map stays in the list, to be tried again.
             there.contains(member) || cgroups.remove(&member.id).is_err()
         });
-    }
-
-    /// Attaches the socket rung and the process and socket lifecycle.
-    pub fn attach(&mut self, rung: Rung) -> Result<(), Error> {
-        for name in LIFECYCLE {
-            self.attach_tracepoint(name)?;
-        }
-        match rung {
-            Rung::Tracing => {
-                let btf = Btf::from_sys_fs().map_err(|error| Error::Load(error.into()))?;
-                for (name, function, entry) in TRACING {
-                    self.attach_tracing(name, function, *entry, &btf)?;
-                }
-                Ok(())
-            }
-            Rung::Tracepoints => self.attach_tracepoint("sys_exit"),
-        }
-    }
-
-    fn attach_tracepoint(&mut self, name: &'static str) -> Result<(), Error> {
-        let program: &mut RawTracePoint = program(&mut self.ebpf, name)?;
-        let failed = |source| Error::Program { name, source };
-        program.load().map_err(failed)?;
-        program.attach(name).map_err(failed)?;
-        Ok(())
-    }
-
-    fn attach_tracing(
-        &mut self,
-        name: &'static str,
-        function: &str,
-        entry: bool,
-        btf: &Btf,
-    ) -> Result<(), Error> {
-        let failed = |source| Error::Program { name, source };
-        if entry {
-            let program: &mut FEntry = program(&mut self.ebpf, name)?;
-            program.load(function, btf).map_err(failed)?;
-            program.attach().map_err(failed)?;
-        } else {
-            let program: &mut FExit = program(&mut self.ebpf, name)?;
-            program.load(function, btf).map_err(failed)?;
-            program.attach().map_err(failed)?;
-        }
-        Ok(())
     }
 
     /// Attaches the probe of `kind` at `file_offset` of `file` for every process (the scope is checked in the probe).

@@ -347,14 +347,52 @@ impl Scope {
 
 /// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)): start time in ticks since boot.
 pub fn start_ticks(pid: u32) -> Option<u64> {
+    Some(parent_and_start(pid)?.1)
+}
+
+/// Fields 4 and 22.
+fn parent_and_start(pid: u32) -> Option<(u32, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field may hold spaces and parentheses.
-    stat.rsplit_once(')')?
-        .1
-        .split_ascii_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    Some((parent, fields.nth(17)?.parse().ok()?))
+}
+
+/// Those of `known` that still run, and what they have forked since `since` (ticks since boot), children's children
+/// included. Of a process whose parent has ended meanwhile nothing tells whose it was: it is left out.
+pub fn family(known: &[ProcessId], since: u64) -> Vec<ProcessId> {
+    if known.is_empty() {
+        return Vec::new();
+    }
+    let mut others = Vec::new();
+    let mut family = Vec::new();
+    for pid in numbers_in(Path::new("/proc")) {
+        let Some((parent, start)) = parent_and_start(pid) else {
+            continue;
+        };
+        let process = process_id(pid, start);
+        if known.contains(&process) {
+            family.push(process);
+        } else if start >= since {
+            others.push((parent, process));
+        }
+    }
+    // From the oldest on, so that a parent is there before its children.
+    others.sort_by_key(|(_, process)| process.start);
+    loop {
+        let before = family.len();
+        others.retain(|(parent, process)| {
+            let of_family = family.iter().any(|known| known.process == *parent);
+            if of_family {
+                family.push(*process);
+            }
+            !of_family
+        });
+        if family.len() == before {
+            return family;
+        }
+    }
 }
 
 /// The map key of a process.
@@ -401,6 +439,31 @@ mod tests {
         ] {
             assert!(text.parse::<Scope>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_family_is_who_still_runs_and_what_they_have_forked_since() {
+        let own = std::process::id();
+        let of = |pid| process_id(pid, start_ticks(pid).unwrap());
+        let start = || {
+            let mut sleep = std::process::Command::new("sleep");
+            sleep.arg("600").spawn().unwrap()
+        };
+        let mut child = start();
+        let ended = process_id(child.id(), 1);
+        let since = of(child.id()).start;
+        let found = family(&[of(own), ended], since);
+        let later = family(&[of(own)], since + 1_000_000);
+        let stranger = family(&[of(child.id())], since);
+        let nobody = family(&[], 0);
+        let own_and_child = [of(own), of(child.id())];
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(own_and_child.iter().all(|one| found.contains(one)));
+        assert!(!found.contains(&ended));
+        assert_eq!(later.len(), 1);
+        assert!(stranger.len() == 1 && stranger.contains(&own_and_child[1]));
+        assert!(nobody.is_empty());
     }
 
     #[test]

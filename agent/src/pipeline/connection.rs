@@ -2,6 +2,7 @@
 
 use super::layers::{Output, Settings, Stream, Surroundings};
 use crate::{
+    budget::Gate,
     flow::{Direction, Flow, FlowLimits, GapReason, Nanos, Piece},
     http::head::Outcome,
     kernel::record::{Caller, Chunk, Endpoints, ProcessKey},
@@ -44,6 +45,22 @@ pub struct Connection {
     pub closed: Option<Nanos>,
     /// At least one exchange came out.
     pub read: bool,
+    turn: Turn,
+    /// Exchanges of it were skipped.
+    pub skipped: bool,
+}
+
+/// What becomes of the exchange that is under way: decided at the first byte that the client's side moves after the
+/// other's.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Not decided, because something was under way already: each exchange is asked for when it comes out.
+    Open,
+    Read,
+    /// Both directions are left out until the next turn. `counted`: bytes of it have come.
+    Skipped {
+        counted: bool,
+    },
 }
 
 impl Connection {
@@ -67,17 +84,23 @@ impl Connection {
             closed: None,
             rested: false,
             read: false,
+            turn: Turn::Open,
+            skipped: false,
         }
     }
 
     pub fn push(
         &mut self,
         chunk: Chunk,
+        gate: &mut Gate,
         settings: &Settings,
         pool: &mut tls::Pool,
         out: &mut Vec<Output>,
     ) {
         let d = chunk.direction.index();
+        if chunk.direction != self.last_direction && !chunk.bytes.is_empty() {
+            self.turned(chunk.direction, gate);
+        }
         self.last = chunk.time;
         self.last_direction = chunk.direction;
         if let Endpoints::Unix { path: None, .. } = self.endpoints {
@@ -106,6 +129,7 @@ impl Connection {
                         settings,
                         pool,
                         processes: &self.processes,
+                        skip: matches!(self.turn, Turn::Skipped { .. }),
                         out,
                     };
                     self.stream.push(chunk.direction, piece, &mut with);
@@ -118,6 +142,42 @@ impl Connection {
             flow.end(end, chunk.time);
         }
         self.pump(chunk.time, settings, pool, out);
+    }
+
+    /// Bytes of `direction` follow those of the other.
+    fn turned(&mut self, direction: Direction, gate: &mut Gate) {
+        let decided = self.turn != Turn::Open;
+        // The server's bytes belong to the exchange that is under way.
+        if gate.is_open() && !decided || self.stream.request_direction() != Some(direction) {
+            return;
+        }
+        self.turn = match (self.stream.is_at_rest(), self.turn) {
+            (true, _) if gate.is_open() => Turn::Open,
+            (true, _) if gate.passes() => Turn::Read,
+            (true, _) => Turn::Skipped { counted: false },
+            (false, Turn::Skipped { .. }) => Turn::Open,
+            (false, turn) => turn,
+        };
+    }
+
+    /// Bytes of the exchange under way were left out: true for the first of them.
+    pub fn leaves_first_out(&mut self) -> bool {
+        let first = self.turn == Turn::Skipped { counted: false };
+        if first {
+            self.turn = Turn::Skipped { counted: true };
+        }
+        first
+    }
+
+    /// It was decided already that the exchange which comes out now is read.
+    pub fn is_to_be_read(&self) -> bool {
+        self.turn == Turn::Read
+    }
+
+    /// Why it was not read, or not wholly: the first reason there was.
+    pub fn unread(&self) -> Option<CoverageReason> {
+        let skipped = self.skipped.then_some(CoverageReason::Budget);
+        self.reported.first().copied().or(skipped)
     }
 
     /// Remembers who moves the bytes from `offset` on, where that changes. Chunks come in any order.
@@ -177,12 +237,14 @@ impl Connection {
             flows,
             stream,
             processes,
+            turn,
             ..
         } = self;
         let mut with = Surroundings {
             settings,
             pool,
             processes,
+            skip: matches!(turn, Turn::Skipped { .. }),
             out,
         };
         for direction in [Direction::Sent, Direction::Received] {
@@ -208,6 +270,7 @@ impl Connection {
             settings,
             pool,
             processes: &self.processes,
+            skip: matches!(self.turn, Turn::Skipped { .. }),
             out,
         };
         self.stream.offer(now, &mut with);
@@ -242,6 +305,7 @@ impl Connection {
             settings,
             pool,
             processes: &self.processes,
+            skip: matches!(self.turn, Turn::Skipped { .. }),
             out,
         };
         self.stream.flush(now, max_age, &mut with);
@@ -250,6 +314,33 @@ impl Connection {
             self.stream.rest();
         }
         self.rested = idle;
+    }
+
+    /// Gives up what waits for earlier bytes or for a secret, and forgets what can be computed again.
+    pub fn shed(
+        &mut self,
+        now: Nanos,
+        settings: &Settings,
+        pool: &mut tls::Pool,
+        out: &mut Vec<Output>,
+    ) {
+        let held = |flows: &[Flow; 2]| flows.iter().map(Flow::held).sum::<usize>();
+        loop {
+            let before = held(&self.flows);
+            self.flows.iter_mut().for_each(Flow::give_up_hole);
+            self.pump(now, settings, pool, out);
+            if held(&self.flows) == before {
+                break;
+            }
+        }
+        let mut with = Surroundings {
+            settings,
+            pool,
+            processes: &self.processes,
+            skip: matches!(self.turn, Turn::Skipped { .. }),
+            out,
+        };
+        self.stream.shed(&mut with);
     }
 
     pub fn finish(
@@ -268,6 +359,7 @@ impl Connection {
             settings,
             pool,
             processes: &self.processes,
+            skip: matches!(self.turn, Turn::Skipped { .. }),
             out,
         };
         self.stream.finish(outcome, &mut with);

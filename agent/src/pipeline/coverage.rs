@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 impl Pipeline {
     /// A connection has ended: into the ledger.
     pub(super) fn enter(&mut self, connection: &Connection) {
-        let unread = connection.reported.first().copied();
+        let unread = connection.unread();
         if unread.is_some() {
             self.counters.connections_unread += 1;
         } else {
@@ -46,7 +46,7 @@ impl Pipeline {
         for (_, connection) in &self.connections {
             let subject = subject(connection, &mut self.processes, &self.points, &self.clock);
             if let Some(subject) = subject {
-                let unread = connection.reported.first().copied();
+                let unread = connection.unread();
                 ledger.record_open(subject, connection.read, unread);
             }
         }
@@ -56,6 +56,7 @@ impl Pipeline {
             scope,
             total: ledger.total(),
             rows: ledger.rows(),
+            sinks: Vec::new(),
             counters,
         }
     }

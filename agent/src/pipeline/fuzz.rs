@@ -2,6 +2,7 @@
 
 use super::{Pipeline, synthetic};
 use crate::{
+    budget::WHOLE,
     flow::{Direction, Nanos},
     kernel::{
         points::Points,
@@ -44,7 +45,9 @@ pub fn fuzz(data: &[u8]) {
     }
     driver.pipeline.finish(driver.now);
     driver.check();
+    let skipped = driver.pipeline.take_skipped().map_or(0, |told| told.count);
     let pipeline = &driver.pipeline;
+    assert_eq!(pipeline.counters().exchanges_skipped, skipped);
     assert_eq!(pipeline.connections(), 0);
     assert_eq!(pipeline.settings.budget.used(), 0);
     let counters = pipeline.counters();
@@ -148,9 +151,29 @@ impl Driver {
                 self.message(connection, direction, request.as_bytes(), argument);
                 after
             }
-            _ => {
+            24..31 => {
                 self.push(connection, direction, bytes);
                 after
+            }
+            _ => {
+                self.afford(argument);
+                data
+            }
+        }
+    }
+
+    /// The agent's own budget: less is read, or everything; what waits is given up; the probes rest.
+    fn afford(&mut self, argument: u8) {
+        match argument % 8 {
+            share @ 0..6 => {
+                let shares = [0, 1, WHOLE / 2, WHOLE / 2, WHOLE, WHOLE];
+                self.pipeline.set_share(shares[usize::from(share)]);
+            }
+            6 => drop(self.pipeline.shed(self.now)),
+            _ => {
+                self.pipeline.leave(self.now);
+                assert_eq!(self.pipeline.connections(), 0);
+                assert_eq!(self.pipeline.settings.budget.used(), 0);
             }
         }
     }

@@ -34,6 +34,8 @@ pub enum Output {
     Switched,
     Proved(PointId),
     TlsUnread(tls::Reason, Box<tls::Facts>),
+    /// Bytes of a request were left out, because it was to be skipped.
+    Skipped,
     /// A TLS layer has ended: what it was.
     TlsClosed(Box<tls::Facts>),
 }
@@ -76,6 +78,8 @@ pub struct Surroundings<'a> {
     pub settings: &'a Settings,
     pub pool: &'a mut tls::Pool,
     pub processes: &'a [ProcessKey],
+    /// Exchanges are left out now: see [`Stream::is_at_rest`].
+    pub skip: bool,
     pub out: &'a mut Vec<Output>,
 }
 
@@ -119,10 +123,38 @@ impl Stream {
     }
 
     pub fn push(&mut self, direction: Direction, piece: Piece, with: &mut Surroundings<'_>) {
+        let piece = if with.skip && self.http.is_http() {
+            if self.http.request_direction() == Some(direction) {
+                with.out.push(Output::Skipped);
+            }
+            piece.skipped()
+        } else {
+            piece
+        };
         let mut out = std::mem::take(&mut self.scratch);
         self.http.push(direction, piece, &mut out);
         self.take(&mut out, with);
         self.scratch = out;
+    }
+
+    /// Nothing is under way in any layer: the exchange that begins with the next byte of a request may be left out.
+    pub fn is_at_rest(&mut self) -> bool {
+        match &mut self.inner {
+            Inner::Nothing => self.http.is_at_rest(),
+            Inner::Tls(sealed) => sealed.session.is_at_rest() && sealed.inside.is_at_rest(),
+            Inner::Stream(stream) => stream.is_at_rest(),
+            Inner::Opaque => false,
+        }
+    }
+
+    /// The direction of the requests in the innermost layer, once it is known.
+    pub fn request_direction(&self) -> Option<Direction> {
+        match &self.inner {
+            Inner::Nothing => self.http.request_direction(),
+            Inner::Tls(sealed) => sealed.inside.request_direction(),
+            Inner::Stream(stream) => stream.request_direction(),
+            Inner::Opaque => None,
+        }
     }
 
     /// A secret has come for one of the processes.
@@ -172,6 +204,20 @@ impl Stream {
                 sealed.inside.rest();
             }
             Inner::Stream(stream) => stream.rest(),
+            Inner::Nothing | Inner::Opaque => {}
+        }
+    }
+
+    /// Gives up what waits for a secret, and forgets what can be computed again.
+    pub fn shed(&mut self, with: &mut Surroundings<'_>) {
+        self.rest();
+        match &mut self.inner {
+            Inner::Tls(sealed) => {
+                sealed.session.shed();
+                sealed.drain(with);
+                sealed.inside.shed(with);
+            }
+            Inner::Stream(stream) => stream.shed(with),
             Inner::Nothing | Inner::Opaque => {}
         }
     }
@@ -263,6 +309,7 @@ impl Inner {
     fn push(&mut self, direction: Direction, piece: Piece, with: &mut Surroundings<'_>) {
         match self {
             Self::Tls(sealed) => {
+                sealed.session.skip(with.skip);
                 sealed
                     .session
                     .push(direction, piece, with.pool, with.processes);

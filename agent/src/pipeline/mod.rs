@@ -5,6 +5,9 @@
 //!
 //! Invariant: credentials parsed = usage events + losses; checked at the end ([`Counters::sums`]).
 
+mod afford;
+#[cfg(test)]
+mod afford_tests;
 mod connection;
 mod coverage;
 #[doc(hidden)]
@@ -17,6 +20,7 @@ pub(crate) mod synthetic;
 mod tests;
 
 use crate::{
+    budget::Gate,
     coverage::Ledger,
     credential::Observer,
     flow::{Budget, FlowLimits, Nanos},
@@ -35,6 +39,7 @@ use crate::{
     tls,
     usage::{self, Facts},
 };
+pub use afford::Shed;
 use agent_common::event::{Body, CoverageReason, Envelope, Hook};
 use connection::Connection;
 use layers::{Around, Output, Settings};
@@ -79,6 +84,7 @@ pub struct Pipeline {
     waiting: LruCache<ProcessKey, Vec<ConnectionKey>>,
     settings: Settings,
     limits: Limits,
+    gate: Gate,
     pool: tls::Pool,
     observer: Observer,
     processes: ProcessTable,
@@ -133,6 +139,7 @@ impl Pipeline {
                 budget,
             },
             limits,
+            gate: Gate::default(),
             pool: tls::Pool::new(tls::PoolLimits::default()),
             observer,
             processes,
@@ -189,9 +196,8 @@ impl Pipeline {
             self.waiting.pop(&process);
         }
         let mut out = std::mem::take(&mut self.outputs);
-        let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
         let mut closed = Vec::new();
-        for key in keys {
+        for key in self.keys() {
             let Some(connection) = self.connections.peek_mut(&key) else {
                 continue;
             };
@@ -210,14 +216,6 @@ impl Pipeline {
         self.outputs = out;
         for key in closed {
             self.close(key, now, Outcome::Closed);
-        }
-    }
-
-    /// The agent stops: everything that waits is given out.
-    pub fn finish(&mut self, now: Nanos) {
-        let keys: Vec<ConnectionKey> = self.connections.iter().map(|(key, _)| *key).collect();
-        for key in keys {
-            self.close(key, now, Outcome::Unfinished);
         }
     }
 
@@ -284,7 +282,13 @@ impl Pipeline {
         );
         let mut out = std::mem::take(&mut self.outputs);
         if let Some(connection) = self.connections.get_mut(&key) {
-            connection.push(chunk, &self.settings, &mut self.pool, &mut out);
+            connection.push(
+                chunk,
+                &mut self.gate,
+                &self.settings,
+                &mut self.pool,
+                &mut out,
+            );
             if connection.wants_secret() && connection.may_wait_for(process) {
                 let waiting = self.waiting.get_or_insert_mut(process, Vec::new);
                 if waiting.len() < WAITING {
@@ -417,6 +421,7 @@ impl Pipeline {
                     }
                 }
                 Output::Switched => self.counters.switched += 1,
+                Output::Skipped => self.left_out(key),
                 Output::HttpUnread(reason, around) => self.http_unread(key, reason, &around),
                 Output::TlsUnread(reason, facts) => self.tls_unread(key, reason, &facts),
                 Output::TlsClosed(facts) => {
@@ -431,15 +436,20 @@ impl Pipeline {
     }
 
     fn exchange(&mut self, key: ConnectionKey, exchange: &Exchange, around: &Around) {
+        if let Some(connection) = self.connections.peek_mut(&key) {
+            connection.read = true;
+            connection.tls |= around.tls.is_some();
+        }
+        if !self.affords(key, exchange) {
+            return;
+        }
         self.counters.exchanges += 1;
         if exchange.outcome == Outcome::ResponseLost {
             self.counters.responses_lost += 1;
         }
-        let Some(connection) = self.connections.peek_mut(&key) else {
+        let Some(connection) = self.connections.peek(&key) else {
             return;
         };
-        connection.read = true;
-        connection.tls |= around.tls.is_some();
         let started = exchange.request.time;
         let time = self.clock.wall(started);
         let seconds = i64::try_from(time.unix_nanos() / 1_000_000_000).unwrap_or(0);

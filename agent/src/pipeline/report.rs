@@ -55,6 +55,8 @@ pub struct Counters {
     pub tls_opened: u64,
     pub exchanges: u64,
     pub exchanges_without_credential: u64,
+    /// Over the agent's own budget; not among those seen.
+    pub exchanges_skipped: u64,
     pub responses_lost: u64,
     pub heads_lost: u64,
     pub heads_malformed: u64,
@@ -65,6 +67,9 @@ pub struct Counters {
     pub coverage_events: u64,
     pub bytes_unseen: u64,
     pub bytes_left_out: u64,
+    /// Given up because the agent held more than it may.
+    pub shed_bytes: u64,
+    pub shed_processes: u64,
     /// Connections not read, by reason.
     pub unread: BTreeMap<&'static str, u64>,
 }
@@ -97,6 +102,7 @@ impl Counters {
                 "exchanges.without_credential",
                 self.exchanges_without_credential,
             ),
+            ("exchanges.skipped", self.exchanges_skipped),
             ("exchanges.response_lost", self.responses_lost),
             ("heads.lost", self.heads_lost),
             ("heads.malformed", self.heads_malformed),
@@ -107,6 +113,8 @@ impl Counters {
             ("events.coverage", self.coverage_events),
             ("bytes.unseen", self.bytes_unseen),
             ("bytes.left_out", self.bytes_left_out),
+            ("shed.bytes", self.shed_bytes),
+            ("shed.processes", self.shed_processes),
         ];
         let unread = self
             .unread
@@ -141,6 +149,7 @@ pub fn name(reason: CoverageReason) -> &'static str {
         R::KernelTls => "kernel_tls",
         R::IoUring => "io_uring",
         R::Limit => "limit",
+        R::Budget => "budget",
         R::Stopped => "stopped",
     }
 }

@@ -14,27 +14,27 @@ use crate::{
 };
 use agent_common::event::{Body, Coverage, CoverageReason, Envelope, Usage};
 
-const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+pub const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 /// The head of a TLS record of encrypted data, and noise.
 const ENCRYPTED: &[u8] = b"\x17\x03\x03\x00\x20\
     \x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\
     \x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a";
 
-fn request(path: &str) -> Vec<u8> {
+pub fn request(path: &str) -> Vec<u8> {
     format!(
         "GET /{path} HTTP/1.1\r\nHost: api.example\r\nAuthorization: Bearer synthetic-0123456789abcdef\r\n\r\n"
     )
     .into_bytes()
 }
 
-struct Driver {
-    pipeline: Pipeline,
+pub struct Driver {
+    pub pipeline: Pipeline,
     points: Points,
-    now: u64,
+    pub now: u64,
 }
 
 impl Driver {
-    fn new(connections: usize) -> Self {
+    pub fn new(connections: usize) -> Self {
         let points = Points::default();
         let pipeline = synthetic::pipeline(synthetic::limits(connections), points.clone());
         Self {
@@ -44,11 +44,11 @@ impl Driver {
         }
     }
 
-    fn chunk(&mut self, number: u8, direction: Direction, offset: u64, bytes: &[u8]) {
+    pub fn chunk(&mut self, number: u8, direction: Direction, offset: u64, bytes: &[u8]) {
         self.change(number, direction, offset, bytes, |_| {});
     }
 
-    fn change(
+    pub fn change(
         &mut self,
         number: u8,
         direction: Direction,
@@ -62,20 +62,20 @@ impl Driver {
         self.pipeline.record(Record::Chunk(chunk));
     }
 
-    fn close(&mut self, connection: ConnectionKey) {
+    pub fn close(&mut self, connection: ConnectionKey) {
         let time = self.now;
         self.pipeline
             .record(Record::Closed(Closed { time, connection }));
     }
 
-    fn finish(&mut self) {
+    pub fn finish(&mut self) {
         self.pipeline.finish(self.now);
         assert_eq!(self.pipeline.counters().sums(), Ok(()));
         assert_eq!(self.pipeline.settings.budget.used(), 0);
         assert_eq!(self.pipeline.connections(), 0);
     }
 
-    fn usage(&mut self) -> Vec<Usage> {
+    pub fn usage(&mut self) -> Vec<Usage> {
         usage(self.pipeline.take_events())
     }
 
@@ -95,7 +95,7 @@ impl Driver {
     }
 }
 
-fn usage(events: Vec<Envelope>) -> Vec<Usage> {
+pub fn usage(events: Vec<Envelope>) -> Vec<Usage> {
     events
         .into_iter()
         .filter_map(|event| match event.body {

@@ -60,7 +60,8 @@ pub const KEPT: &[Kept] = &[
         capability: CapabilitySet::BPF,
         name: "CAP_BPF",
         why: "the library that attaches asks the kernel each time what it can do, by loading a program of two \
-              instructions; before Linux 5.19 also to use maps that are open already",
+              instructions; raw_tracepoint_open attaches the other probes after a rest; before Linux 5.19 also to use \
+              maps that are open already",
         when: When::Always,
     },
     Kept {

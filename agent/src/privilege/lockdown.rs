@@ -11,6 +11,10 @@ use rustix::thread::{
     CapabilitySet, capabilities as read_capabilities, no_new_privs, set_no_new_privs,
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
+use std::fs::DirBuilder;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -28,6 +32,8 @@ pub enum Error {
     Filter(#[from] filter::Error),
     #[error(transparent)]
     Folders(#[from] folders::Error),
+    #[error("cannot make the folder {path}: {source}")]
+    Folder { path: PathBuf, source: io::Error },
     #[error("capabilities are left that were given up")]
     Left,
 }
@@ -38,6 +44,9 @@ pub struct Worker {
     /// User and group id; `None` stays who it is.
     pub user: Option<(u32, u32)>,
     pub allowed: folders::Allowed,
+    /// Made with mode 0700 by the worker's own user where they are missing, the last folder of each path alone:
+    /// Landlock's rules are about what is there.
+    pub make: Vec<PathBuf>,
     /// The C library may load its name services.
     pub libraries: bool,
 }
@@ -62,6 +71,9 @@ pub fn worker(worker: &Worker) -> Result<Vec<String>, Error> {
     }
     capabilities::keep(CapabilitySet::empty()).map_err(Error::Capabilities)?;
     set_no_new_privs(true).map_err(Error::Privileges)?;
+    for path in &worker.make {
+        make(path)?;
+    }
     weaker.extend(folders::weaker(folders::restrict(&worker.allowed)?));
     let left = read_capabilities(None).map_err(Error::Capabilities)?;
     if !(left.effective | left.permitted | left.inheritable).is_empty()
@@ -163,6 +175,16 @@ fn alone() -> Result<(), Error> {
 fn has_any() -> Result<bool, Error> {
     let sets = read_capabilities(None).map_err(Error::Capabilities)?;
     Ok(!(sets.permitted | sets.inheritable).is_empty())
+}
+
+fn make(path: &Path) -> Result<(), Error> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(Error::Folder {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn no_dumps() -> Result<(), Error> {

@@ -6,6 +6,7 @@
 //! Invariant: a message is at most [`MESSAGE_MAX`] bytes, and what is not exactly one message is refused.
 //! Invariant: no message has a `Debug` form that shows a key.
 
+use crate::flow::Nanos;
 use crate::identity::executable::{Found, Request};
 use crate::identity::eyes::Running;
 use crate::kernel::points::{Change, path};
@@ -83,6 +84,8 @@ pub enum Ask {
     Alive,
     /// Stop in good order: standard output's reader has gone.
     Stop,
+    /// Answer to [`Tell::Attaching`]: nothing of before is left.
+    Waits,
 }
 
 /// What exec said that a process runs.
@@ -114,9 +117,32 @@ pub enum Tell {
     ScopeChanged {
         path: String,
     },
+    /// A file that the configuration names comes with this, opened: for the next [`Tell::Reload`].
+    File {
+        #[serde(with = "path")]
+        path: PathBuf,
+    },
     Reload(Settings),
     /// The probes are detached: read what is left, and end.
     Stop,
+    /// What may be afforded (see `crate::budget`): exchanges to be read, of [`crate::budget::WHOLE`], and whether what
+    /// waits is to be given up.
+    Budget {
+        kept: u16,
+        shed: bool,
+    },
+    /// The probes are detached since `at`, for a while.
+    Detached {
+        at: Nanos,
+        /// What was over.
+        why: String,
+    },
+    /// They will be attached again: read what is left, leave the ring alone from then on, and answer [`Ask::Waits`].
+    Attaching,
+    /// They are: read the ring again.
+    Attached {
+        at: Nanos,
+    },
 }
 
 /// What a worker begins with.
@@ -342,6 +368,16 @@ mod tests {
             },
             Tell::Reload(settings(Some("secret"))),
             Tell::Stop,
+            Tell::Budget {
+                kept: 3,
+                shed: true,
+            },
+            Tell::Detached {
+                at: 4,
+                why: "memory".into(),
+            },
+            Tell::Attaching,
+            Tell::Attached { at: 5 },
         ]
     }
 
@@ -380,6 +416,7 @@ mod tests {
                 file: Some(file),
             },
             Ask::Stop,
+            Ask::Waits,
         ]
     }
 

@@ -141,6 +141,18 @@ impl Receiver<'_> {
         self.receive_any().map(|(message, _)| message)
     }
 
+    /// Waits for a message that may come with one descriptor; all are closed if it comes with more.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn receive_with<M: Message>(&mut self) -> Result<(M, Option<OwnedFd>), Error> {
+        let (message, mut descriptors) = self.receive_any()?;
+        Ok((
+            message,
+            descriptors.pop().filter(|_| descriptors.is_empty()),
+        ))
+    }
+
     /// Waits for a message that comes with one descriptor.
     ///
     /// # Errors

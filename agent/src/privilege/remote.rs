@@ -4,6 +4,7 @@
 
 use super::message::{Answer, Ask, Settings, Tell};
 use super::pipe::{Error, Pipe};
+use crate::flow::Nanos;
 use crate::identity::executable::{Request, Slot};
 use crate::identity::eyes::{Eyes, Running};
 use crate::kernel::points::Points;
@@ -11,6 +12,8 @@ use crate::kernel::probes::Totals;
 use crate::kernel::record::FileId;
 use agent_common::event::HashAbsent;
 use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +27,8 @@ const WAITING: usize = 1_024;
 /// User names that are remembered, and for how long.
 const NAMES: usize = 4_096;
 const NAMES_LAST: Duration = Duration::from_secs(1);
+/// Files of one configuration: more than three receivers have, with a header each from a file.
+const FILES: usize = 64;
 /// Complaints about the other side that are written down.
 const COMPLAINTS: u32 = 10;
 
@@ -32,7 +37,23 @@ const COMPLAINTS: u32 = 10;
 pub enum Order {
     Start,
     ScopeChanged(String),
-    Reload(Settings),
+    /// With the files that it names.
+    Reload(Settings, Vec<(PathBuf, File)>),
+    /// What may be afforded: [`Tell::Budget`].
+    Budget {
+        kept: u16,
+        shed: bool,
+    },
+    /// The probes are detached for a while: [`Tell::Detached`].
+    Detached {
+        at: Nanos,
+        why: String,
+    },
+    /// To be answered by [`Ask::Waits`].
+    Attaching,
+    Attached {
+        at: Nanos,
+    },
     /// In good order, after the last record.
     Stop,
     /// The privileged process is gone: as [`Stop`](Self::Stop), but nobody is left to be asked.
@@ -84,9 +105,13 @@ impl Link {
     /// Takes what is told until the end, in a thread of its own.
     pub fn listen(&self, points: &Points, mut order: impl FnMut(Order)) {
         let mut receiver = self.pipe.receiver();
-        let mut complaints = 0;
+        let (mut complaints, mut files) = (0, Vec::new());
         loop {
-            match receiver.receive::<Tell>() {
+            let (told, descriptor) = match receiver.receive_with::<Tell>() {
+                Ok((told, descriptor)) => (Ok(told), descriptor),
+                Err(error) => (Err(error), None),
+            };
+            match told {
                 Ok(Tell::Change(change)) => points.apply(change),
                 Ok(Tell::Found { number, found }) => {
                     let last = found.digest.is_some();
@@ -112,7 +137,17 @@ impl Link {
                 }
                 Ok(Tell::Start) => order(Order::Start),
                 Ok(Tell::ScopeChanged { path }) => order(Order::ScopeChanged(path)),
-                Ok(Tell::Reload(settings)) => order(Order::Reload(settings)),
+                Ok(Tell::File { path }) => {
+                    let file = descriptor.filter(|_| files.len() < FILES).map(File::from);
+                    files.extend(file.map(|file| (path, file)));
+                }
+                Ok(Tell::Reload(settings)) => {
+                    order(Order::Reload(settings, std::mem::take(&mut files)));
+                }
+                Ok(Tell::Budget { kept, shed }) => order(Order::Budget { kept, shed }),
+                Ok(Tell::Detached { at, why }) => order(Order::Detached { at, why }),
+                Ok(Tell::Attaching) => order(Order::Attaching),
+                Ok(Tell::Attached { at }) => order(Order::Attached { at }),
                 Ok(Tell::Stop) => order(Order::Stop),
                 Ok(Tell::Begin(_)) => warn!("told to begin again: not done"),
                 Err(Error::Message(error)) if complaints < COMPLAINTS => {
@@ -243,6 +278,7 @@ mod tests {
     use super::*;
     use crate::identity::executable::Found;
     use agent_common::event::Hex;
+    use std::os::fd::AsFd as _;
     use std::sync::mpsc::channel;
 
     /// A link, the other end, and what is ordered.
@@ -286,6 +322,43 @@ mod tests {
                 Some(format!("user{uid}").as_str())
             );
         }
+    }
+
+    #[test]
+    fn a_reload_has_the_files_that_came_before_it() {
+        let (_link, other, ordered) = link();
+        let folder = tempfile::tempdir().unwrap();
+        let path = |number: usize| folder.path().join(number.to_string());
+        let pass = |number: usize| {
+            std::fs::write(path(number), number.to_string()).unwrap();
+            let file = File::open(path(number)).unwrap();
+            let path = path(number);
+            other.send_with(&Tell::File { path }, file.as_fd()).unwrap();
+        };
+        let reload = || {
+            let settings = Settings {
+                config: String::new(),
+                keys: None,
+            };
+            other.send(&Tell::Reload(settings)).unwrap();
+            match ordered.recv().unwrap() {
+                Order::Reload(_, files) => files,
+                order => panic!("{order:?}"),
+            }
+        };
+        pass(1);
+        // Without a descriptor there is no file.
+        other.send(&Tell::File { path: path(2) }).unwrap();
+        pass(3);
+        let mut files = reload();
+        let names: Vec<_> = files.iter().map(|(path, _)| path.clone()).collect();
+        assert_eq!(names, [path(1), path(3)]);
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut files[1].1, &mut text).unwrap();
+        assert_eq!(text, "3");
+        (0..FILES + 5).for_each(pass);
+        assert_eq!(reload().len(), FILES);
+        assert!(reload().is_empty());
     }
 
     #[test]

@@ -77,6 +77,11 @@ pub trait Receiver: Send {
     /// The most that a batch may hold.
     fn limits(&self) -> Limits;
 
+    /// Host (a name or an address, without brackets) and port, if it is reached over IP.
+    fn destination(&self) -> Option<(String, u16)> {
+        None
+    }
+
     /// One attempt.
     fn send(&mut self, batch: &Batch) -> Outcome;
 }

@@ -12,11 +12,11 @@
 //! Invariant: every event given is durable, or waits in memory, or is counted.
 
 use super::batch::Receiver;
-use super::courier::{self, Handle, Patience};
+use super::courier::{self, Handle, Patience, Slot};
 use crate::config;
 use crate::spool::{self, Appended, Lost, Record, Signal, Spool};
-use agent_common::event::{Body, Envelope, LossDetail, LossUnit, LostEvents, Time};
-use std::sync::Arc;
+use agent_common::event::{Body, Envelope, LossDetail, LossUnit, LostEvents, SinkReport, Time};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Bytes of events that are appended without waiting for more.
@@ -79,7 +79,11 @@ pub struct Delivery {
     handed: Vec<(LossDetail, i64)>,
     /// The last durable event.
     durable: u64,
+    reports: Reports,
 }
+
+/// What each sink has done, as of a second ago at most, for whoever wants to know.
+pub type Reports = Arc<Mutex<Vec<SinkReport>>>;
 
 impl Delivery {
     /// Opens the spool, begins a run of agent `agent`, and starts a courier for each receiver. `epoch` is the run's if
@@ -111,7 +115,7 @@ impl Delivery {
             .map(|(consumer, receiver)| courier::start(consumer, receiver, options.patience))
             .collect::<Result<_, _>>()
             .map_err(Error::Thread)?;
-        Ok(Self {
+        let mut delivery = Self {
             signal: spool.signal(),
             spool,
             couriers,
@@ -125,7 +129,10 @@ impl Delivery {
             tended: Instant::now(),
             handed: Vec::new(),
             durable: 0,
-        })
+            reports: Reports::default(),
+        };
+        delivery.report();
+        Ok(delivery)
     }
 
     /// The run's epoch: its events must have it.
@@ -149,6 +156,33 @@ impl Delivery {
     #[must_use]
     pub fn couriers(&self) -> &[Handle] {
         &self.couriers
+    }
+
+    #[must_use]
+    pub fn reports(&self) -> Reports {
+        Arc::clone(&self.reports)
+    }
+
+    /// Where other receivers can be put in the place of those that there are.
+    #[must_use]
+    pub fn slots(&self) -> Vec<Slot> {
+        self.couriers
+            .iter()
+            .map(|courier| courier.slot.clone())
+            .collect()
+    }
+
+    fn report(&mut self) {
+        let backlogs = match self.spool.backlogs() {
+            Ok(backlogs) => backlogs,
+            Err(error) => return tracing::debug!(%error, "what waits could not be counted"),
+        };
+        let report = |courier: &Handle| {
+            let found = backlogs.iter().find(|(name, _)| *name == courier.name);
+            courier.report(found.map(|(_, backlog)| *backlog).unwrap_or_default())
+        };
+        let reports = self.couriers.iter().map(report).collect();
+        *self.reports.lock().unwrap_or_else(PoisonError::into_inner) = reports;
     }
 
     /// Takes in one event.
@@ -208,6 +242,7 @@ impl Delivery {
             if let Err(error) = self.spool.tend() {
                 tracing::warn!(%error, "the spool could not be tidied up");
             }
+            self.report();
         }
     }
 

@@ -9,6 +9,7 @@
 use super::batch::{Batch, Limits, Outcome, Receiver};
 use super::encoding;
 use super::remote::Error;
+use super::remote::file::Source;
 use super::remote::post::{Poster, Settings};
 use crate::config::{self, Encoding};
 
@@ -26,11 +27,19 @@ pub struct Http {
 /// # Errors
 /// What is wrong with the section, or with the files that it names.
 pub fn from_config(config: &config::Http) -> Result<Option<Http>, Error> {
+    load(config, &Source::disk())
+}
+
+/// The same, with files that `source` has.
+///
+/// # Errors
+/// As [`from_config`].
+pub fn load(config: &config::Http, source: &Source) -> Result<Option<Http>, Error> {
     let Some(settings) = Settings::http(config) else {
         return Ok(None);
     };
     Ok(Some(Http {
-        poster: Poster::new(&settings)?,
+        poster: Poster::new(&settings, source)?,
         encoding: config.encoding,
         limits: Limits {
             events: config.batch_events.size(),
@@ -46,6 +55,10 @@ impl Receiver for Http {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn destination(&self) -> Option<(String, u16)> {
+        self.poster.destination()
     }
 
     fn send(&mut self, batch: &Batch) -> Outcome {

@@ -4,7 +4,9 @@
 //! attempt goes on there. After a kill in the middle the batch comes again as a whole: at least once.
 
 use super::batch::{Batch, Limits, Outcome, Receiver};
+use super::encoding;
 use super::outbox::{Outbox, Target};
+use crate::config::Encoding;
 use std::io::ErrorKind;
 
 const LIMITS: Limits = Limits {
@@ -15,6 +17,7 @@ const LIMITS: Limits = Limits {
 /// Writes one JSON object per line.
 pub struct Lines<T> {
     name: &'static str,
+    encoding: Encoding,
     outbox: Outbox<T>,
     /// What was taken in last: epoch, first and last sequence.
     under_way: Option<(u64, u64, u64)>,
@@ -26,10 +29,17 @@ impl<T: Target> Lines<T> {
     pub fn new(name: &'static str, target: T, closed: impl FnMut() + Send + 'static) -> Self {
         Self {
             name,
+            encoding: Encoding::Event,
             outbox: Outbox::new(target, usize::MAX),
             under_way: None,
             closed: Box::new(closed),
         }
+    }
+
+    /// In another form than tokentrail's own.
+    #[must_use]
+    pub fn encoded(self, encoding: Encoding) -> Self {
+        Self { encoding, ..self }
     }
 }
 
@@ -45,8 +55,12 @@ impl<T: Target> Receiver for Lines<T> {
     fn send(&mut self, batch: &Batch) -> Outcome {
         let what = (batch.epoch, batch.first(), batch.last());
         if self.under_way != Some(what) {
-            for event in &batch.events {
-                self.outbox.push_extra(&event.json);
+            let events = match encoding::events(self.encoding, batch) {
+                Ok(events) => events,
+                Err(outcome) => return outcome,
+            };
+            for event in &events {
+                self.outbox.push_extra(event);
                 self.outbox.push_extra(b"\n");
             }
             self.under_way = Some(what);

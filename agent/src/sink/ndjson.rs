@@ -1,12 +1,14 @@
 //! One JSON object per line.
 
 use super::outbox::{Outbox, Target};
-use super::{Error, Losses, Sink};
+use super::{Error, Losses, Sink, ocsf};
+use crate::config::Encoding;
 use agent_common::event::Envelope;
 use std::io::Write;
 
 /// Events as NDJSON.
 pub struct Ndjson<T> {
+    encoding: Encoding,
     pub(super) outbox: Outbox<T>,
 }
 
@@ -14,8 +16,15 @@ impl<T: Target> Ndjson<T> {
     /// Into `target`; keeps up to `retry_bytes` while it fails.
     pub fn new(target: T, retry_bytes: usize) -> Self {
         Self {
+            encoding: Encoding::Event,
             outbox: Outbox::new(target, retry_bytes),
         }
+    }
+
+    /// In another form than tokentrail's own.
+    #[must_use]
+    pub fn encoded(self, encoding: Encoding) -> Self {
+        Self { encoding, ..self }
     }
 }
 
@@ -25,8 +34,12 @@ impl<T: Target> Sink for Ndjson<T> {
     }
 
     fn write(&mut self, event: &Envelope) -> Result<(), Error> {
+        let encoding = self.encoding;
         self.outbox.push(event.time, |buffer| {
-            serde_json::to_writer(&mut *buffer, event)?;
+            match encoding {
+                Encoding::Event => serde_json::to_writer(&mut *buffer, event)?,
+                Encoding::Ocsf => serde_json::to_writer(&mut *buffer, &ocsf::event(event))?,
+            }
             buffer.write_all(b"\n")
         })
     }

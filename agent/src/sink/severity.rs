@@ -39,9 +39,12 @@ impl Severity {
         let facts: Facts = serde_json::from_slice(json)?;
         let warning = match facts.kind.as_str() {
             "loss" => facts.loss.is_some_and(|loss| !loss.intentional),
-            "audit" => facts
-                .audit
-                .is_some_and(|audit| audit.action == "point_dropped"),
+            "audit" => facts.audit.is_some_and(|audit| {
+                matches!(
+                    audit.action.as_str(),
+                    "point_dropped" | "over_budget" | "probes_detached"
+                )
+            }),
             _ => false,
         };
         Ok(if warning {

@@ -120,7 +120,7 @@ impl Consumer {
 
     /// Wakes when something was appended, or it is time to stop.
     #[must_use]
-    pub fn signal(&self) -> &Signal {
+    pub fn signal(&self) -> &Arc<Signal> {
         &self.signal
     }
 
@@ -367,6 +367,12 @@ impl Consumer {
             self.stored = self.position;
         }
         Ok(())
+    }
+
+    /// Forgets what was read and not acknowledged: it is read again.
+    pub fn rewind(&mut self) {
+        self.queue.clear();
+        self.next = self.position;
     }
 
     /// The first `count` records that wait were refused for good, `rejected` of them by the receiver's own count: they

@@ -1,7 +1,7 @@
 //! Connections, tables, and which errors mean that the file is damaged.
 
 use super::Error;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::path::Path;
 use std::time::Duration;
 
@@ -77,6 +77,12 @@ CREATE TABLE quarantine (
 CREATE TABLE aside (name TEXT PRIMARY KEY) STRICT;
 ";
 
+/// For sums that are made every second, without a look at the payloads' pages.
+const INDEXES: &str = "
+CREATE INDEX entries_sums ON entries (id, records, size);
+CREATE INDEX quarantine_sums ON quarantine (consumer, records);
+";
+
 /// When a commit is on the disk.
 #[derive(Clone, Copy)]
 pub(super) enum Durability {
@@ -133,19 +139,43 @@ pub(super) fn open(path: &Path) -> Result<Found, Error> {
     }
 }
 
+/// Opens it for reading alone, beside an agent that uses it or without one.
+pub(super) fn look(path: &Path) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    if number(&connection, "application_id")? != APPLICATION {
+        return Err(Error::NotASpool {
+            path: path.to_owned(),
+        });
+    }
+    match number(&connection, "user_version")? {
+        found if found > VERSION => Err(Error::Version {
+            path: path.to_owned(),
+            found,
+            known: VERSION,
+        }),
+        _ => Ok(connection),
+    }
+}
+
+fn number(connection: &Connection, pragma: &str) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, pragma, |row| row.get(0))
+}
+
 /// Its version.
 fn prepare(connection: &Connection) -> rusqlite::Result<i64> {
-    let number = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
     let tables: i64 =
         connection.query_row("SELECT COUNT(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables == 0 {
         connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT"
+            "BEGIN IMMEDIATE; {TABLES} {INDEXES} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {VERSION}; COMMIT"
         ))?;
         return Ok(VERSION);
     }
-    let version = number("user_version")?;
-    if number("application_id")? != APPLICATION {
+    let version = number(connection, "user_version")?;
+    if number(connection, "application_id")? != APPLICATION {
         return Err(damaged("not a spool of tokentrail"));
     }
     if version > VERSION {

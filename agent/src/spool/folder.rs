@@ -18,17 +18,28 @@ const ASIDE: &str = "damaged-";
 /// SQLite finds a database's log by these endings.
 const ENDINGS: [&str; 3] = ["", "-wal", "-shm"];
 
+/// Makes the folder, and those above it, if they are not there. What is there is looked at when it is opened.
+///
+/// # Errors
+/// If there can be none.
+pub fn make(path: &Path) -> Result<(), Error> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(MODE)
+        .create(path)
+        .map_err(|source| Error::Folder {
+            path: path.to_owned(),
+            source,
+        })
+}
+
 /// Makes and checks the folder, and takes the lock, which goes with the returned file.
 pub(super) fn open(path: &Path) -> Result<File, Error> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| Error::Folder { path, source }
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(MODE)
-        .create(path)
-        .map_err(failed(path))?;
+    make(path)?;
     let metadata = std::fs::metadata(path).map_err(failed(path))?;
     if !metadata.is_dir() {
         return Err(Error::NotAFolder {

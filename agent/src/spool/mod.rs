@@ -37,6 +37,7 @@ mod database;
 mod entry;
 mod folder;
 mod loss;
+mod quarantine;
 mod reserve;
 mod signal;
 #[cfg(test)]
@@ -44,9 +45,11 @@ mod tests;
 mod writer;
 
 pub use consumer::{Consumer, Page};
+pub use folder::make as make_folder;
 pub use loss::{Lost, Reason};
+pub use quarantine::{Quarantine, Refused};
 pub use signal::Signal;
-pub use writer::{Appended, Spool};
+pub use writer::{Appended, Backlog, Spool};
 
 use agent_common::event::Time;
 use bytes::Bytes;
@@ -121,6 +124,12 @@ pub enum Error {
     NoReserve(std::io::Error),
     #[error("the spool has no run: nothing can be appended")]
     NoRun,
+    #[error("there is no spool in {path}: no agent has run with it")]
+    NoSpool { path: PathBuf },
+    #[error("{path} is not a spool of tokentrail")]
+    NotASpool { path: PathBuf },
+    #[error("batch {id} of the quarantine is damaged")]
+    DamagedBatch { id: i64 },
 }
 
 /// As the database keeps times and numbers.

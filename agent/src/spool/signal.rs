@@ -13,6 +13,8 @@ pub struct Signal {
 #[derive(Clone, Copy, Default)]
 struct State {
     appended: u64,
+    /// Times that something has changed which a consumer may have waited for.
+    changes: u64,
     /// When consumers must have stopped.
     stop: Option<Instant>,
 }
@@ -21,6 +23,12 @@ impl Signal {
     /// Something was appended.
     pub fn appended(&self) {
         self.lock().appended += 1;
+        self.changed.notify_all();
+    }
+
+    /// Whoever pauses is to look again.
+    pub fn changed(&self) {
+        self.lock().changes += 1;
         self.changed.notify_all();
     }
 
@@ -53,12 +61,20 @@ impl Signal {
             .unwrap_or_else(PoisonError::into_inner);
     }
 
-    /// Until the stop was asked for, or `most` has passed.
-    pub fn pause(&self, most: Duration) {
+    /// For [`pause`](Self::pause): to be taken before looking for what may change.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.lock().changes
+    }
+
+    /// Until the stop was asked for, something has changed since `changes`, or `most` has passed.
+    pub fn pause(&self, changes: u64, most: Duration) {
         let state = self.lock();
         let _ = self
             .changed
-            .wait_timeout_while(state, most, |state| state.stop.is_none())
+            .wait_timeout_while(state, most, |state| {
+                state.changes == changes && state.stop.is_none()
+            })
             .unwrap_or_else(PoisonError::into_inner);
     }
 

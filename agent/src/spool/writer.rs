@@ -28,6 +28,15 @@ pub enum Appended {
     Refused(usize),
 }
 
+/// What is there for one consumer, in records.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Not passed so far.
+    pub waiting: u64,
+    /// In quarantine.
+    pub quarantined: u64,
+}
+
 /// The writing end of the queue.
 pub struct Spool {
     connection: Connection,
@@ -409,6 +418,27 @@ impl Spool {
         self.unsaved.clear();
         self.run = None;
         Ok(())
+    }
+
+    /// Of each consumer, by its name.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn backlogs(&self) -> Result<Vec<(String, Backlog)>, Error> {
+        Ok(self
+            .connection
+            .prepare_cached(
+                "SELECT name, (SELECT COALESCE(SUM(records), 0) FROM entries WHERE id >= entry) - done,
+                     (SELECT COALESCE(SUM(records), 0) FROM quarantine WHERE consumer = name) FROM consumers",
+            )?
+            .query_map([], |row| {
+                let backlog = Backlog {
+                    waiting: unsigned(row.get(1)?),
+                    quarantined: unsigned(row.get(2)?),
+                };
+                Ok((row.get(0)?, backlog))
+            })?
+            .collect::<Result<_, _>>()?)
     }
 
     /// Bytes that wait, as they are held against the cap.

@@ -133,6 +133,8 @@ pub struct Counts {
     pub skipped: u64,
     /// Not opened: early data.
     pub early: u64,
+    /// Not opened, because the agent was over its own budget.
+    pub left_out: u64,
     /// Not opened, whatever the reason.
     pub unopened: u64,
     /// Times that the bounds of records were lost.

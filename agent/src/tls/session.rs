@@ -62,6 +62,17 @@ impl Session {
         }
     }
 
+    /// Both directions are read, and nothing waits: what comes now may be skipped.
+    pub fn is_at_rest(&self) -> bool {
+        !self.shared.failed && self.halves.iter().all(Half::is_at_rest)
+    }
+
+    /// Whether application data of the next pieces is to be left out: its records are counted and given as gaps, and not
+    /// opened.
+    pub fn skip(&mut self, skip: bool) {
+        self.shared.skip = skip;
+    }
+
     /// The next piece of one direction. `processes` are those that may hold the connection's secrets.
     pub fn push(
         &mut self,
@@ -129,6 +140,14 @@ impl Session {
                 None => Reason::Incomplete,
             };
             self.shared.report(None, reason);
+        }
+        self.bound();
+    }
+
+    /// Gives up the records that wait: a secret that comes later is tried on those that follow.
+    pub fn shed(&mut self) {
+        for half in &mut self.halves {
+            while half.drop_oldest(&mut self.shared) {}
         }
         self.bound();
     }

@@ -82,6 +82,8 @@ pub struct Shared {
     pub connection_keys: [Option<Keys>; 2],
     pub trials: Trials,
     pub ended_by: Option<u8>,
+    /// Application data need not be opened now.
+    pub skip: bool,
     pub outputs: VecDeque<Output>,
     reported: Vec<(Option<Direction>, &'static str)>,
     pub failed: bool,
@@ -106,6 +108,7 @@ impl Shared {
                 spent: 0,
             },
             ended_by: None,
+            skip: false,
             outputs: VecDeque::new(),
             reported: Vec::new(),
             failed: false,

@@ -1,5 +1,6 @@
 //! The process that is killed: numbers events, spools them, and delivers them to a file and to a faulty receiver.
 
+use super::chance::Chance;
 use agent_common::event::{Body, Envelope, Loss, LossDetail, Time};
 use serde_json::json;
 use std::fs::{File, OpenOptions};
@@ -31,23 +32,6 @@ pub fn poisonous(sequence: u64) -> bool {
 /// Events that it leaves out of a batch that it accepts.
 pub fn left_out(sequence: u64) -> bool {
     sequence % 97 == 7
-}
-
-/// Steele and Vigna's SplitMix64.
-pub struct Chance(pub u64);
-
-impl Chance {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&mut self, most: u64) -> u64 {
-        self.next() % most
-    }
 }
 
 /// Starts this binary again as the child.

@@ -1,6 +1,7 @@
 //! `kill -9` at random points, 200 times and more.
 
-use super::child::{Chance, output, spawn};
+use super::chance::Chance;
+use super::child::{output, spawn};
 use super::verdict::{Got, holes_are_losses, unclean};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! A disk that is full: a tmpfs of 24 MiB in a mount namespace of its own.
 
-use super::child::{Chance, event, lines, options, output};
+use super::chance::Chance;
+use super::child::{event, lines, options, output};
 use super::verdict::{Got, holes_are_losses};
 use agent_common::event::{Body, LossReason};
 use std::path::Path;

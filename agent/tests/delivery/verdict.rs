@@ -19,6 +19,11 @@ pub struct Got {
 
 impl Got {
     pub fn read(path: &Path) -> Self {
+        Self::of(&std::fs::read(path).unwrap())
+    }
+
+    /// Of NDJSON.
+    pub fn of(bytes: &[u8]) -> Self {
         let mut got = Self {
             events: BTreeMap::new(),
             losses: BTreeMap::new(),
@@ -26,7 +31,6 @@ impl Got {
             twice: 0,
             cut: 0,
         };
-        let bytes = std::fs::read(path).unwrap();
         for line in bytes.split(|byte| *byte == b'\n') {
             if line.is_empty() {
                 continue;

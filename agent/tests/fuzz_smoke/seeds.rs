@@ -465,6 +465,13 @@ fn pipeline() -> Vec<Vec<u8>> {
         vec![8, 200, 2 << 3, 0],
     ]
     .concat();
+    // Exchanges of one connection: read, skipped, asked for by chance; what waits is given up; a rest.
+    let mut afforded = Vec::new();
+    for afford in [4, 0, 0, 2, 2, 4, 6, 7, 4] {
+        afforded.extend([31 << 3, afford]);
+        afforded.extend(request(2, 0, 0));
+        afforded.extend(response(2, 1));
+    }
     let tunnel = [
         request(1, 5, 0),
         raw(1, 1, b"HTTP/1.1 200 OK\r\n\r\n"),
@@ -502,5 +509,5 @@ fn pipeline() -> Vec<Vec<u8>> {
     let many: Vec<u8> = (0..8)
         .flat_map(|connection| request(connection, 1, 0))
         .collect();
-    vec![kinds, tls, tunnel, processes, many, far]
+    vec![kinds, tls, afforded, tunnel, processes, many, far]
 }

@@ -2,6 +2,7 @@
 //!
 //! `cargo test -p agent --test matrix` says what it skips and why; `cargo xtask test` runs it as it should be run.
 
+mod budget;
 mod canary;
 mod clients;
 mod connections;
@@ -9,9 +10,11 @@ mod container;
 mod coverage;
 mod fixtures;
 mod hostile;
+mod kill;
 mod late;
 mod privilege;
 mod processes;
+mod rotate;
 mod scope;
 mod stop;
 mod support;

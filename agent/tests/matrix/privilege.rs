@@ -19,6 +19,9 @@ use std::path::Path;
 /// CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE.
 const KEPT: u64 = 1 << 2 | 1 << 5 | 1 << 19 | 1 << 21 | 1 << 38 | 1 << 39 | 1 << 40;
 
+/// The user `nobody`, on Debian.
+const NOBODY: u32 = 65534;
+
 struct Status(String);
 
 impl Status {
@@ -55,7 +58,7 @@ fn threads(pid: u32) -> Result<Vec<u32>> {
 }
 
 /// What the file descriptors of a process are.
-fn descriptors(pid: u32) -> Result<Vec<String>> {
+pub fn descriptors(pid: u32) -> Result<Vec<String>> {
     let folder = format!("/proc/{pid}/fd");
     let entries = std::fs::read_dir(&folder).context(folder)?;
     Ok(entries
@@ -147,17 +150,25 @@ fn two_processes() {
     let lab = Lab::new("two-processes").unwrap();
     let mut cells = Cells::new("two_processes");
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
-    for (name, user, id) in [
-        ("same-user", None, "0"),
-        ("own-user", Some("nobody"), "65534"),
-    ] {
+    // The worker's own user makes the spool in it: every folder above it must let that user through.
+    let state = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(state.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let spool = state.path().join("spool");
+    for (name, own, id) in [("same-user", false, 0), ("own-user", true, NOBODY)] {
         let mut options = Options::scope_of(&lab).unwrap();
-        if let Some(user) = user {
-            configure(&lab, &mut options, &format!("[agent]\nuser = \"{user}\"\n")).unwrap();
+        if own {
+            let text = format!(
+                "[agent]\nuser = \"nobody\"\n[spool]\npath = \"{}\"\n",
+                spool.display()
+            );
+            configure(&lab, &mut options, &text).unwrap();
         }
         let mut agent = Agent::start_with(&lab, &options).unwrap();
         let worker = agent.worker_pid().unwrap();
-        cells.check(&format!("{name}-worker"), worker_is_locked_down(worker, id));
+        cells.check(
+            &format!("{name}-worker"),
+            worker_is_locked_down(worker, &id.to_string()),
+        );
         cells.check(
             &format!("{name}-privileged"),
             privileged_is_reduced(agent.pid()),
@@ -167,8 +178,18 @@ fn two_processes() {
             is_seen(&lab, &web, &mut agent, name),
         );
         cells.check(&format!("{name}-stop"), agent.stop().map(drop));
+        if own {
+            cells.check("own-user-spool", belongs_to(&spool, id));
+        }
     }
     cells.finish();
+}
+
+fn belongs_to(path: &Path, user: u32) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let owner = std::fs::metadata(path)?.uid();
+    ensure!(owner == user, "{} belongs to {owner}", path.display());
+    Ok(())
 }
 
 /// The configuration file of the options.
@@ -451,9 +472,10 @@ fn reload() {
     });
     cells.check("event", changed);
     cells.check("after", is_seen(&lab, &web, &mut agent, "after"));
-    // The file was rotated by the locked down worker, and each file has whole lines.
-    cells.check("rotation", rotated(&file));
     cells.check("stop", agent.stop().map(drop));
+    // The file was rotated by the locked down worker, and each file has whole lines; a new one is empty while its name is
+    // made durable.
+    cells.check("rotation", rotated(&file));
     cells.finish();
 }
 

@@ -476,6 +476,21 @@ def chatter():
     report(ours, request, 0)
 
 
+def steady():
+    """Laps over all requests, each lap on a connection of its own, until standard input ends."""
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    while not ended.is_set():
+        connection = connect(target())
+        reader = Reader(connection)
+        for request in requests():
+            connection.sendall(head(request))
+            reader.answer()
+            if ended.wait(CONFIG["pause"]):
+                break
+        connection.close()
+
+
 def idle():
     """Lives until the test ends it."""
     step("idle")

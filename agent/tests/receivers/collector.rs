@@ -1,16 +1,14 @@
 //! An OpenTelemetry Collector with client certificates, which hands on what it takes to a server of these tests.
 
 use crate::samples;
+use crate::support::arrived::of_otlp;
 use crate::support::server::{Server, Step};
 use crate::support::{Certificates, Program, asked, fixture, listens, ports};
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use prost::Message;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tokentrail_agent::config::{self, Compression, Ranged};
 use tokentrail_agent::sink::batch::{Batch, Outcome, Receiver};
-use agent_common::otlp::restore;
 use tokentrail_agent::sink::otlp;
 
 const CONFIG: &str = r#"
@@ -20,7 +18,7 @@ receivers:
       http:
         endpoint: 127.0.0.1:IN
         max_request_body_size: 1000000
-        tls: { cert_file: FOLDER/server.pem, key_file: FOLDER/server.key, client_ca_file: FOLDER/ca.pem }
+        TLS
 exporters:
   EXPORTER:
     endpoint: http://127.0.0.1:OUT
@@ -33,38 +31,62 @@ service:
     logs: { receivers: [otlp], exporters: [EXPORTER] }
 "#;
 
-struct Collector {
-    _program: Program,
+const TLS: &str = "tls: { cert_file: FOLDER/server.pem, key_file: FOLDER/server.key, client_ca_file: FOLDER/ca.pem }";
+
+pub struct Collector {
+    program: Program,
+    folder: PathBuf,
     certificates: Certificates,
     port: u16,
     behind: Server,
 }
 
+/// It acknowledges what the server behind it has: it keeps nothing itself.
 impl Collector {
-    fn start(folder: &Path, steps: Vec<Step>) -> Self {
+    pub fn start(folder: &Path, steps: Vec<Step>) -> Self {
+        Self::start_with(folder, steps, TLS)
+    }
+
+    pub fn in_cleartext(folder: &Path) -> Self {
+        Self::start_with(folder, Vec::new(), "")
+    }
+
+    fn start_with(folder: &Path, steps: Vec<Step>, tls: &str) -> Self {
         let behind = Server::start(steps);
         let certificates = Certificates::make(folder);
         let [port] = ports();
         let text = CONFIG
+            .replace("TLS", tls)
             .replace("FOLDER", &folder.display().to_string())
             .replace("EXPORTER", "otlphttp")
             .replace("IN", &port.to_string())
             .replace("OUT", &behind.port.to_string());
         let path = folder.join("collector.yaml");
         fs::write(&path, text).unwrap();
-        let mut command = Command::new(fixture("otelcol/otelcol"));
-        command.arg("--config").arg(&path);
-        let mut program = Program::start(&mut command, &folder.join("collector.log"));
-        program.wait_until(|| listens(port));
         Self {
-            _program: program,
+            program: run(folder, port),
+            folder: folder.to_owned(),
             certificates,
             port,
             behind,
         }
     }
 
-    fn config(&self) -> config::Otlp {
+    /// `kill -9`, and the same again at the same port.
+    pub fn kill(&mut self) {
+        self.program.kill();
+        self.program = run(&self.folder, self.port);
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn behind(&self) -> &Server {
+        &self.behind
+    }
+
+    pub fn config(&self) -> config::Otlp {
         config::Otlp {
             endpoint: Some(format!("https://localhost:{}", self.port)),
             ca: Some(self.certificates.certificate("ca")),
@@ -77,17 +99,17 @@ impl Collector {
     }
 
     /// Events that came through, each as its canonical JSON.
-    fn arrived(&self) -> Vec<String> {
-        self.behind
-            .requests()
-            .iter()
-            .flat_map(|request| {
-                let request = ExportLogsServiceRequest::decode(&request.body[..]).unwrap();
-                restore::events(&request)
-            })
-            .map(|event| String::from_utf8(event.unwrap()).unwrap())
-            .collect()
+    pub fn arrived(&self) -> Vec<String> {
+        of_otlp(&self.behind.requests())
     }
+}
+
+fn run(folder: &Path, port: u16) -> Program {
+    let mut command = Command::new(fixture("otelcol/otelcol"));
+    command.arg("--config").arg(folder.join("collector.yaml"));
+    let mut program = Program::start(&mut command, &folder.join("collector.log"));
+    program.wait_until(|| listens(port));
+    program
 }
 
 fn jsons(batch: &Batch) -> Vec<String> {

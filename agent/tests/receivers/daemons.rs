@@ -9,7 +9,9 @@ use tokentrail_agent::config::{self, Encoding, Ranged};
 use tokentrail_agent::sink::batch::{Batch, Outcome, Receiver};
 use tokentrail_agent::sink::{ocsf, syslog};
 
-struct Daemon {
+pub struct Daemon {
+    name: &'static str,
+    command: fn(&Path) -> Command,
     program: Program,
     folder: PathBuf,
     certificates: Certificates,
@@ -18,12 +20,12 @@ struct Daemon {
     tls: u16,
 }
 
-/// Sections are joined by newlines; `folder` and ports are filled in.
+/// Folder and ports are filled into the configuration.
 fn start(
-    name: &str,
+    name: &'static str,
     folder: &Path,
     template: &str,
-    command: impl FnOnce(&Path) -> Command,
+    command: fn(&Path) -> Command,
 ) -> Daemon {
     let certificates = Certificates::make(folder);
     let [udp, tcp, tls] = ports();
@@ -33,13 +35,10 @@ fn start(
         .replace("TCP", &tcp.to_string())
         .replace("TLS", &tls.to_string());
     fs::write(folder.join("daemon.conf"), text).unwrap();
-    let mut program = Program::start(&mut command(folder), &folder.join("daemon.log"));
-    let sockets = ["dgram", "stream"].map(|socket| folder.join(socket));
-    program.wait_until(|| {
-        listens(tcp) && listens(tls) && sockets.iter().all(|socket| socket.exists())
-    });
-    println!("{name} listens");
+    let program = run(name, folder, [tcp, tls], &mut command(folder));
     Daemon {
+        name,
+        command,
         program,
         folder: folder.to_owned(),
         certificates,
@@ -47,6 +46,20 @@ fn start(
         tcp,
         tls,
     }
+}
+
+/// Until it listens; what one that was killed has left behind does not count.
+fn run(name: &str, folder: &Path, ports: [u16; 2], command: &mut Command) -> Program {
+    let sockets = ["dgram", "stream"].map(|socket| folder.join(socket));
+    for left in sockets.iter().chain([&folder.join("daemon.pid")]) {
+        let _ = fs::remove_file(left);
+    }
+    let mut program = Program::start(command, &folder.join("daemon.log"));
+    program.wait_until(|| {
+        ports.into_iter().all(listens) && sockets.iter().all(|socket| socket.exists())
+    });
+    println!("{name} listens");
+    program
 }
 
 const RSYSLOG: &str = r#"
@@ -91,56 +104,75 @@ fn libraries(root: &Path, inner: &[&str]) -> String {
     folders.join(":")
 }
 
-fn rsyslog(folder: &Path) -> Daemon {
+fn rsyslogd(folder: &Path) -> Command {
     let root = fixture("daemons/rsyslog");
-    start("rsyslog", folder, RSYSLOG, |folder| {
-        let mut command = Command::new(root.join("usr/sbin/rsyslogd"));
-        command
-            .arg("-n")
-            .arg("-f")
-            .arg(folder.join("daemon.conf"))
-            .arg("-i")
-            .arg(folder.join("daemon.pid"))
-            .arg("-M")
-            .arg(root.join(format!("{LIBRARIES}/rsyslog")))
-            .env("LD_LIBRARY_PATH", libraries(&root, &[LIBRARIES]));
-        command
-    })
+    let mut command = Command::new(root.join("usr/sbin/rsyslogd"));
+    command
+        .arg("-n")
+        .arg("-f")
+        .arg(folder.join("daemon.conf"))
+        .arg("-i")
+        .arg(folder.join("daemon.pid"))
+        .arg("-M")
+        .arg(root.join(format!("{LIBRARIES}/rsyslog")))
+        .env("LD_LIBRARY_PATH", libraries(&root, &[LIBRARIES]));
+    command
 }
 
-fn syslog_ng(folder: &Path) -> Daemon {
+fn syslog_ngd(folder: &Path) -> Command {
     let root = fixture("daemons/syslog-ng");
     let modules = fs::read_dir(root.join("usr/lib/syslog-ng"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .find(|path| path.is_dir())
         .unwrap();
-    start("syslog-ng", folder, SYSLOG_NG, |folder| {
-        let mut command = Command::new(root.join("usr/sbin/syslog-ng"));
-        command
-            .args(["-F", "-e", "--no-caps", "-f"])
-            .arg(folder.join("daemon.conf"))
-            .arg("-R")
-            .arg(folder.join("persist"))
-            .arg("-p")
-            .arg(folder.join("daemon.pid"))
-            .arg("-c")
-            .arg(folder.join("control"))
-            .arg(format!("--module-path={}", modules.display()))
-            .env(
-                "LD_LIBRARY_PATH",
-                libraries(
-                    &root,
-                    &["usr/lib/syslog-ng", LIBRARIES, "lib/x86_64-linux-gnu"],
-                ),
-            );
-        command
-    })
+    let mut command = Command::new(root.join("usr/sbin/syslog-ng"));
+    command
+        .args(["-F", "-e", "--no-caps", "-f"])
+        .arg(folder.join("daemon.conf"))
+        .arg("-R")
+        .arg(folder.join("persist"))
+        .arg("-p")
+        .arg(folder.join("daemon.pid"))
+        .arg("-c")
+        .arg(folder.join("control"))
+        .arg(format!("--module-path={}", modules.display()))
+        .env(
+            "LD_LIBRARY_PATH",
+            libraries(
+                &root,
+                &["usr/lib/syslog-ng", LIBRARIES, "lib/x86_64-linux-gnu"],
+            ),
+        );
+    command
+}
+
+pub fn rsyslog(folder: &Path) -> Daemon {
+    start("rsyslog", folder, RSYSLOG, rsyslogd)
+}
+
+pub fn syslog_ng(folder: &Path) -> Daemon {
+    start("syslog-ng", folder, SYSLOG_NG, syslog_ngd)
 }
 
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 impl Daemon {
+    /// `kill -9`; it stays away until [`start_again`](Self::start_again).
+    pub fn kill(&mut self) {
+        self.program.kill();
+    }
+
+    /// At the same ports.
+    pub fn start_again(&mut self) {
+        let mut command = (self.command)(&self.folder);
+        self.program = run(self.name, &self.folder, [self.tcp, self.tls], &mut command);
+    }
+
+    pub fn tls_receiver(&self) -> impl Receiver + use<> {
+        self.receiver(format!("tls://localhost:{}", self.tls))
+    }
+
     fn config(&self, address: String) -> config::Syslog {
         config::Syslog {
             address: Some(address),
@@ -152,11 +184,11 @@ impl Daemon {
         }
     }
 
-    fn receiver(&self, address: String) -> impl Receiver {
+    fn receiver(&self, address: String) -> impl Receiver + use<> {
         syslog::from_config(&self.config(address)).unwrap().unwrap()
     }
 
-    fn lines(&self) -> Vec<String> {
+    pub fn lines(&self) -> Vec<String> {
         let text = fs::read(self.folder.join("out")).unwrap_or_default();
         String::from_utf8_lossy(&text)
             .lines()

@@ -1,18 +1,18 @@
 //! Everything that a receiver or the way to it does wrong, and what comes of it.
 
 use crate::samples;
+use crate::support::arrived::unpacked;
 use crate::support::server::{Server, Step};
+use agent_common::otlp::restore;
 use opentelemetry_proto::tonic::collector::logs::v1::{
     ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
 };
 use prost::Message;
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 use tokentrail_agent::config::{self, Compression, Encoding, Ranged};
 use tokentrail_agent::sink::batch::{Outcome, Receiver};
-use agent_common::otlp::restore;
 use tokentrail_agent::sink::{http, otlp};
 
 const ACCEPTED: Outcome = Outcome::Accepted {
@@ -182,21 +182,6 @@ fn partial_success_is_counted() {
         reason: Some("too old".to_owned()),
     };
     assert_eq!(otlp.send(&samples::batch(1, 1)), expected);
-}
-
-fn unpacked(encoding: Option<&str>, body: &[u8]) -> Vec<u8> {
-    match encoding {
-        Some("zstd") => zstd::decode_all(body).unwrap(),
-        Some("gzip") => {
-            let mut bytes = Vec::new();
-            flate2::read::GzDecoder::new(body)
-                .read_to_end(&mut bytes)
-                .unwrap();
-            bytes
-        }
-        None => body.to_vec(),
-        Some(other) => panic!("{other}"),
-    }
 }
 
 #[test]

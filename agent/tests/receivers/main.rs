@@ -5,9 +5,13 @@
 //! --test` brings the programs); the others always.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+#[path = "../delivery/chance.rs"]
+mod chance;
 mod collector;
 mod daemons;
 mod faults;
+mod killed;
 mod ocsf;
+mod proxied;
 mod samples;
 mod support;

@@ -5,7 +5,10 @@ use crate::support::{asked, fixture};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::{Command, Stdio};
-use tokentrail_agent::sink::ocsf;
+use tokentrail_agent::config::{self, Encoding};
+use tokentrail_agent::sink::batch::{Outcome, Receiver};
+use tokentrail_agent::sink::lines::Lines;
+use tokentrail_agent::sink::{Ndjson, RotatingFile, Sink, ocsf};
 
 const VALIDATE: &str = include_str!("../programs/ocsf_validate.py");
 
@@ -40,6 +43,48 @@ fn every_kind_is_valid_by_the_official_schema() {
     let verdicts = validate(&events);
     assert_eq!(verdicts.len(), events.len());
     for (event, errors) in events.iter().zip(verdicts) {
+        assert!(errors.is_empty(), "{event:#}\n{}", errors.join("\n"));
+    }
+}
+
+/// Without a spool and behind one.
+#[test]
+fn what_the_file_holds_is_valid_by_the_official_schema() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = config::File::default();
+    let open = |name| RotatingFile::open(&folder.path().join(name), &config).unwrap();
+    let envelopes = samples::envelopes();
+
+    let mut direct = Ndjson::new(open("direct"), 1 << 20).encoded(Encoding::Ocsf);
+    for envelope in &envelopes {
+        direct.write(envelope).unwrap();
+    }
+    assert!(direct.close().unwrap().is_none());
+    let mut spooled = Lines::new("file", open("spooled"), || {}).encoded(Encoding::Ocsf);
+    let mut batch = samples::batch(1, 1);
+    let outcome = spooled.send(&batch);
+    assert!(matches!(outcome, Outcome::Accepted { .. }), "{outcome:?}");
+    // One that is none is told apart by halving, and nothing of its batch is written.
+    batch.events[2].json = b"{}".as_slice().into();
+    assert!(matches!(spooled.send(&batch), Outcome::TooLarge { .. }));
+    batch.events = vec![batch.events.remove(2)];
+    assert!(matches!(spooled.send(&batch), Outcome::Rejected { .. }));
+
+    let mut written: Vec<Value> = Vec::new();
+    for name in ["direct", "spooled"] {
+        let text = std::fs::read_to_string(folder.path().join(name)).unwrap();
+        let events: Vec<Value> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let expected: Vec<Value> = envelopes.iter().map(ocsf::event).collect();
+        assert_eq!(events, expected, "{name}");
+        written.extend(events);
+    }
+    if !asked("ocsf") {
+        return;
+    }
+    for (event, errors) in written.iter().zip(validate(&written)) {
         assert!(errors.is_empty(), "{event:#}\n{}", errors.join("\n"));
     }
 }

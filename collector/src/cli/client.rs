@@ -43,13 +43,19 @@ const SYSTEM: [&str; 4] = [
 #[derive(Args, Clone, Debug)]
 pub struct ServerArguments {
     /// The collector's address
-    #[arg(long, env = "TOKENTRAIL_SERVER", value_name = "URL", default_value = DEFAULT_SERVER)]
+    #[arg(
+        long,
+        global = true,
+        env = "TOKENTRAIL_SERVER",
+        value_name = "URL",
+        default_value = DEFAULT_SERVER
+    )]
     pub server: String,
     /// File with the API key; only its owner may read it
-    #[arg(long, env = "TOKENTRAIL_KEY_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "TOKENTRAIL_KEY_FILE", value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// Certificates to trust (PEM) instead of the system's
-    #[arg(long, env = "TOKENTRAIL_CA_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "TOKENTRAIL_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 }
 

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const FOLDER: &str = "TOKENTRAIL_TEST_FOLDER";
 const SEED: &str = "TOKENTRAIL_TEST_SEED";
@@ -151,10 +151,9 @@ fn nothing_acknowledged_is_lost_or_doubled_by_kills() {
             .unwrap();
         // Most are killed while they work, some while they start.
         if chance.below(10) > 0 {
-            let end = Instant::now() + Duration::from_secs(60);
             while length() <= acknowledged {
                 let ended = child.try_wait().unwrap();
-                assert!(Instant::now() < end && ended.is_none(), "{ended:?}");
+                assert!(ended.is_none(), "{ended:?}");
                 std::thread::sleep(Duration::from_millis(1));
             }
         }

@@ -11,7 +11,6 @@
 
 use super::fields::{Field, Kind};
 use super::functions::{address_within, text_contains};
-use super::language::moment::Moment;
 use super::language::{Comparison, Query, Term, Test, Value};
 use crate::store::columns;
 use arrow::datatypes::DataType;

@@ -1,6 +1,6 @@
 //! `tokentrail serve`: the parts of the collector, wired and kept going.
 //!
-//! One data folder holds everything: `access.db` (keys), `inbox/`, `catalog.db`, `segments/` (or a bucket). Beside the
+//! One data folder holds everything: `access.db` (keys), `inbox/`, `catalog.db`, `store/` (or a bucket). Beside the
 //! requests, three tasks run: seal, tidy (merge and retain), and telling of holes. None of them ends the collector when
 //! it fails: what could not be done is said, and tried again.
 //!

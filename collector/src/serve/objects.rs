@@ -32,7 +32,7 @@ pub enum Error {
 /// If the address is none, or the folder cannot be used.
 pub fn open(config: &Config) -> Result<Arc<dyn ObjectStore>, Error> {
     let Some(address) = &config.store.objects else {
-        return folder(&config.server.data.join("segments"));
+        return folder(&config.server.data.join("store"));
     };
     let Some(place) = address.strip_prefix("s3://") else {
         let path = Path::new(address);
@@ -85,7 +85,7 @@ mod tests {
             open(&config)
         };
         assert!(with(None).is_ok());
-        assert!(data.path().join("segments").is_dir());
+        assert!(data.path().join("store").is_dir());
         let other = data.path().join("other");
         assert!(with(Some(other.display().to_string())).is_ok());
         assert!(other.is_dir());

@@ -171,16 +171,6 @@ impl Store {
         self.inner.snapshot().await
     }
 
-    /// Ids of the segments that may hold events of these fingerprints, whatever key they were made with; of dropped
-    /// ones, too, as long as a [`Snapshot`] may name them.
-    ///
-    /// # Errors
-    /// The catalog cannot be read.
-    pub async fn holding(&self, fingerprints: &[&str]) -> Result<Vec<i64>> {
-        let keys = fingerprints.iter().map(|text| fingerprint_key(text));
-        Ok(self.inner.catalog.holding(keys.collect()).await?)
-    }
-
     /// Makes segments of everything that waits. When several seal at once, one waits for the other.
     ///
     /// # Errors

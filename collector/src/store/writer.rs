@@ -1,11 +1,10 @@
 //! Rows into a Parquet file.
 //!
-//! How each column is encoded was measured on realistic events (`tests/cost.rs` prints what each costs): times and
-//! sequences as deltas, what hardly repeats without a dictionary, the rest by dictionary; all of it zstd-3.
+//! Each column is encoded as the table of columns says ([`columns::Stored`]), and compressed with zstd-3.
 //!
 //! Invariant: rows come in sorted by [`columns::SORT`], and the file says so.
 
-use super::columns::{self, COLUMNS, FINGERPRINT, FINGERPRINTS_MORE, Kind, TIME, TIME_NANOS};
+use super::columns::{self, COLUMNS, FINGERPRINT, FINGERPRINTS_MORE, Stored, TIME, TIME_NANOS};
 use super::error::{Error, Result};
 use super::segment::{Facts, HOUR, Level, new_path};
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -55,17 +54,20 @@ fn properties() -> WriterProperties {
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_sorting_columns(Some(sorting()));
     for column in COLUMNS.iter() {
-        for (name, _) in columns::fields_of(column) {
-            let path = ColumnPath::from(name.as_str());
-            if let Some(encoding) = encoding(&name, column.kind) {
-                builder = builder
-                    .set_column_dictionary_enabled(path.clone(), false)
-                    .set_column_encoding(path.clone(), encoding);
-            }
-            if PAGED.contains(&name.as_str()) {
-                builder = builder.set_column_statistics_enabled(path, EnabledStatistics::Page);
-            }
-        }
+        let path = ColumnPath::from(column.name.as_str());
+        let encoding = match column.stored {
+            Stored::Dictionary => continue,
+            Stored::Delta => Encoding::DELTA_BINARY_PACKED,
+            Stored::Plain => Encoding::PLAIN,
+            Stored::Lengths => Encoding::DELTA_LENGTH_BYTE_ARRAY,
+        };
+        builder = builder
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_encoding(path, encoding);
+    }
+    for name in PAGED {
+        let path = ColumnPath::from(name);
+        builder = builder.set_column_statistics_enabled(path, EnabledStatistics::Page);
     }
     builder
         .set_column_bloom_filter_enabled(ColumnPath::from(FINGERPRINT), true)
@@ -78,16 +80,6 @@ const ASKED: &str = "audit_fingerprints";
 
 /// Columns by whose values pages are left out.
 const PAGED: [&str; 2] = [FINGERPRINT, TIME];
-
-fn encoding(name: &str, kind: Kind) -> Option<Encoding> {
-    match (name, kind) {
-        (name, Kind::Time) if name.ends_with("_nanos") => Some(Encoding::PLAIN),
-        (_, Kind::Time) => Some(Encoding::DELTA_BINARY_PACKED),
-        ("producer_sequence", _) => Some(Encoding::DELTA_BINARY_PACKED),
-        ("exchange_id", _) => Some(Encoding::PLAIN),
-        _ => None,
-    }
-}
 
 fn sorting() -> Vec<SortingColumn> {
     let schema = columns::schema();

@@ -2,9 +2,9 @@
 //!
 //! The client is outside of the cgroup: the agent follows the server's end of each connection.
 
-use super::server::Server;
 use crate::interrupt;
 use crate::process::{self, Group};
+use crate::server::Site;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::fs::{self, File};
@@ -24,7 +24,7 @@ impl Client {
     /// Returns when every connection has had its answer.
     pub fn start(
         folder: &Path,
-        server: &Server,
+        site: &Site,
         https: bool,
         count: u32,
         limit: Duration,
@@ -33,7 +33,7 @@ impl Client {
         fs::write(&script, CLIENT)?;
         let said = folder.join("idle.log");
         let python = process::which("python3").context("no python3")?;
-        let port = if https { server.https } else { server.http };
+        let port = if https { site.https } else { site.http };
         let mut command = Command::new(python);
         command
             .arg(&script)

@@ -1,8 +1,8 @@
 //! Load from wrk. It is outside of the cgroup, as clients elsewhere would be: what the agent watches is nginx.
 
 use super::Pace;
-use super::server::Server;
 use crate::process::{self, Group};
+use crate::server::Site;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
 use std::path::Path;
@@ -33,13 +33,7 @@ impl Traffic {
 const CONNECTIONS: &str = "8";
 
 /// Requests per second.
-pub fn run(
-    folder: &Path,
-    server: &Server,
-    traffic: Traffic,
-    seconds: u64,
-    pace: Pace,
-) -> Result<f64> {
+pub fn run(folder: &Path, site: &Site, traffic: Traffic, seconds: u64, pace: Pace) -> Result<f64> {
     let wrk = process::which("wrk").context("no wrk")?;
     let mut command = Command::new(&wrk);
     command
@@ -57,9 +51,9 @@ pub fn run(
     }
     command.arg(match traffic {
         Traffic::HttpsKeepAlive | Traffic::HttpsNew => {
-            format!("https://127.0.0.1:{}/v1/items", server.https)
+            format!("https://127.0.0.1:{}/v1/items", site.https)
         }
-        Traffic::HttpKeepAlive => format!("http://127.0.0.1:{}/v1/items", server.http),
+        Traffic::HttpKeepAlive => format!("http://127.0.0.1:{}/v1/items", site.http),
     });
     let log = folder.join("wrk.log");
     let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;

@@ -4,31 +4,33 @@
 //! [`Variant`] in turn, beginning with another one each time, so that what else the machine does hits all of them; a
 //! ratio is the median over the rounds of the ratios to nothing within the same round. Then, apart from the timed
 //! rounds, since they cost something themselves: the kernel's own run time per hit, the agent's memory at many open
-//! connections, and the replay.
+//! connections, the replay, delivery through spool and OTLP, and the time from a request to the receiver of its event.
 //!
 //! Invariant: a timing never fails the command: goals stand beside what was measured.
-//! Invariant: the agent's scope is the bench's own cgroup, and its events go nowhere.
+//! Invariant: the agent's scope is the bench's own cgroup, and its events go nowhere but to receivers of the bench.
 
+mod delivery;
 mod idle;
+mod latency;
 mod load;
+mod receiver;
 mod report;
-mod server;
 mod variant;
 
 use crate::build::{self, Profile};
 use crate::demo::cgroup::Cgroup;
 use crate::process;
+use crate::server::{Server, Shape, Site};
 use crate::setup::{self, Needs};
 use crate::vm::Guest;
 use crate::workspace::Workspace;
 use crate::{interrupt, say};
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use load::Traffic;
 use report::{Measured, Report};
 use rustix::process::geteuid;
 use serde_json::Value;
-use server::Server;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -48,6 +50,12 @@ pub struct Options {
     /// Open connections at which the agent's memory is looked at
     #[arg(long, value_delimiter = ',', default_value = "1000,10000")]
     connections: Vec<u32>,
+    /// Only these parts
+    #[arg(long, value_name = "PART", value_enum, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Requests per second while the time to the receiver is measured
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    rate: u64,
     /// Use this agent (built with optimisation) instead of building one
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
@@ -57,6 +65,39 @@ pub struct Options {
     #[arg(long, hide = true)]
     folder: Option<PathBuf>,
 }
+
+/// What is measured, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Throughput with each variant
+    Traffic,
+    /// The kernel's run time per hit
+    RunTimes,
+    /// The agent's memory at many open connections
+    Memory,
+    /// Requests from chunk to event on one core
+    Replay,
+    /// Events through spool and OTLP
+    Delivery,
+    /// From a request to its event at the receiver
+    Latency,
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+}
+
+const SHAPE: Shape = Shape {
+    main: "user root;\nworker_rlimit_nofile 32768;",
+    connections: 30_000,
+    // A new connection is a full handshake.
+    http: "keepalive_timeout 3600s; keepalive_requests 1000000000; ssl_protocols TLSv1.3; ssl_session_cache off; \
+           ssl_session_tickets off;",
+    listen: "backlog=16384",
+    locations: "",
+};
 
 /// How long things may take: a machine without hardware virtualisation is ten to twenty times slower.
 #[derive(Clone, Copy)]
@@ -68,13 +109,15 @@ impl Pace {
     }
 }
 
+/// Seconds of steady requests for each second of load: a percentile wants many.
+const LATENCY: u64 = 5;
 /// Longer rounds in a machine that may have no hardware virtualisation.
 const EMULATED_LOAD: u64 = 5;
 const MACHINE_LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if let (true, Some(agent), Some(folder)) = (options.inside, &options.agent, &options.folder) {
-        return measure(agent, folder, options, Pace(15));
+        return measure(workspace, agent, folder, options, Pace(15));
     }
     let vm = options.vm || !geteuid().is_root();
     say::heading("setup");
@@ -102,7 +145,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if vm {
         in_machine(workspace, &agent, &folder, options)
     } else {
-        measure(&agent, &folder, options, Pace(1))
+        measure(workspace, &agent, &folder, options, Pace(1))
     }
 }
 
@@ -116,7 +159,7 @@ fn in_machine(workspace: &Workspace, agent: &Path, folder: &Path, options: &Opti
         machine.release
     ));
     let connections: Vec<String> = options.connections.iter().map(u32::to_string).collect();
-    let words = [
+    let mut words = vec![
         std::env::current_exe()?.display().to_string(),
         "bench".to_owned(),
         "--inside".to_owned(),
@@ -126,12 +169,16 @@ fn in_machine(workspace: &Workspace, agent: &Path, folder: &Path, options: &Opti
         format!("--seconds={}", options.seconds * EMULATED_LOAD),
         format!("--rounds={}", options.rounds),
         format!("--connections={}", connections.join(",")),
+        format!("--rate={}", options.rate),
     ];
+    for part in options.only.iter().filter_map(Part::to_possible_value) {
+        words.push(format!("--only={}", part.get_name()));
+    }
     let mut readable = workspace.folders();
     readable.extend(agent.parent().map(Path::to_path_buf));
     let status = Guest {
         machine,
-        command: words.to_vec(),
+        command: words,
         environment: workspace.environment(),
         writable: vec![folder.to_path_buf()],
         readable,
@@ -146,35 +193,45 @@ fn in_machine(workspace: &Workspace, agent: &Path, folder: &Path, options: &Opti
 }
 
 /// Everything, on this kernel.
-fn measure(agent: &Path, folder: &Path, options: &Options, pace: Pace) -> Result<()> {
+fn measure(
+    workspace: &Workspace,
+    agent: &Path,
+    folder: &Path,
+    options: &Options,
+    pace: Pace,
+) -> Result<()> {
     say::heading("bench");
     let cgroup = Cgroup::make(&folder.join("cgroup"))?;
     let bystander = Aside::make(cgroup.folder())?;
-    let server = Server::start(&cgroup, folder, pace.seconds(10))?;
+    let server = Server::start(&cgroup, &folder.join("nginx"), &SHAPE, pace.seconds(10))?;
     let bench = Bench {
         agent,
         folder,
         pace,
-        server: &server,
+        site: &server.site,
         cgroup: &cgroup,
         aside: &bystander.0,
         seconds: options.seconds,
     };
     let mut report = Report::default();
-    for round in 0..options.rounds {
-        let title = format!("round {} of {}", round + 1, options.rounds);
-        let mut step = say::Step::start(&title);
-        let variants = Variant::ALL;
-        for turn in 0..variants.len() {
-            let variant = variants[(turn + round as usize) % variants.len()];
-            step.tick(variant.name());
-            report.add(round, variant, bench.round(variant)?);
-        }
-        step.done(say::Mark::Done);
+    if options.wants(Part::Traffic) {
+        bench.traffic(&mut report, options.rounds)?;
     }
-    bench.run_times(&mut report)?;
-    bench.memory(&mut report, &options.connections)?;
-    bench.replay(&mut report)?;
+    if options.wants(Part::RunTimes) {
+        bench.run_times(&mut report)?;
+    }
+    if options.wants(Part::Memory) {
+        bench.memory(&mut report, &options.connections)?;
+    }
+    if options.wants(Part::Replay) {
+        bench.replay(&mut report)?;
+    }
+    if options.wants(Part::Delivery) {
+        bench.delivery(&mut report, delivery::collector(workspace))?;
+    }
+    if options.wants(Part::Latency) {
+        bench.latency(&mut report, options.rate)?;
+    }
     drop(server);
     println!("{}", report.table());
     let file = folder.join("bench.json");
@@ -188,7 +245,7 @@ struct Bench<'a> {
     agent: &'a Path,
     folder: &'a Path,
     pace: Pace,
-    server: &'a Server,
+    site: &'a Site,
     cgroup: &'a Cgroup,
     aside: &'a Path,
     seconds: u64,
@@ -212,7 +269,22 @@ impl Bench<'_> {
 
     fn load(&self, traffic: Traffic) -> Result<f64> {
         let folder = self.folder;
-        load::run(folder, self.server, traffic, self.seconds, self.pace)
+        load::run(folder, self.site, traffic, self.seconds, self.pace)
+    }
+
+    fn traffic(&self, report: &mut Report, rounds: u32) -> Result<()> {
+        for round in 0..rounds {
+            let title = format!("round {} of {rounds}", round + 1);
+            let mut step = say::Step::start(&title);
+            let variants = Variant::ALL;
+            for turn in 0..variants.len() {
+                let variant = variants[(turn + round as usize) % variants.len()];
+                step.tick(variant.name());
+                report.add(round, variant, self.round(variant)?);
+            }
+            step.done(say::Mark::Done);
+        }
+        Ok(())
     }
 
     /// All kinds of traffic with one variant.
@@ -268,7 +340,7 @@ impl Bench<'_> {
                 let step = say::Step::start(&title);
                 let client = idle::Client::start(
                     self.folder,
-                    self.server,
+                    self.site,
                     https,
                     *count,
                     self.pace.seconds(120),
@@ -294,6 +366,45 @@ impl Bench<'_> {
             let told: Value = serde_json::from_str(&process::output(&mut command)?)?;
             report.replay.push(told);
         }
+        step.done(say::Mark::Done);
+        Ok(())
+    }
+}
+
+impl Bench<'_> {
+    fn delivery(&self, report: &mut Report, collector: Option<PathBuf>) -> Result<()> {
+        let mut step = say::Step::start("delivery");
+        if collector.is_none() {
+            step.note("no OpenTelemetry Collector: cargo xtask setup --test builds one");
+        }
+        let way = delivery::Way {
+            agent: self.agent,
+            folder: self.folder,
+            collector,
+            seconds: self.seconds,
+            pace: self.pace,
+        };
+        report.sync_milliseconds = delivery::sync_time(self.folder)?;
+        way.measure(|delivered| {
+            step.tick(delivered.receiver);
+            report.delivered.push(delivered);
+        })?;
+        step.done(say::Mark::Done);
+        Ok(())
+    }
+
+    fn latency(&self, report: &mut Report, rate: u64) -> Result<()> {
+        let step = say::Step::start("from request to receiver");
+        let steady = latency::Steady {
+            agent: self.agent,
+            scope: self.cgroup.folder(),
+            folder: self.folder,
+            port: self.site.http,
+            rate,
+            time: Duration::from_secs(LATENCY * self.seconds),
+            pace: self.pace,
+        };
+        steady.measure(report)?;
         step.done(say::Mark::Done);
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! Numbers to one table and to JSON, goals beside what was measured.
 
+use super::delivery::{self, Delivered};
 use super::idle::Memory;
+use super::latency::{self, Latency};
 use super::load::Traffic;
 use super::variant::{Spent, Variant};
 use serde_json::{Value, json};
@@ -22,6 +24,10 @@ pub struct Report {
     /// HTTPS, connections, memory.
     pub memory: Vec<(bool, u32, Memory)>,
     pub replay: Vec<Value>,
+    pub delivered: Vec<Delivered>,
+    /// See [`delivery::sync_time`].
+    pub sync_milliseconds: f64,
+    pub latency: Vec<Latency>,
 }
 
 const KEEP_ALIVE_GOAL: f64 = 0.85;
@@ -102,19 +108,38 @@ impl Report {
         }
     }
 
+    /// Only what was measured.
     pub fn table(&self) -> String {
         let mut out = String::new();
         let kernel = rustix::system::uname()
             .release()
             .to_string_lossy()
             .into_owned();
+        let _ = writeln!(out, "Linux {kernel}");
+        if !self.rounds.is_empty() {
+            self.traffic_table(&mut out);
+        }
+        if !self.run_times.is_empty() {
+            self.run_time_table(&mut out);
+        }
+        self.costs(&mut out);
+        if !self.delivered.is_empty() {
+            delivery::table(&mut out, &self.delivered, self.sync_milliseconds);
+        }
+        if !self.latency.is_empty() {
+            latency::table(&mut out, &self.latency);
+        }
+        out
+    }
+
+    fn traffic_table(&self, out: &mut String) {
         let fentry = self
             .spent(Variant::Agent)
             .iter()
             .any(|spent| spent.rung_is_fentry);
         let rung = if fentry { "fentry" } else { "raw tracepoints" };
         let rounds = self.rates(Variant::Nothing, Traffic::ALL[0]).len();
-        let _ = writeln!(out, "Linux {kernel}, sockets by {rung}, {rounds} rounds");
+        let _ = writeln!(out, "sockets by {rung}, {rounds} rounds");
         let _ = writeln!(
             out,
             "requests per second; then ratios to nothing: median (least to greatest of the rounds)\n"
@@ -146,6 +171,9 @@ impl Report {
             Traffic::ALL.map(|traffic| self.goal(traffic)),
             "",
         );
+    }
+
+    fn run_time_table(&self, out: &mut String) {
         let _ = writeln!(out, "\nthe kernel's run time per hit, nanoseconds (hits)");
         for (variant, traffic, programs) in &self.run_times {
             let mut told: Vec<String> = Vec::new();
@@ -161,6 +189,9 @@ impl Report {
                 told.join(", ")
             );
         }
+    }
+
+    fn costs(&self, out: &mut String) {
         let _ = writeln!(out);
         if let Some(cpu) = self.cpu_per_event() {
             let spent = self.spent(Variant::Agent);
@@ -199,7 +230,6 @@ impl Report {
                 "replay from {from:<12}      {rate:.0} requests/s on one core{goal}"
             );
         }
-        out
     }
 
     pub fn json(&self) -> Value {
@@ -252,6 +282,9 @@ impl Report {
             "agent_cpu_microseconds_per_usage_event": self.cpu_per_event(),
             "memory": memory,
             "replay": self.replay,
+            "delivery": self.delivered,
+            "sync_milliseconds": self.sync_milliseconds,
+            "latency_milliseconds": self.latency,
             "goals": {
                 "https_keep_alive": KEEP_ALIVE_GOAL, "https_new": NEW_GOAL,
                 "cleartext_below_empty": CLEARTEXT_GOAL, "megabytes_at_10000": MEMORY_GOAL,
@@ -262,7 +295,7 @@ impl Report {
 }
 
 /// Sorts; the lower middle of an even number.
-fn median(values: &mut [f64]) -> Option<f64> {
+pub fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len().checked_sub(1)? / 2).copied()
 }

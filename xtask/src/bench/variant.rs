@@ -73,13 +73,12 @@ impl Running {
         folder: &Path,
         limit: Duration,
     ) -> Result<Self> {
-        let log = folder.join("variant.log");
         let mut command = Command::new(program);
         match variant {
             Variant::Nothing => {
                 return Ok(Self {
                     group: None,
-                    log,
+                    log: log(folder),
                     is_agent: false,
                     cpu_at_start: 0.0,
                 });
@@ -91,6 +90,35 @@ impl Running {
                 .arg("--scope")
                 .arg(format!("cgroup:{}", scope.display())),
         };
+        let is_agent = matches!(variant, Variant::Agent | Variant::Bystander);
+        Self::launch(command, variant.name(), is_agent, folder, limit)
+    }
+
+    /// An agent with a configuration of its own.
+    pub fn agent(
+        program: &Path,
+        scope: &Path,
+        configuration: &Path,
+        folder: &Path,
+        limit: Duration,
+    ) -> Result<Self> {
+        let mut command = Command::new(program);
+        command
+            .args(["run", "--scope"])
+            .arg(format!("cgroup:{}", scope.display()))
+            .arg("--config")
+            .arg(configuration);
+        Self::launch(command, Variant::Agent.name(), true, folder, limit)
+    }
+
+    fn launch(
+        mut command: Command,
+        name: &str,
+        is_agent: bool,
+        folder: &Path,
+        limit: Duration,
+    ) -> Result<Self> {
+        let log = log(folder);
         let (mut ready, signal) = std::io::pipe().context("cannot make a pipe")?;
         // Only this child gets the end: it is closed here before another one is started.
         fcntl_setfd(&signal, FdFlags::empty()).context("cannot hand down a pipe")?;
@@ -114,7 +142,7 @@ impl Running {
                 _ => {
                     group.stop(Duration::from_secs(2));
                     let said = fs::read_to_string(&log).unwrap_or_default();
-                    bail!("{} did not start:\n{}", variant.name(), said.trim_end());
+                    bail!("{name} did not start:\n{}", said.trim_end());
                 }
             }
         }
@@ -122,7 +150,7 @@ impl Running {
         Ok(Self {
             group: Some(group),
             log,
-            is_agent: matches!(variant, Variant::Agent | Variant::Bystander),
+            is_agent,
             cpu_at_start,
         })
     }
@@ -159,8 +187,12 @@ impl Running {
     }
 }
 
+fn log(folder: &Path) -> PathBuf {
+    folder.join("variant.log")
+}
+
 /// User and system time of a process and its children so far in microseconds.
-fn cpu(pid: u32) -> Result<f64> {
+pub fn cpu(pid: u32) -> Result<f64> {
     let family = super::idle::family(pid)?;
     family.into_iter().map(cpu_of).sum()
 }

@@ -2,8 +2,8 @@
 
 use super::cgroup::Cgroup;
 use super::secret;
-use super::server::Site;
 use crate::process;
+use crate::server::Site;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;

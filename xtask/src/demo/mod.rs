@@ -12,11 +12,11 @@ mod agent;
 mod cast;
 pub mod cgroup;
 mod secret;
-mod server;
 mod verdict;
 
 use crate::build::{self, Profile};
 use crate::process::Group;
+use crate::server::{Server, Shape};
 use crate::setup::{self, Needs};
 use crate::vm::Guest;
 use crate::workspace::Workspace;
@@ -26,7 +26,6 @@ use anyhow::{Context, Result};
 use cgroup::Cgroup;
 use clap::Args;
 use rustix::process::geteuid;
-use server::Server;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -49,6 +48,14 @@ pub struct Options {
     #[arg(long, hide = true)]
     agent: Option<PathBuf>,
 }
+
+const SHAPE: Shape = Shape {
+    main: "",
+    connections: 64,
+    http: "ssl_protocols TLSv1.2 TLSv1.3;",
+    listen: "",
+    locations: r#"location /refused/ { return 401 '{"error":"invalid_token"}\n'; }"#,
+};
 
 /// How long things may take: a machine without hardware virtualisation is ten to twenty times slower.
 #[derive(Clone, Copy)]
@@ -144,7 +151,7 @@ fn play(workspace: &Workspace, program: &Path, folder: &Path, pace: Pace) -> Res
     // Declared in this order so that on every way out the clients and nginx end before the agent, it before the
     // cgroup.
     let mut agent = Agent::start(program, cgroup.folder(), folder, pace.seconds(15))?;
-    let server = Server::start(&cgroup, &folder.join("nginx"), pace.seconds(5))?;
+    let server = Server::start(&cgroup, &folder.join("nginx"), &SHAPE, pace.seconds(5))?;
     say::line(&format!(
         "   scope: the cgroup {} and nothing else\n   server: nginx at http://localhost:{} and https://localhost:{}\n",
         cgroup.folder().display(),

@@ -258,7 +258,7 @@ impl Verdict {
 mod tests {
     use super::*;
     use crate::demo::cast::cast;
-    use crate::demo::server::Site;
+    use crate::server::Site;
     use serde_json::json;
     use std::path::Path;
 

@@ -39,6 +39,11 @@ const FILES: &[(From, &str, u32)] = &[
         "lib/systemd/system/tokentrail-agent.service",
         0o644,
     ),
+    (
+        Packaging("tokentrail-agent.sysusers"),
+        "usr/lib/sysusers.d/tokentrail-agent.conf",
+        0o644,
+    ),
     // postinst copies it to /etc/tokentrail.
     (
         Packaging("agent.toml"),
@@ -231,7 +236,7 @@ fn control_file(architecture: &str, bytes: u64) -> String {
          Architecture: {architecture}\n\
          Maintainer: tokentrail <tokentrail@localhost>\n\
          Installed-Size: {size}\n\
-         Depends: libc6 (>= {glibc}), libgcc-s1\n\
+         Depends: libc6 (>= {glibc}), libgcc-s1, systemd | systemd-standalone-sysusers | systemd-sysusers\n\
          Recommends: systemd\n\
          Section: admin\n\
          Priority: optional\n\

@@ -34,7 +34,8 @@ within() {
         sleep 1
     done
 }
-has_mode() { [ "$(stat -c '%a %U' "$2")" = "$1 root" ]; }
+# has_mode MODE USER PATH
+has_mode() { [ "$(stat -c '%a %U' "$3")" = "$1 $2" ]; }
 # No process runs it, whatever it is called.
 runs() {
     for program in /proc/[0-9]*/exe; do
@@ -50,6 +51,48 @@ seen() { grep -F "\"path\":\"$2\"" "$EVENTS" 2>/dev/null | grep -q -F "\"name\":
 random() { head -c 27 /dev/urandom | base64 | tr -d +/=; }
 request() { curl --silent --output /dev/null --insecure --header "Authorization: Bearer $credential" "$1"; }
 scope() { sed -i "s|^scope = .*|scope = [$1]|" "$CONFIG"; }
+ready() { [ "$(systemctl show --property=SubState --value "$UNIT")" = running ]; }
+main_pid() { systemctl show --property=MainPID --value "$UNIT"; }
+# The children of the agent's process.
+children() { cat "/proc/$(main_pid)/task/"*/children | tr ' ' '\n' | grep .; }
+# all FIELD VALUE PID: every thread of the process has it (proc_pid_status(5)).
+all() {
+    for status in /proc/"$3"/task/*/status; do
+        [ -r "$status" ] && [ "$(sed -n "s/^$1:[[:space:]]*//p" "$status" | tr '\t' ' ')" = "$2" ] || return 1
+    done
+}
+no_capabilities() {
+    for set in CapInh CapPrm CapEff CapBnd CapAmb; do
+        all "$set" 0000000000000000 "$1" || return 1
+    done
+}
+# Bits of capabilities that any thread of the process has: `left PID SET`.
+left() {
+    bits=0
+    for status in /proc/"$1"/task/*/status; do
+        bits=$((bits | 0x$(sed -n "s/^$2:[[:space:]]*//p" "$status")))
+    done
+    echo "$bits"
+}
+# CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE, CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH, CAP_KILL; and CAP_SYS_ADMIN where
+# the kernel wants it for uprobes.
+KEPT=$((1 << 38 | 1 << 39 | 1 << 40 | 1 << 19 | 1 << 2 | 1 << 5))
+ADMIN=$((1 << 21))
+reduced() {
+    for set in CapPrm CapEff CapBnd; do
+        [ $(($(left "$1" "$set") & ~(KEPT | ADMIN))) = 0 ] || return 1
+    done
+    [ "$(left "$1" CapEff)" != 0 ]
+}
+# Not dumpable: /proc has it as root's, whoever it runs as; and no core by size.
+no_core() { [ "$(stat -c %u "/proc/$1/environ")" = 0 ] && grep -q '^Max core file size *0 *0 ' "/proc/$1/limits"; }
+worker_runs_as() { all Uid "$1 $1 $1 $1" "$(children)"; }
+has_user() { id tokentrail >/dev/null 2>&1; }
+asked_by() { setpriv --reuid="$1" --regid="$1" --clear-groups tokentrail-agent coverage >/dev/null 2>&1; }
+rated() { systemd-analyze security --no-pager --threshold="$1" "$UNIT" >security.txt 2>&1; }
+coverage_names() { tokentrail-agent coverage | grep -q -F "$1"; }
+# The receiver of the trial has an event about the path $1.
+received() { grep -q -F "\"path\":\"$1\"" /run/trial/received 2>/dev/null; }
 restarts() { [ "$(systemctl show --property=NRestarts --value "$UNIT")" = "$1" ]; }
 
 echo "trial: $(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r), systemd $(systemctl --version | sed -n '1s/systemd \([0-9]*\).*/\1/p')"
@@ -77,8 +120,11 @@ check "... and what to do" grep -q "no scope" install.txt
 enabled() { systemctl --quiet is-enabled "$UNIT" 2>/dev/null; }
 check "it is not enabled" no enabled
 check "nothing runs" no runs
-check "the key is root's alone" has_mode 600 /etc/tokentrail/key.toml
-check "the configuration is root's alone" has_mode 600 "$CONFIG"
+check "the key is root's alone" has_mode 600 root /etc/tokentrail/key.toml
+check "the configuration is root's alone" has_mode 600 root "$CONFIG"
+check "there is a user for the worker" has_user
+check "... whose the events will be" has_mode 750 tokentrail /var/log/tokentrail
+check "... and the state" has_mode 700 tokentrail /var/lib/tokentrail
 check "there is a man page in the package" sh -c 'dpkg --contents agent.deb | grep -q man1/tokentrail-agent-run.1.gz'
 
 systemctl start "$UNIT" 2>/dev/null
@@ -93,7 +139,7 @@ printf '[Service]\nWatchdogSec=20\nTimeoutStartSec=300\n' >"/etc/systemd/system/
 systemctl daemon-reload
 systemctl reset-failed "$UNIT" 2>/dev/null
 check "with scope host it starts" systemctl enable --now --quiet "$UNIT"
-check "it has said that it is ready" [ "$(systemctl show --property=SubState --value "$UNIT")" = running ]
+check "it has said that it is ready" ready
 started=$(date +%s)
 journalctl --unit="$UNIT" --no-pager --output=cat | grep "ready:" | sed 's/^/    /'
 request http://127.0.0.1:8080/trial/cleartext
@@ -105,7 +151,30 @@ check "an event of nginx over TLS" within 90 seen nginx /trial/tls
 name=$(printf %s "$credential" | tokentrail-agent fingerprint --fingerprint-key /etc/tokentrail/key.toml)
 check "the events bear the fingerprint of the credential" grep -q -F "$name" "$EVENTS"
 check "the credential itself is nowhere" no grep -r -q -F "$credential" /var/log /var/lib/tokentrail /var/cache/tokentrail
-check "events are root's alone" has_mode 600 "$EVENTS"
+check "events are the worker's alone" has_mode 600 tokentrail "$EVENTS"
+check "systemd has left its folder to it" has_mode 750 tokentrail /var/log/tokentrail
+
+agent=$(main_pid)
+worker=$(children)
+check "there are two processes, the agent and its worker" [ "$(echo "$worker" | wc -w)" = 1 ]
+check "the agent is root" all Uid "0 0 0 0" "$agent"
+echo "    capabilities left: $(printf '%x' "$(left "$agent" CapEff)")"
+check "... with no capability but the promised ones" reduced "$agent"
+check "... no new privileges" all NoNewPrivs 1 "$agent"
+check "... and a filter of system calls" all Seccomp 2 "$agent"
+check "... and leaves no core" no_core "$agent"
+check "the worker has its own user" worker_runs_as "$(id -u tokentrail)"
+check "... and group, and no other" all Groups "" "$worker"
+check "... no capability in any set" no_capabilities "$worker"
+check "... no new privileges" all NoNewPrivs 1 "$worker"
+check "... and a filter of system calls" all Seccomp 2 "$worker"
+check "... and leaves no core" no_core "$worker"
+check "what this kernel's Landlock cannot do is said" journal_says "weaker here: Landlock has ABI"
+check "coverage is told, and names nginx" coverage_names /nginx
+check "... as JSON" sh -c 'tokentrail-agent coverage --json | grep -q "\"counters\""'
+check "... to nobody else" no asked_by www-data
+check "systemd rates its exposure 3.4 at most" rated 34
+tail -n 1 security.txt | sed 's/^/    /'
 
 check "it is reloaded" systemctl reload "$UNIT"
 sleep $((started + 45 - $(date +%s))) 2>/dev/null
@@ -115,6 +184,42 @@ check "... and was never started anew" restarts 0
 check "it restarts" systemctl restart "$UNIT"
 request http://127.0.0.1:8080/trial/restarted
 check "an event after the restart" within 60 seen curl /trial/restarted
+
+kill -s KILL "$(children)"
+check "when the worker is killed, systemd starts it anew" within 90 restarts 1
+check "... to the end" within 120 ready
+request http://127.0.0.1:8080/trial/killed
+check "an event after that" within 60 seen curl /trial/killed
+
+# Nobody listens there yet.
+cat >>"$CONFIG" <<'EOF'
+
+[spool]
+path = "/var/lib/tokentrail/spool"
+
+[http]
+endpoint = "http://127.0.0.1:8090/events"
+compression = "none"
+EOF
+check "it restarts with a spool" systemctl restart "$UNIT"
+check "the spool is the worker's alone" has_mode 700 tokentrail /var/lib/tokentrail/spool
+request http://127.0.0.1:8080/trial/spooled
+# The file is behind the spool, too.
+check "an event comes through the spool" within 60 seen curl /trial/spooled
+check "it restarts with events that wait" systemctl restart "$UNIT"
+cat >/etc/nginx/conf.d/receiver.conf <<'EOF'
+log_format body escape=none $request_body;
+server {
+    listen 127.0.0.1:8090;
+    client_max_body_size 16m;
+    client_body_buffer_size 16m;
+    access_log /run/trial/received body;
+    location / { proxy_pass http://127.0.0.1:8091; }
+}
+server { listen 127.0.0.1:8091; access_log off; location / { return 200; } }
+EOF
+systemctl reload nginx.service
+check "what waited has survived that, and is delivered" within 90 received /trial/spooled
 
 scope '"unit:nginx.service"'
 check "it restarts with a unit as its scope" systemctl restart "$UNIT"
@@ -142,13 +247,29 @@ check "... all of them" no journal_says "DOES NOT HOLD"
 check "the unit is gone" no enabled
 check "key and configuration are kept" [ -e /etc/tokentrail/key.toml -a -e "$CONFIG" ]
 
+# As the package before this one left it.
+sed -i '/^user = /d' "$CONFIG"
+chown -R root: /var/log/tokentrail /var/lib/tokentrail
 dpkg --install agent.deb >again.txt 2>&1
 check "installed again, with a scope, it starts by itself" within 120 systemctl --quiet is-active "$UNIT"
+check "a configuration without a user holds: the worker is root" worker_runs_as 0
+check "... without a capability" no_capabilities "$(children)"
+dpkg --install agent.deb >upgrade.txt 2>&1
+check "an upgrade says what to do about that" grep -q "chown -R tokentrail:" upgrade.txt
+sed -i 's/^\[agent\]$/[agent]\nuser = "tokentrail"/' "$CONFIG"
+dpkg --install agent.deb >upgrade.txt 2>&1
+check "with a user an upgrade gives it the folders" has_mode 600 tokentrail "$EVENTS"
+check "... and the spool" has_mode 600 tokentrail /var/lib/tokentrail/spool/spool.db
+check "... and the worker is that user" worker_runs_as "$(id -u tokentrail)"
+request http://127.0.0.1:8080/trial/given
+check "an event of it" within 60 seen nginx /trial/given
 dpkg --purge tokentrail-agent >>remove.txt 2>&1
 check "the package is purged" [ $? = 0 ]
 check "nothing runs after that" no runs
 check "key and configuration are gone" [ ! -e /etc/tokentrail/key.toml -a ! -e "$CONFIG" ]
 check "the events are kept" [ -s "$EVENTS" ]
+check "those that wait, too" [ -s /var/lib/tokentrail/spool/spool.db ]
+check "and the user to whom they belong" has_user
 
 if [ "$failures" = 0 ]; then
     echo "trial: passed"

@@ -6,7 +6,7 @@
 use super::libtest::{Program, Reader};
 use super::tally::Tally;
 use crate::process::TimedOut;
-use crate::say::{self, Mark, Step};
+use crate::say::Step;
 use crate::setup::{self, Machine};
 use crate::vm::Guest;
 use crate::workspace::Workspace;
@@ -237,12 +237,7 @@ fn watch(
     let status = run(&mut each);
     let text = fs::read_to_string(cells).unwrap_or_default();
     let tally = add_up(name, &text, reader, &status);
-    step.done(if tally.failed() == 0 {
-        Mark::Done
-    } else {
-        Mark::Failed
-    });
-    say::line(&format!("   {}", tally.counts()));
+    tally.end(step);
     tally
 }
 

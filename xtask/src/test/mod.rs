@@ -9,7 +9,7 @@ mod tally;
 
 use crate::build::{self, Profile};
 use crate::dist;
-use crate::say::{self, Mark, Step};
+use crate::say::{self, Step};
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 use crate::{interrupt, process};
@@ -27,7 +27,7 @@ const MATRIX: &str = "matrix";
 const TRIAL: Duration = Duration::from_secs(30 * 60);
 const UNIT_LIMIT: Duration = Duration::from_secs(15 * 60);
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Options {
     /// Leave the virtual machines out
     #[arg(long, conflicts_with = "vm")]
@@ -45,11 +45,21 @@ pub struct Options {
 
 impl Options {
     /// What is left for virtual machines; `most` where no end was set.
-    fn left(&self, start: Instant, most: Duration) -> Duration {
+    fn left(&self, elapsed: Duration, most: Duration) -> Duration {
         self.minutes.map_or(most, |minutes| {
-            let left = Duration::from_secs(minutes * 60).saturating_sub(start.elapsed());
+            let left = Duration::from_secs(minutes * 60).saturating_sub(elapsed);
             left.min(most)
         })
+    }
+
+    /// Why the package is not tried, if it is not.
+    fn no_trial(&self, elapsed: Duration) -> Option<String> {
+        if self.quick {
+            return Some("--quick leaves the virtual machines out".to_owned());
+        }
+        let minutes = self.minutes?;
+        (self.left(elapsed, TRIAL) < TRIAL)
+            .then(|| format!("it does not fit into the {minutes} minutes any more"))
     }
 }
 
@@ -145,12 +155,7 @@ fn listen(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
         reader.line(line);
     });
     let result = reader.finish(name, &status);
-    step.done(if result.failed() == 0 {
-        Mark::Done
-    } else {
-        Mark::Failed
-    });
-    say::line(&format!("   {}", result.counts()));
+    result.end(step);
     tally.add(name, result);
     Ok(interrupt::check()?)
 }
@@ -164,11 +169,7 @@ fn package(
 ) -> Result<()> {
     const NAME: &str = "the package in a clean Debian";
     say::heading("package");
-    if options.quick || options.left(start, TRIAL) < TRIAL {
-        let reason = match options.minutes {
-            Some(minutes) => format!("it does not fit into the {minutes} minutes any more"),
-            None => "--quick leaves the virtual machines out".to_owned(),
-        };
+    if let Some(reason) = options.no_trial(start.elapsed()) {
         tally.skip(NAME, reason);
         tally.check("making the package", dist::make(workspace, true).map(drop));
     } else if geteuid().is_root() {
@@ -202,6 +203,29 @@ fn end_to_end(
         matrix::on_this_kernel(workspace, program, words, tally)?;
     }
     say::heading("end to end in virtual machines");
-    let limit = options.left(start, matrix::MACHINES_LIMIT);
+    let limit = options.left(start.elapsed(), matrix::MACHINES_LIMIT);
     matrix::in_machines(workspace, program, words, options.quick, limit, tally)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_without_a_trial_is_the_right_one() {
+        let reason = |quick, minutes, elapsed: u64| {
+            let options = Options {
+                quick,
+                minutes,
+                ..Options::default()
+            };
+            options.no_trial(Duration::from_secs(60 * elapsed))
+        };
+        assert_eq!(reason(false, None, 500), None);
+        assert_eq!(reason(false, Some(70), 40), None);
+        assert!(reason(false, Some(70), 41).unwrap().contains("70 minutes"));
+        for minutes in [None, Some(70), Some(1)] {
+            assert!(reason(true, minutes, 50).unwrap().contains("--quick"));
+        }
+    }
 }

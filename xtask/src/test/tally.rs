@@ -2,6 +2,7 @@
 //!
 //! Invariant: the last line is `N passed, N failed, N skipped`, and each skip's reason stands above it.
 
+use crate::say::{self, Mark, Step};
 use std::collections::BTreeMap;
 
 #[derive(Debug, Default)]
@@ -62,6 +63,19 @@ impl Tally {
         }
     }
 
+    /// Ends a step with what came of it, failures at once: what follows may take long, or be interrupted.
+    pub fn end(&self, step: Step) {
+        step.done(if self.failures.is_empty() {
+            Mark::Done
+        } else {
+            Mark::Failed
+        });
+        for line in self.failures() {
+            say::line(&format!("   {line}"));
+        }
+        say::line(&format!("   {}", self.counts()));
+    }
+
     pub fn failed(&self) -> usize {
         self.failures.len()
     }
@@ -86,11 +100,18 @@ impl Tally {
             lines.push(format!("skipped, {reason}:"));
             lines.extend(names.iter().map(|name| format!("    {name}")));
         }
+        lines.extend(self.failures());
+        lines.push(self.counts());
+        lines
+    }
+
+    /// Each failure with what came of it.
+    pub fn failures(&self) -> Vec<String> {
+        let mut lines = Vec::new();
         for (name, what) in &self.failures {
             lines.push(format!("FAILED {name}"));
             lines.extend(what.lines().map(|line| format!("    {line}")));
         }
-        lines.push(self.counts());
         lines
     }
 }

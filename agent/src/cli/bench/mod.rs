@@ -6,10 +6,14 @@ mod probes;
 mod replay;
 mod spool;
 mod stats;
+mod varied;
 
 use clap::{Args, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
-use tokentrail_agent::kernel::{empty::Set, features::Rung};
+use tokentrail_agent::{
+    config::Compression,
+    kernel::{empty::Set, features::Rung},
+};
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -17,7 +21,7 @@ pub enum Command {
     Replay(ReplayArguments),
     /// Attach empty probes until SIGTERM
     Probes(ProbesArguments),
-    /// Events per second through the spool, and what one takes of the disk
+    /// Events per second through the spool to a receiver, and what one takes of the disk
     Spool(SpoolArguments),
     /// The kernel's run time per hit of a process's probes, over some seconds
     Stats(StatsArguments),
@@ -45,6 +49,15 @@ pub struct SpoolArguments {
     /// Where the spool is made, and removed
     #[arg(long, value_name = "FOLDER", default_value = "/var/tmp")]
     folder: PathBuf,
+    /// A receiver of OTLP/HTTP logs; without it one in memory
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// As in the configuration's section [otlp]
+    #[arg(long, value_name = "NAME", default_value = "zstd", value_parser = compression)]
+    compression: Compression,
+    /// Spool and send so few events at a time, as on a quiet host
+    #[arg(long, value_name = "EVENTS", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    group: Option<u64>,
 }
 
 #[derive(Args)]
@@ -76,6 +89,11 @@ pub fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Spool(arguments) => spool::spool(arguments),
         Command::Stats(arguments) => stats::stats(arguments),
     }
+}
+
+/// By its name in the configuration.
+fn compression(name: &str) -> Result<Compression, serde_json::Error> {
+    serde_json::from_value(name.into())
 }
 
 fn print(value: &serde_json::Value) -> anyhow::Result<ExitCode> {

@@ -5,10 +5,13 @@
 //! is resolved as always. Events are dropped where the outputs would take them. What is counted is this thread's CPU
 //! time.
 
-use super::{ReplayArguments, print};
+use super::{
+    ReplayArguments, print,
+    varied::{LETTERS, Random},
+};
 use agent_common::{
     abi,
-    event::{Body, Envelope, Hook},
+    event::{Body, Hook},
     fingerprint::Keyring,
 };
 use serde_json::json;
@@ -40,7 +43,8 @@ pub fn replay(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
         "nothing to replay"
     );
     let mut pipeline = pipeline()?;
-    let mut traffic = Traffic::new(arguments)?;
+    let requests = (0..arguments.tokens).map(request).collect();
+    let mut traffic = Traffic::of(arguments.connections, requests, vec![ANSWER.to_vec()])?;
     let mut decoder = Decoder::default();
     // Caches filled, connections made, the executable hashed.
     for _ in 0..arguments.connections.div_ceil(BATCH) + 4 {
@@ -80,30 +84,6 @@ pub fn replay(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     }))
 }
 
-/// As many usage events, of 500 credentials on 1,000 connections.
-pub fn events(count: usize) -> anyhow::Result<Vec<Envelope>> {
-    let mut pipeline = pipeline()?;
-    let mut traffic = Traffic::new(&ReplayArguments {
-        connections: 1_000,
-        tokens: 500,
-        seconds: 0.0,
-        decode: false,
-    })?;
-    let mut events = Vec::new();
-    while events.len() < count {
-        for chunk in traffic.batch() {
-            pipeline.record(Record::Chunk(chunk));
-        }
-        let made = pipeline.take_events();
-        let usage = made
-            .into_iter()
-            .filter(|event| matches!(event.body, Body::Usage(_)));
-        events.extend(usage);
-    }
-    events.truncate(count);
-    Ok(events)
-}
-
 /// CPU time of this thread: "on one core" holds on a busy machine too.
 fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
@@ -113,7 +93,7 @@ fn thread_time() -> Duration {
     )
 }
 
-fn pipeline() -> anyhow::Result<Pipeline> {
+pub fn pipeline() -> anyhow::Result<Pipeline> {
     let config = Config::default();
     let host = host::read(std::path::Path::new("/"))?;
     Ok(Pipeline::new(
@@ -146,16 +126,23 @@ fn usage_events(pipeline: &mut Pipeline) -> usize {
 }
 
 /// Made-up connections, each with its place in both directions.
-struct Traffic {
+pub struct Traffic {
     caller: Caller,
     requests: Vec<Vec<u8>>,
+    /// In turn, as the requests are.
+    answers: Vec<Vec<u8>>,
     /// Bytes sent, bytes received.
     places: Vec<[u64; 2]>,
     next: usize,
 }
 
 impl Traffic {
-    fn new(arguments: &ReplayArguments) -> anyhow::Result<Self> {
+    /// Exchanges in turn on so many connections. There must be requests and answers.
+    pub fn of(
+        connections: usize,
+        requests: Vec<Vec<u8>>,
+        answers: Vec<Vec<u8>>,
+    ) -> anyhow::Result<Self> {
         let pid = std::process::id();
         let ticks = scope::start_ticks(pid)
             .ok_or_else(|| anyhow::anyhow!("/proc/{pid}/stat cannot be read"))?;
@@ -173,23 +160,22 @@ impl Traffic {
         };
         Ok(Self {
             caller,
-            requests: (0..arguments.tokens).map(request).collect(),
-            places: vec![[0; 2]; arguments.connections],
+            requests,
+            answers,
+            places: vec![[0; 2]; connections],
             next: 0,
         })
     }
 
-    fn batch(&mut self) -> Vec<Chunk> {
+    pub fn batch(&mut self) -> Vec<Chunk> {
         let mut chunks = Vec::with_capacity(2 * BATCH);
         for _ in 0..BATCH {
-            let (connection, request) = (
-                self.next % self.places.len(),
-                self.next % self.requests.len(),
-            );
+            let connection = self.next % self.places.len();
+            let request = Payload::copy_from(&self.requests[self.next % self.requests.len()]);
+            let answer = Payload::copy_from(&self.answers[self.next % self.answers.len()]);
             self.next += 1;
-            let bytes = Payload::copy_from(&self.requests[request]);
-            chunks.push(self.chunk(connection, Direction::Received, bytes));
-            chunks.push(self.chunk(connection, Direction::Sent, Payload::copy_from(ANSWER)));
+            chunks.push(self.chunk(connection, Direction::Received, request));
+            chunks.push(self.chunk(connection, Direction::Sent, answer));
         }
         chunks
     }
@@ -226,20 +212,7 @@ impl Traffic {
 
 /// 40 characters that are no one's credential, as many different ones as numbers.
 fn request(number: usize) -> Vec<u8> {
-    let mut state = number as u64 + 1;
-    let credential: String = (0..40)
-        .map(|_| {
-            // Steele and Vigna's SplitMix64.
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mut mixed = state;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-            char::from(
-                b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                    [((mixed >> 32) % 62) as usize],
-            )
-        })
-        .collect();
+    let credential = Random(number as u64 + 1).text(40, LETTERS);
     format!(
         "GET /v1/projects/{number}/items?page=2&limit=50 HTTP/1.1\r\nHost: api.example.test\r\n\
          User-Agent: python-requests/2.32.3\r\nAccept-Encoding: gzip, deflate, br\r\nAccept: application/json\r\n\

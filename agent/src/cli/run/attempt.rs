@@ -16,6 +16,7 @@ pub fn attempt(arguments: AttemptArguments) -> anyhow::Result<ExitCode> {
             write: arguments.write,
             connect: arguments.connect,
         },
+        make: Vec::new(),
         libraries: false,
     };
     for what in lockdown::worker(&worker)? {

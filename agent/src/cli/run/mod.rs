@@ -5,8 +5,11 @@
 //! what each may do is said in `tokentrail_agent::privilege`. The end is orderly: probes are detached, what is in the
 //! ring is read, what waits is given out.
 
+mod affordable;
 pub mod attempt;
 mod doors;
+mod guard;
+mod live;
 mod privileged;
 mod reload;
 mod reports;
@@ -24,9 +27,6 @@ use tracing::warn;
 use tracing_subscriber::{
     EnvFilter, Registry, layer::SubscriberExt as _, reload::Handle, util::SubscriberInitExt as _,
 };
-
-/// Idle Unix sockets leave the probes' table after so many nanoseconds.
-const IDLE: u64 = 600_000_000_000;
 
 pub fn run(arguments: RunArguments) -> anyhow::Result<ExitCode> {
     let config = start::configuration(&arguments)?;

@@ -5,7 +5,12 @@
 //!
 //! Invariant: when this process ends, however, the probes are detached: their descriptors are here alone.
 
-use super::{IDLE, Log, RunArguments, reload, start, tell_ready};
+use super::{
+    Log, RunArguments,
+    guard::{self, Guard},
+    live::{Shared, attach, cgroup_made, detach, lock, sweep, watch},
+    reload, start, tell_ready,
+};
 use crate::cli::watchdog::Watchdog;
 use agent_common::{
     abi,
@@ -20,7 +25,7 @@ use std::{
     },
     path::Path,
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 use tokentrail_agent::{
@@ -31,14 +36,10 @@ use tokentrail_agent::{
         host,
     },
     kernel::{
-        attacher::{Attacher, Fallback, Request},
+        attacher::Request,
         bare,
-        cgroups::Watch,
-        decode::now,
-        keylog::{Cache, Finder},
-        points::Points,
-        probes::{self, Counters, Probes},
-        scope::{Hierarchy, Scope},
+        probes::{self, Counters},
+        scope::Scope,
     },
     privilege::{
         capabilities, lockdown,
@@ -49,11 +50,10 @@ use tokentrail_agent::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::MissedTickBehavior,
 };
 use tracing::{info, warn};
 
-/// Where findings about files are kept between runs.
-const CACHE: &str = "/var/cache/tokentrail";
 /// How long a worker may take to begin, and to give out what it has.
 const BEGIN: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(120);
@@ -62,24 +62,21 @@ const HAND_ON: Duration = Duration::from_millis(250);
 /// Complaints about the worker that are written down.
 const COMPLAINTS: u32 = 10;
 
-/// What the worker has said, to the main thread.
-enum Event {
-    Ready { weaker: Vec<String> },
+/// What other threads have to say to the main one.
+pub(super) enum Event {
+    // Of the worker.
+    Ready {
+        weaker: Vec<String>,
+    },
     Alive,
     Stop,
+    /// It has ended.
     Gone,
-}
-
-/// What is alive until the probes are detached.
-struct Live {
-    attacher: Attacher,
-    probes: Arc<Mutex<Probes>>,
-}
-
-type Shared = Arc<Mutex<Option<Live>>>;
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    /// It leaves the ring alone, so that the probes can be attached again.
+    Waits,
+    // Of the attacher, after a rest.
+    PointsDetached,
+    PointsAttached,
 }
 
 pub async fn observe(
@@ -130,6 +127,13 @@ pub async fn observe(
 
     let (events, mut said) = unbounded_channel();
     let live = Shared::default();
+    let held = guard::Held {
+        live: Arc::clone(&live),
+        pipe: Arc::clone(&pipe),
+        events: events.clone(),
+        scopes: scopes.clone(),
+        rung,
+    };
     let answering = Answering {
         pipe: Arc::clone(&pipe),
         live: Arc::clone(&live),
@@ -160,6 +164,9 @@ pub async fn observe(
     );
     tell_ready(arguments.ready_fd)?;
 
+    let mut guard = Guard::new(held, &[std::process::id(), worker.id()], &config);
+    let mut guarding = tokio::time::interval(guard::STEP);
+    guarding.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watchdog = Watchdog::from_environment();
     let mut sweeping = interval(&config);
     let mut handing_on = tokio::time::interval(HAND_ON);
@@ -172,18 +179,20 @@ pub async fn observe(
                 // This process has nothing to do but to hear the other: that is what must not hang.
                 Some(Event::Alive) => watchdog.beat(Instant::now()),
                 Some(Event::Ready { .. }) => {}
+                Some(Event::Waits) => guard.worker_waits(Instant::now()),
+                Some(Event::PointsDetached) => guard.points_detached(Instant::now()),
+                Some(Event::PointsAttached) => guard.points_attached(),
                 Some(Event::Gone) | None => break None,
             },
             _ = hangup.recv() => {
-                if let Some(settings) = reload::reload(&arguments, &mut config) {
+                if reload::reload(&arguments, &mut config, &pipe) {
                     log.change(&config);
                     sweeping = interval(&config);
-                    if let Err(error) = pipe.send(&Tell::Reload(settings)) {
-                        warn!(%error, "the worker goes on with its old configuration");
-                    }
+                    guard.configure(&config);
                 }
             }
             _ = sweeping.tick() => sweep(&live),
+            _ = guarding.tick() => guard.step(Instant::now()),
             _ = handing_on.tick(), if diagnostics.is_some() => {
                 if let Some(diagnostics) = &mut diagnostics {
                     diagnostics.hand_on();
@@ -217,112 +226,9 @@ pub async fn observe(
     }
 }
 
-/// Looks through the usual folders and the scope's processes, and starts the attacher.
-fn attach(
-    arguments: &RunArguments,
-    scopes: &[Scope],
-    loaded: Probes,
-    pipe: &Arc<Pipe>,
-    live: &Shared,
-) -> anyhow::Result<Points> {
-    let points = Points::followed_by({
-        let pipe = Arc::clone(pipe);
-        move |change| {
-            // Its end is noticed where it is heard.
-            if let Err(error) = pipe.send(&Tell::Change(change.clone()))
-                && !matches!(error, Error::Gone)
-            {
-                warn!(%error, "the worker cannot be told of a key-log point");
-            }
-        }
-    });
-    let (cache, problem) = Cache::open(Path::new(CACHE));
-    if let Some(problem) = problem {
-        info!(%problem, "findings of earlier runs are not used");
-    }
-    let hierarchy = Hierarchy::find().ok();
-    let running: Vec<_> = scopes
-        .iter()
-        .flat_map(|scope| scope.processes(hierarchy.as_ref()))
-        .collect();
-    let probes = Arc::new(Mutex::new(loaded));
-    let attacher = Attacher::start(
-        Arc::clone(&probes),
-        Finder::new(cache),
-        points.clone(),
-        if arguments.only_fallback {
-            Fallback::Only
-        } else {
-            Fallback::WhenNeeded
-        },
-        &running,
-    )?;
-    *lock(live) = Some(Live { attacher, probes });
-    Ok(points)
-}
-
-/// The attacher's reference to the probes goes with its thread, so that ours is the last: they are detached.
-fn detach(live: &Shared) {
-    let taken = lock(live).take();
-    if let Some(Live { attacher, probes }) = taken {
-        drop(attacher);
-        drop(probes);
-    }
-}
-
-/// Takes a new cgroup into the scope if it belongs there, and tells the worker.
-fn cgroup_made(live: &Shared, pipe: &Pipe, path: String) -> Result<(), Error> {
-    let added = match &*lock(live) {
-        Some(live) => lock(&live.probes).cgroup_made(&path),
-        None => return Ok(()),
-    };
-    match added {
-        Ok(Some(_)) => {
-            info!(path, "a cgroup of the scope is back");
-            pipe.send(&Tell::ScopeChanged { path })
-        }
-        Ok(None) => Ok(()),
-        Err(error) => {
-            warn!(%error, path, "a cgroup of the scope could not be added");
-            Ok(())
-        }
-    }
-}
-
-/// Watches for the scope's cgroups; see [`Watch`]. Its thread ends with the process.
-fn watch(scopes: &[Scope], pipe: &Arc<Pipe>, live: &Shared) -> anyhow::Result<()> {
-    let Ok(hierarchy) = Hierarchy::find() else {
-        return Ok(());
-    };
-    let watch = match Watch::over(scopes, &hierarchy) {
-        Ok(Some(watch)) => watch,
-        Ok(None) => return Ok(()),
-        Err(error) => {
-            info!(%error, "cgroups are not watched here: they come through the worker alone");
-            return Ok(());
-        }
-    };
-    let (pipe, live) = (Arc::clone(pipe), Arc::clone(live));
-    std::thread::Builder::new()
-        .name("cgroups".into())
-        .spawn(move || {
-            let watched = watch.each(|path| cgroup_made(&live, &pipe, path).is_ok());
-            if let Err(error) = watched {
-                warn!(%error, "cgroups are not watched any more");
-            }
-        })?;
-    Ok(())
-}
-
 fn interval(config: &Config) -> tokio::time::Interval {
     let every = Duration::from_secs(config.agent.report_seconds.get());
     tokio::time::interval_at(tokio::time::Instant::now() + every, every)
-}
-
-fn sweep(live: &Shared) {
-    if let Some(live) = &*lock(live) {
-        lock(&live.probes).sweep(now().saturating_sub(IDLE));
-    }
 }
 
 async fn until_gone(said: &mut UnboundedReceiver<Event>) {
@@ -459,6 +365,10 @@ impl Answering {
                 let _ = self.events.send(Event::Stop);
                 return Ok(());
             }
+            Ask::Waits => {
+                let _ = self.events.send(Event::Waits);
+                return Ok(());
+            }
             Ask::Look {
                 process,
                 file,
@@ -504,7 +414,7 @@ impl Answering {
         let Some(live) = &*live else { return };
         let file = match &request {
             Request::Process { file, .. } => *file,
-            Request::Drops | Request::Stop => None,
+            _ => None,
         };
         if !live.attacher.ask(request)
             && let Some(file) = file

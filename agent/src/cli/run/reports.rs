@@ -9,18 +9,33 @@ use std::process::ExitCode;
 use tokentrail_agent::{flow::Nanos, kernel::decode::now};
 use tracing::warn;
 
+/// What was lost, or left out.
+pub(super) struct Lost {
+    pub stage: Stage,
+    pub probe: Option<&'static str>,
+    pub reason: LossReason,
+    pub unit: LossUnit,
+    /// `None`: not known.
+    pub count: Option<u64>,
+    /// Left out on purpose.
+    pub intentional: bool,
+}
+
 impl Worker {
     /// Losses since the last report become events; so do the counters.
     pub(super) fn report(&mut self) {
+        // What is not known now is with the next one.
         self.losses();
         self.pipeline.summarise(now(), false);
         self.audit(Action::AgentReport, None);
     }
 
-    fn losses(&mut self) {
-        let to = now();
-        self.kernel_losses(to);
+    /// False where those of the kernel are not known.
+    fn losses(&mut self) -> bool {
+        let known = self.kernel_losses(now());
+        self.skipped();
         self.outputs_lost();
+        known
     }
 
     pub(super) fn outputs_lost(&mut self) {
@@ -30,49 +45,46 @@ impl Worker {
     }
 
     /// What was lost before the ring. Where the counters cannot be read now, the next report has it.
-    fn kernel_losses(&mut self, to: Nanos) {
+    fn kernel_losses(&mut self, to: Nanos) -> bool {
         let totals = match self.link.counters() {
             Ok(totals) => totals,
-            Err(error) => return warn!(%error, "the probes' counters could not be read"),
+            Err(error) => {
+                warn!(%error, "the probes' counters could not be read");
+                return false;
+            }
         };
         let from = self.reported_at;
         for row in 0..probe::COUNT {
             for (what, why, unit) in LOSSES {
                 let count = totals.of(row, *what) - self.reported.of(row, *what);
                 if count > 0 {
-                    self.lost(
-                        Stage::Kernel,
-                        Some(probe::NAMES[row as usize]),
-                        *why,
-                        *unit,
-                        count,
-                        (from, to),
-                    );
+                    let lost = Lost {
+                        stage: Stage::Kernel,
+                        probe: Some(probe::NAMES[row as usize]),
+                        reason: *why,
+                        unit: *unit,
+                        count: Some(count),
+                        intentional: false,
+                    };
+                    self.lost(lost, (from, to));
                 }
             }
         }
         self.reported = totals;
         self.reported_at = to;
+        true
     }
 
-    fn lost(
-        &mut self,
-        stage: Stage,
-        probe: Option<&str>,
-        reason: LossReason,
-        unit: LossUnit,
-        count: u64,
-        (from, to): (Nanos, Nanos),
-    ) {
+    pub(super) fn lost(&mut self, lost: Lost, (from, to): (Nanos, Nanos)) {
         let detail = LossDetail {
-            stage,
-            probe: probe.map(str::to_owned),
-            reason,
-            count: Some(count),
-            unit,
+            stage: lost.stage,
+            probe: lost.probe.map(str::to_owned),
+            reason: lost.reason,
+            count: lost.count,
+            unit: lost.unit,
             from: self.pipeline.wall(from),
             to: self.pipeline.wall(to),
-            intentional: false,
+            intentional: lost.intentional,
             events: None,
         };
         self.pipeline.emit(to, Body::Loss(Loss { loss: detail }));
@@ -90,6 +102,7 @@ impl Worker {
             hook: Some(self.hook),
             key_ids: self.key_ids.clone(),
             counters: self.named(),
+            sinks: self.outputs.sinks(),
             detail,
             ..AuditDetail::of(action)
         };
@@ -111,13 +124,27 @@ impl Worker {
             }
         }
         named.insert("ring.undecoded".into(), self.decoder.undecoded);
+        named.insert("probes.detached".into(), self.rests);
         named
     }
 
     /// Gives out what waits and checks the sums; nothing is in the ring any more.
     pub(super) fn stop(mut self) -> anyhow::Result<ExitCode> {
         self.pipeline.finish(now());
-        self.losses();
+        self.rested(now());
+        if !self.losses() {
+            // The probes and their counters went with the privileged process.
+            let span = (self.reported_at, now());
+            let lost = Lost {
+                stage: Stage::Kernel,
+                probe: None,
+                reason: LossReason::UncleanEnd,
+                unit: LossUnit::Records,
+                count: None,
+                intentional: false,
+            };
+            self.lost(lost, span);
+        }
         self.pipeline.summarise(now(), true);
         let checks = self.checks();
         let verdict = match checks.iter().find_map(|check| check.as_ref().err()) {

@@ -4,7 +4,7 @@
 //!
 //! Invariant: nothing of the ring, and no configuration but its form, is read before [`lockdown::worker`] has returned.
 
-use super::{Log, doors::Doors, leave_no_core, start};
+use super::{Log, affordable::Rest, doors::Doors, leave_no_core, start};
 use crate::cli::{outputs::Outputs, receivers};
 use agent_common::{
     event::{Action, Hook},
@@ -13,8 +13,9 @@ use agent_common::{
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
+    fs::File,
     os::fd::AsFd as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -42,6 +43,8 @@ use tokentrail_agent::{
         pipe::{Error, Pipe},
         remote::{Link, Order, Remote},
     },
+    sink::remote::file::Source,
+    spool,
 };
 use tracing::{info, warn};
 
@@ -54,6 +57,8 @@ const PAUSE: Timespec = Timespec {
 const TICK: Duration = Duration::from_millis(250);
 /// The other process hears this often that the loop goes round, for the service manager's watchdog.
 const ALIVE: Duration = Duration::from_secs(1);
+/// How often orders are looked for while the ring is left alone.
+const WAIT: Duration = Duration::from_millis(20);
 /// Records read in one go before time passes.
 const BATCH: usize = 8_192;
 
@@ -76,6 +81,9 @@ pub(super) struct Worker {
     pub(super) scope: Vec<String>,
     pub(super) hook: Hook,
     pub(super) key_ids: Vec<String>,
+    pub(super) rest: Rest,
+    /// Times that the probes were detached for a while.
+    pub(super) rests: u64,
     config: Config,
     keyring: Arc<Keyring>,
     log: Log,
@@ -102,9 +110,16 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     let log = Log::start(&config);
     leave_no_core();
     let mut doors = Doors::open(&config.coverage)?;
-    let remote = receivers::remote(&config)?;
-    make_spool_folder(&config)?;
-    let weaker = lockdown::worker(&start::lockdown(&config, begin.account))
+    let remote = receivers::remote(&config, &Source::disk())?;
+    // Landlock's rules are about what is there already.
+    if let Some(path) = &config.spool.path {
+        spool::make_folder(path)?;
+    }
+    let destinations: Vec<_> = remote
+        .iter()
+        .filter_map(|receiver| receiver.destination())
+        .collect();
+    let weaker = lockdown::worker(&start::lockdown(&config, &destinations, begin.account))
         .context("the worker cannot be locked down")?;
 
     let keyring = start::keyring(begin.settings.keys.as_ref())?;
@@ -156,26 +171,14 @@ pub fn worker() -> anyhow::Result<ExitCode> {
         scope: begin.scope,
         hook: begin.hook,
         key_ids: key_ids(&keyring),
+        rest: Rest::default(),
+        rests: 0,
         config,
         keyring,
         log,
     };
     worker.link.send(&Ask::Ready { weaker })?;
     worker.work()
-}
-
-/// Landlock's rules are about what is there already. Its last folder alone is made, and the spool looks at it again.
-fn make_spool_folder(config: &Config) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    let Some(path) = &config.spool.path else {
-        return Ok(());
-    };
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(error).with_context(|| format!("spool folder {}", path.display()))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn key_ids(keyring: &Keyring) -> Vec<String> {
@@ -197,7 +200,11 @@ impl Worker {
         let (mut ticked, mut reported, mut alive) =
             (Instant::now(), Instant::now(), Instant::now());
         while self.goes_on() {
-            let read = self.drain(BATCH);
+            let read = if self.rest.waits {
+                0
+            } else {
+                self.drain(BATCH)
+            };
             if ticked.elapsed() >= TICK {
                 self.pipeline.tick(now());
                 ticked = Instant::now();
@@ -212,7 +219,9 @@ impl Worker {
             }
             self.pass_on();
             self.answer();
-            if read < BATCH {
+            if self.rest.waits {
+                std::thread::sleep(WAIT);
+            } else if read < BATCH {
                 let mut fds = [PollFd::new(&self.ring, PollFlags::IN)];
                 match poll(&mut fds, Some(&PAUSE)) {
                     Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -228,7 +237,8 @@ impl Worker {
     fn answer(&mut self) {
         if let Some(waiting) = self.asked.waiting() {
             let counters = self.named();
-            let snapshot = self.pipeline.snapshot(now(), self.scope.clone(), counters);
+            let mut snapshot = self.pipeline.snapshot(now(), self.scope.clone(), counters);
+            snapshot.sinks = self.outputs.sinks();
             waiting.answer(&snapshot);
         }
     }
@@ -238,7 +248,11 @@ impl Worker {
         loop {
             match self.orders.try_recv() {
                 Ok(Order::ScopeChanged(path)) => self.audit(Action::ScopeChanged, Some(path)),
-                Ok(Order::Reload(settings)) => self.reload(&settings),
+                Ok(Order::Reload(settings, files)) => self.reload(&settings, files),
+                Ok(Order::Budget { kept, shed }) => self.afford(kept, shed),
+                Ok(Order::Detached { at, why }) => self.detached(at, &why),
+                Ok(Order::Attaching) => self.attaching(),
+                Ok(Order::Attached { at }) => self.attached(at),
                 Ok(Order::Start) => {}
                 Ok(Order::Stop) => return false,
                 Ok(Order::Gone) | Err(TryRecvError::Disconnected) => {
@@ -250,7 +264,7 @@ impl Worker {
         }
     }
 
-    fn drain(&mut self, most: usize) -> usize {
+    pub(super) fn drain(&mut self, most: usize) -> usize {
         let mut read = 0;
         while read < most {
             let Some(item) = self.ring.next() else { break };
@@ -272,7 +286,7 @@ impl Worker {
         read
     }
 
-    fn ask(&self, ask: &Ask) -> bool {
+    pub(super) fn ask(&self, ask: &Ask) -> bool {
         match self.link.send(ask) {
             Ok(()) => true,
             // Said where it was heard.
@@ -324,7 +338,7 @@ impl Worker {
     }
 
     /// What may change does; what was refused before stays.
-    fn reload(&mut self, settings: &Settings) {
+    fn reload(&mut self, settings: &Settings, files: Vec<(PathBuf, File)>) {
         let read = config::parse(Path::new("configuration"), &settings.config)
             .map_err(anyhow::Error::from)
             .and_then(|config| {
@@ -333,9 +347,10 @@ impl Worker {
                     // Another key of this run would join with nothing of it.
                     None => Arc::clone(&self.keyring),
                 };
-                Ok((config, keyring))
+                let remote = receivers::remote(&config, &Source::passed(files))?;
+                Ok((config, keyring, remote))
             });
-        let (config, keyring) = match read {
+        let (config, keyring, remote) = match read {
             Ok(read) => read,
             Err(error) => return warn!("the configuration stays as it was: {error:#}"),
         };
@@ -344,6 +359,7 @@ impl Worker {
             start::limits(&config),
             Observer::new(start::credential(&config), Arc::clone(&keyring)),
         );
+        self.outputs.replace(remote);
         self.report_every = Duration::from_secs(config.agent.report_seconds.get());
         self.log.change(&config);
         self.key_ids = key_ids(&keyring);

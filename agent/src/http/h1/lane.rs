@@ -64,6 +64,17 @@ impl Taken {
         self.skip = self.skip.saturating_add(bytes);
     }
 
+    /// A gap that the agent made itself, for its budget's sake: what was in it is counted elsewhere.
+    pub fn is_skipped(&self) -> bool {
+        matches!(
+            &self.piece,
+            Piece::Gap {
+                reason: GapReason::Budget,
+                ..
+            }
+        )
+    }
+
     /// Nothing of the piece was read yet.
     pub fn is_whole(&self) -> bool {
         self.skip == 0

@@ -258,6 +258,23 @@ impl Connection {
         (self.open.has_begun() || self.stage == Stage::Http).then_some(self.common.client)
     }
 
+    /// Every request that was met has its whole response: then the next exchange can be left out as a gap in both
+    /// directions, without a trace in those before and after it.
+    pub fn is_at_rest(&mut self) -> bool {
+        self.stage == Stage::Http
+            && self.requests.is_at_rest()
+            && self.responses.is_at_rest()
+            && self.open.current().is_none()
+            && self.open.oldest().is_none()
+            && self.lanes[Direction::Sent].is_empty()
+            && self.lanes[Direction::Received].is_empty()
+    }
+
+    /// It reads heads and bodies: pieces are not handed on to another protocol.
+    pub fn is_http(&self) -> bool {
+        self.stage == Stage::Http
+    }
+
     /// What a PROXY header claimed, here or around this connection: for the inner connection.
     pub fn proxy_claim(&self) -> Option<ProxyClaim> {
         self.common.claim

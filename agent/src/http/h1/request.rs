@@ -62,6 +62,11 @@ impl Requests {
         matches!(self.state, State::Paused(_))
     }
 
+    /// Nothing of a request is read in part.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.state, State::Head) && !self.gather.is_begun()
+    }
+
     pub fn is_synced(&self) -> bool {
         matches!(self.sync, Sync::Synced)
     }
@@ -121,7 +126,7 @@ impl Connection {
             (State::Paused(_), _) => Step::Wait,
             (State::Body(..), rest) => self.request_body(taken, rest, out),
             (State::Head, Rest::Gap(len)) => {
-                self.request_gap(out);
+                self.request_gap(taken.is_skipped(), out);
                 Step::Used(len)
             }
             (State::Head, Rest::Data(bytes)) => self.request_head(taken, bytes, out),
@@ -263,10 +268,12 @@ impl Connection {
         };
     }
 
-    fn request_gap(&mut self, out: &mut Vec<Output>) {
+    fn request_gap(&mut self, skipped: bool, out: &mut Vec<Output>) {
         let began = self.requests.gather.since();
         if self.requests.is_synced() {
-            out.push(Output::Unread(Reason::RequestLost));
+            if !skipped {
+                out.push(Output::Unread(Reason::RequestLost));
+            }
             self.lose_request(began.unwrap_or(self.requests.last));
         } else {
             self.requests.gather.clear();

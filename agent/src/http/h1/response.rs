@@ -45,6 +45,11 @@ impl Responses {
         self.gather.len()
     }
 
+    /// Nothing of a response is read in part.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.state, State::Head) && !self.gather.is_begun()
+    }
+
     pub fn activity(&self) -> Option<Nanos> {
         self.activity
     }

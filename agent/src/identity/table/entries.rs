@@ -13,6 +13,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 impl ProcessTable {
+    /// Forgets ended processes before their time; how many.
+    pub fn forget_ended(&mut self) -> usize {
+        let count = self.ended.len();
+        self.ended.clear();
+        count
+    }
+
+    /// Records were missed: forgets what runs and takes in what runs now.
+    ///
+    /// # Errors
+    /// If `/proc` cannot be listed.
+    pub fn begin_anew(&mut self) -> std::io::Result<()> {
+        self.running.clear();
+        self.ended.clear();
+        self.pids.clear();
+        self.scan().map(drop)
+    }
+
     /// The entry of a process, under its exact key: what `/proc` rounded gets its precise start time here.
     pub(super) fn find(&mut self, key: ProcessKey) -> Option<&mut Entry> {
         if let Some(known) = self.pids.get(&key.pid).copied()

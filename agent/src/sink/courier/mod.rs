@@ -4,6 +4,9 @@
 //! so, after a growing pause with jitter, not before the receiver asks for it; what is too large is sent in halves,
 //! and the limit stays lower for a while; what is refused for good goes into the spool's quarantine and is counted.
 //!
+//! A panic, which would be a mistake in a receiver, ends neither the process nor the sink: it is said and counted, and
+//! after a pause, which grows likewise, the courier begins again at what was acknowledged last.
+//!
 //! Invariant: one thread per receiver, which waits for nothing but its receiver and the spool.
 //! Invariant: asked to stop, it makes one last attempt and ends, without a pause.
 
@@ -11,10 +14,13 @@
 mod tests;
 
 use super::batch::{Batch, Encoded, Limits, Outcome, Receiver};
-use crate::spool::{Consumer, Page};
+use crate::spool::{Backlog, Consumer, Page, Signal};
+use agent_common::event::{SinkReport, Time};
+use std::any::Any;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -54,13 +60,64 @@ pub struct Counters {
     pub retries: AtomicU64,
     /// Batches that were accepted, at least in part.
     pub batches: AtomicU64,
+    /// Times that it began again after a panic.
+    pub panics: AtomicU64,
+    /// When a batch was accepted last, in nanoseconds since 1970; 0: not so far.
+    pub last_accepted: AtomicU64,
+}
+
+/// Where another receiver is put in the place of a courier's, which takes it before its next attempt.
+#[derive(Clone)]
+pub struct Slot {
+    name: String,
+    next: Arc<Mutex<Option<Box<dyn Receiver>>>>,
+    signal: Arc<Signal>,
+}
+
+impl Slot {
+    /// The consumer's.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A pause after a failure ends: what was mended is tried at once.
+    pub fn put(&self, receiver: Box<dyn Receiver>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
+        self.signal.changed();
+    }
+
+    fn take(&self) -> Option<Box<dyn Receiver>> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        next.take()
+    }
 }
 
 /// A running courier.
 pub struct Handle {
     pub name: String,
     pub counters: Arc<Counters>,
+    pub(super) slot: Slot,
     pub(super) thread: JoinHandle<()>,
+}
+
+impl Handle {
+    /// What the counters say, with what waits and what is kept aside for it.
+    #[must_use]
+    pub fn report(&self, backlog: Backlog) -> SinkReport {
+        let counted = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let last = counted(&self.counters.last_accepted);
+        SinkReport {
+            name: self.name.clone(),
+            delivered: counted(&self.counters.delivered),
+            retried: counted(&self.counters.retries),
+            refused: counted(&self.counters.rejected),
+            waiting: backlog.waiting,
+            quarantined: backlog.quarantined,
+            restarted: counted(&self.counters.panics),
+            last_delivered: (last > 0).then(|| Time::from_unix_nanos(last.into())),
+        }
+    }
 }
 
 /// Starts the thread. It ends when the consumer's signal says stop.
@@ -74,6 +131,11 @@ pub fn start(
 ) -> std::io::Result<Handle> {
     let name = consumer.name().to_owned();
     let counters = Arc::new(Counters::default());
+    let slot = Slot {
+        name: name.clone(),
+        next: Arc::default(),
+        signal: Arc::clone(consumer.signal()),
+    };
     let courier = Courier {
         cap: receiver.limits(),
         calm: 0,
@@ -84,14 +146,16 @@ pub fn start(
         consumer,
         receiver,
         counters: Arc::clone(&counters),
+        slot: slot.clone(),
     };
     let thread = std::thread::Builder::new()
         // The kernel keeps 15 characters.
         .name(format!("sink {name}"))
-        .spawn(move || courier.work())?;
+        .spawn(move || courier.live())?;
     Ok(Handle {
         name,
         counters,
+        slot,
         thread,
     })
 }
@@ -111,16 +175,45 @@ struct Courier {
     troubled: bool,
     patience: Patience,
     counters: Arc<Counters>,
+    slot: Slot,
 }
 
 impl Courier {
-    fn work(mut self) {
+    /// Works until it is to stop, whatever panics.
+    fn live(mut self) {
+        // What a panic leaves behind is made good: the consumer begins anew, and a receiver's connection is its own.
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work())) {
+            self.counters.panics.fetch_add(1, Ordering::Relaxed);
+            self.consumer.rewind();
+            self.again = None;
+            let pause = self.grown();
+            tracing::error!(
+                sink = self.consumer.name(),
+                panic = said(&*panic),
+                ?pause,
+                "THE OUTPUT PANICKED, which is a mistake in the agent: it begins again at what was acknowledged last"
+            );
+            if self.consumer.signal().stopping().is_some() {
+                break;
+            }
+            let changes = self.consumer.signal().changes();
+            self.consumer.signal().pause(changes, pause);
+        }
+    }
+
+    fn work(&mut self) {
         loop {
             let stopping = self.consumer.signal().stopping();
             if stopping.is_some_and(|deadline| Instant::now() >= deadline) {
                 break;
             }
             let mark = self.consumer.signal().mark();
+            let changes = self.consumer.signal().changes();
+            if let Some(receiver) = self.slot.take() {
+                self.cap = receiver.limits();
+                (self.calm, self.again) = (0, None);
+                self.receiver = receiver;
+            }
             let (events, bytes) = match self.again {
                 Some(events) => (events, usize::MAX),
                 None => (self.cap.events, self.cap.bytes),
@@ -132,7 +225,7 @@ impl Courier {
                         if stopping.is_some() {
                             break;
                         }
-                        self.consumer.signal().pause(pause);
+                        self.consumer.signal().pause(changes, pause);
                     }
                 }
                 Ok(None) if stopping.is_some() => break,
@@ -147,7 +240,7 @@ impl Courier {
                         break;
                     }
                     let pause = self.grown();
-                    self.consumer.signal().pause(pause);
+                    self.consumer.signal().pause(changes, pause);
                 }
             }
         }
@@ -190,6 +283,8 @@ impl Courier {
                     .delivered
                     .fetch_add(count as u64 - rejected, Ordering::Relaxed);
                 self.counters.batches.fetch_add(1, Ordering::Relaxed);
+                let now = u64::try_from(Time::now().unix_nanos()).unwrap_or_default();
+                self.counters.last_accepted.store(now, Ordering::Relaxed);
                 self.spool(stored);
                 self.went_well();
                 None
@@ -305,6 +400,15 @@ impl Courier {
         let chance = RandomState::new().build_hasher().finish() % 1_024;
         pause / 2 + pause.mul_f64(chance as f64 / 2_048.0)
     }
+}
+
+/// The message of a panic, which is a text unless somebody made an effort.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
 }
 
 /// A receiver's text, not longer than is reasonable.

@@ -421,3 +421,108 @@ fn two_receivers_of_one_name_are_refused() {
     let (two, _) = receiver("same", (1, 1), |_| accepted());
     assert!(Delivery::start(options(folder.path()), vec![one, two], "a", 1).is_err());
 }
+
+#[test]
+fn a_panic_is_survived_from_what_was_acknowledged() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut batches = 0;
+    let (panics, log) = receiver("one", (4, 1 << 20), move |_| {
+        batches += 1;
+        assert!(batches != 3 && batches != 6, "a mistake");
+        accepted()
+    });
+    let (other, calm) = receiver("two", (4, 1 << 20), |_| accepted());
+    let mut delivery = start(folder.path(), vec![panics, other]);
+    give(&mut delivery, 1..=20);
+    eventually("everything", || sequences(&log).len() == 20);
+    assert_eq!(sequences(&log), Vec::from_iter(1..=20));
+    let again = [
+        (1, 4),
+        (5, 8),
+        (9, 12),
+        (9, 12),
+        (13, 16),
+        (17, 20),
+        (17, 20),
+    ];
+    assert_eq!(spans(&log), again);
+    eventually("the other", || sequences(&calm).len() == 20);
+    let restarted = |delivery: &Delivery| {
+        let counters = delivery.couriers().iter().map(|courier| &courier.counters);
+        counters
+            .map(|counters| counters.panics.load(std::sync::atomic::Ordering::Relaxed))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(restarted(&delivery), [2, 0]);
+    assert_eq!(delivery.close(SOON), []);
+}
+
+#[test]
+fn a_receiver_that_always_panics_does_not_hold_up_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (panics, log) = receiver("one", (4, 1 << 20), |_| panic!("a mistake"));
+    let mut delivery = start(folder.path(), vec![panics]);
+    give(&mut delivery, 1..=3);
+    eventually("two attempts", || spans(&log).len() > 1);
+    let begin = Instant::now();
+    assert_eq!(delivery.close(SOON), []);
+    assert!(begin.elapsed() < SOON);
+    // Nothing of it has left the spool.
+    let (good, log) = receiver("one", (4, 1 << 20), |_| accepted());
+    let _delivery = start(folder.path(), vec![good]);
+    eventually("everything", || sequences(&log) == [1, 2, 3]);
+}
+
+#[test]
+fn reports_say_what_was_done_and_what_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dead, _) = receiver("dead", (4, 1 << 20), |_| retry());
+    let (picky, log) = receiver("picky", (1, 1 << 20), |batch| match batch.first() {
+        2 => Outcome::Rejected {
+            reason: "400".into(),
+        },
+        _ => accepted(),
+    });
+    let mut delivery = start(folder.path(), vec![dead, picky]);
+    let reports = delivery.reports();
+    assert!(reports.lock().unwrap()[1].last_delivered.is_none());
+    give(&mut delivery, 1..=5);
+    eventually("the others", || sequences(&log).len() == 4);
+    eventually("the report", || {
+        delivery.tend();
+        reports.lock().unwrap()[1].waiting == 0 && reports.lock().unwrap()[0].waiting == 5
+    });
+    let reports = reports.lock().unwrap().clone();
+    let [dead, picky] = &reports[..] else {
+        panic!("{reports:?}")
+    };
+    assert_eq!((dead.name.as_str(), picky.name.as_str()), ("dead", "picky"));
+    assert!(dead.retried > 0 && dead.last_delivered.is_none());
+    assert_eq!((dead.delivered, dead.refused, dead.quarantined), (0, 0, 0));
+    assert_eq!(
+        (picky.delivered, picky.refused, picky.quarantined),
+        (4, 1, 1)
+    );
+    assert!(picky.retried == 0 && picky.restarted == 0 && picky.last_delivered.is_some());
+}
+
+#[test]
+fn another_receiver_takes_the_place_and_ends_the_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let hour = Outcome::Retry {
+        after: Some(Duration::from_secs(3_600)),
+        reason: "its certificate has expired".into(),
+    };
+    let (old, tried) = receiver("one", (100, 1 << 20), move |_| hour.clone());
+    let mut delivery = start(folder.path(), vec![old]);
+    give(&mut delivery, 1..=8);
+    eventually("an attempt", || !spans(&tried).is_empty());
+    let (new, log) = receiver("one", (3, 1 << 20), |_| accepted());
+    let slots = delivery.slots();
+    assert_eq!(slots[0].name(), "one");
+    slots[0].put(new);
+    eventually("everything", || sequences(&log).len() == 8);
+    assert_eq!(spans(&tried), [(1, 8)]);
+    assert_eq!(spans(&log), [(1, 3), (4, 6), (7, 8)]);
+    assert_eq!(delivery.close(SOON), []);
+}

@@ -120,11 +120,11 @@ pub fn audit(envelope: &Envelope, audit: &Audit) -> Map<String, Value> {
         Action::AgentReport => (OTHER, "Report"),
         Action::TrailAsked => (OTHER, "Query"),
         Action::ConfigChanged | Action::ScopeChanged | Action::AccessChanged => (8, "Update"),
-        Action::PointAttached => (6, "Enable"),
-        Action::PointDropped => (7, "Disable"),
+        Action::PointAttached | Action::WithinBudget | Action::ProbesAttached => (6, "Enable"),
+        Action::PointDropped | Action::OverBudget | Action::ProbesDetached => (7, "Disable"),
     };
     let severity = match detail.action {
-        Action::PointDropped => Severity::Medium,
+        Action::PointDropped | Action::OverBudget | Action::ProbesDetached => Severity::Medium,
         _ => Severity::Informational,
     };
     let mut event = APPLICATION_LIFECYCLE.event(activity, severity);

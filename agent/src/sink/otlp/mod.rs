@@ -26,6 +26,7 @@ mod tests;
 
 use super::batch::{Batch, Limits, Outcome, Receiver};
 use super::remote::Error;
+use super::remote::file::Source;
 use super::remote::post::{Poster, Settings};
 use crate::config;
 use prost::Message;
@@ -43,11 +44,19 @@ pub struct Otlp {
 /// # Errors
 /// What is wrong with the section, or with the files that it names.
 pub fn from_config(config: &config::Otlp) -> Result<Option<Otlp>, Error> {
+    load(config, &Source::disk())
+}
+
+/// The same, with files that `source` has.
+///
+/// # Errors
+/// As [`from_config`].
+pub fn load(config: &config::Otlp, source: &Source) -> Result<Option<Otlp>, Error> {
     let Some(settings) = Settings::otlp(config) else {
         return Ok(None);
     };
     Ok(Some(Otlp {
-        poster: Poster::new(&settings)?,
+        poster: Poster::new(&settings, source)?,
         limits: Limits {
             events: config.batch_events.size(),
             bytes: config.batch_bytes.size(),
@@ -62,6 +71,10 @@ impl Receiver for Otlp {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn destination(&self) -> Option<(String, u16)> {
+        self.poster.destination()
     }
 
     fn send(&mut self, batch: &Batch) -> Outcome {

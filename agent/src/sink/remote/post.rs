@@ -4,8 +4,9 @@
 //! Redirects are not followed (they would carry events and keys elsewhere), and the environment's proxy variables
 //! are not looked at: where the events of a privileged process go is in its configuration alone.
 
+use super::file::Source;
 use super::tls::{Files, Tls};
-use super::{Error, file, retry};
+use super::{Error, retry};
 use crate::config::{self, Compression};
 use crate::sink::batch::Outcome;
 use flate2::write::GzEncoder;
@@ -106,10 +107,10 @@ impl Poster {
     ///
     /// # Errors
     /// What is wrong with the settings.
-    pub fn new(settings: &Settings<'_>) -> Result<Self, Error> {
+    pub fn new(settings: &Settings<'_>, source: &Source) -> Result<Self, Error> {
         let uri = uri(settings.endpoint, settings.default_path)?;
         let tls = match uri.scheme_str() {
-            Some("https") => Some(Tls::load(settings.files)?),
+            Some("https") => Some(Tls::load(settings.files, source)?),
             _ => {
                 tracing::warn!(
                     endpoint = settings.endpoint,
@@ -136,9 +137,22 @@ impl Poster {
         Ok(Self {
             agent: config.build().new_agent(),
             uri,
-            headers: headers(settings.headers)?,
+            headers: headers(settings.headers, source)?,
             compression: settings.compression,
         })
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn destination(&self) -> Option<(String, u16)> {
+        let usual = if self.uri.scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        };
+        // An IPv6 address stands in brackets.
+        let host = self.uri.host()?.trim_matches(['[', ']']);
+        Some((host.to_owned(), self.uri.port_u16().unwrap_or(usual)))
     }
 
     /// Posts `body` compressed; `headers` are the protocol's.
@@ -270,7 +284,10 @@ fn uri(endpoint: &str, default_path: &str) -> Result<Uri, Error> {
         .map_err(|error| wrong(&error.to_string()))
 }
 
-fn headers(from: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
+fn headers(
+    from: &BTreeMap<String, String>,
+    source: &Source,
+) -> Result<Vec<(HeaderName, HeaderValue)>, Error> {
     let mut headers = Vec::new();
     for (name, value) in from {
         let wrong_name = || Error::HeaderName { name: name.clone() };
@@ -281,7 +298,7 @@ fn headers(from: &BTreeMap<String, String>) -> Result<Vec<(HeaderName, HeaderVal
         }
         let mut value = match value.strip_prefix("file:") {
             Some(path) => {
-                let bytes: Zeroizing<Vec<u8>> = file::secret(Path::new(path))?;
+                let bytes: Zeroizing<Vec<u8>> = source.secret(Path::new(path))?;
                 // Editors end a file with a newline.
                 HeaderValue::from_bytes(bytes.trim_ascii_end())
             }

@@ -1,11 +1,12 @@
 //! What a configuration may hold, and what statuses mean. Real servers are in `tests/receivers`.
 
+use super::Error;
+use super::file::Source;
 use super::post::{Poster, Settings};
 use super::retry::{LONGEST, after, outcome};
 use super::tls::{Files, Tls};
-use super::{Error, file};
 use crate::config::{Compression, Http, Otlp};
-use crate::sink::batch::Outcome;
+use crate::sink::batch::{Outcome, Receiver as _};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -84,7 +85,7 @@ fn secrets_that_others_may_read_are_refused() {
         (0o620, false),
     ] {
         let path = write(&path, "Bearer synthetic\n", mode);
-        let read = file::secret(&path);
+        let read = Source::disk().secret(&path);
         assert_eq!(read.is_ok(), fits, "{mode:o}");
         if let Err(error) = read {
             let error = error.to_string();
@@ -103,13 +104,46 @@ fn secrets_that_others_may_read_are_refused() {
         assert_eq!(made.is_ok(), fits, "{mode:o}");
     }
     write(&path, &"x".repeat(65 * 1024), 0o600);
-    assert!(matches!(file::secret(&path), Err(Error::TooLarge { .. })));
     assert!(matches!(
-        file::secret(folder.path()),
+        Source::disk().secret(&path),
+        Err(Error::TooLarge { .. })
+    ));
+    assert!(matches!(
+        Source::disk().secret(folder.path()),
         Err(Error::NotAFile { .. })
     ));
     write(&path, "x", 0o666);
-    assert!(matches!(file::public(&path), Err(Error::Writable { .. })));
+    assert!(matches!(
+        Source::disk().public(&path),
+        Err(Error::Writable { .. })
+    ));
+}
+
+/// What one process has opened another one reads, as often as it likes, and nothing else.
+#[test]
+fn opened_files_are_passed_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder.path().join("secret"), "first", 0o600);
+    let disk = Source::disk();
+    assert_eq!(*disk.secret(&path).unwrap(), b"first");
+    assert_eq!(disk.public(&path).unwrap(), b"first");
+    let opened = disk.into_opened();
+    assert_eq!(opened.len(), 1, "each file once");
+    std::fs::remove_file(&path).unwrap();
+    write(&path, "second", 0o600);
+    let passed = Source::passed(opened);
+    for _ in 0..2 {
+        assert_eq!(*passed.secret(&path).unwrap(), b"first");
+    }
+    let other = write(&folder.path().join("other"), "other", 0o600);
+    assert!(passed.has(&path) && !passed.has(&other));
+    assert!(matches!(passed.secret(&other), Err(Error::Read { .. })));
+    // Its owner may have opened it to others meanwhile.
+    let kept = Source::disk();
+    kept.secret(&other).unwrap();
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let passed = Source::passed(kept.into_opened());
+    assert!(matches!(passed.secret(&other), Err(Error::Readable { .. })));
 }
 
 fn poster(endpoint: &str, headers: &[(&str, &str)]) -> Result<Poster, Error> {
@@ -117,19 +151,51 @@ fn poster(endpoint: &str, headers: &[(&str, &str)]) -> Result<Poster, Error> {
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect();
-    Poster::new(&Settings {
-        endpoint,
-        default_path: "/v1/logs",
-        compression: Compression::None,
-        headers: &headers,
-        files: Files {
-            ca: None,
-            certificate: None,
-            key: None,
+    Poster::new(
+        &Settings {
+            endpoint,
+            default_path: "/v1/logs",
+            compression: Compression::None,
+            headers: &headers,
+            files: Files {
+                ca: None,
+                certificate: None,
+                key: None,
+            },
+            connect: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
         },
-        connect: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-    })
+        &Source::disk(),
+    )
+}
+
+#[test]
+fn destinations_are_those_of_the_endpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, _) = certificate(folder.path(), "ca");
+    for (endpoint, host, port) in [
+        (
+            "https://collector.example:4318/v1/logs",
+            "collector.example",
+            4318,
+        ),
+        ("https://collector.example", "collector.example", 443),
+        ("http://127.0.0.1/x:9", "127.0.0.1", 80),
+        ("https://[::1]:8443/", "::1", 8443),
+        ("https://[::1]/", "::1", 443),
+    ] {
+        let config = Http {
+            endpoint: Some(endpoint.to_owned()),
+            ca: Some(ca.clone()),
+            ..Http::default()
+        };
+        let http = super::super::http::from_config(&config).unwrap().unwrap();
+        assert_eq!(
+            http.destination(),
+            Some((host.to_owned(), port)),
+            "{endpoint}"
+        );
+    }
 }
 
 #[test]
@@ -212,11 +278,14 @@ fn certificates_and_keys_have_to_be_right() {
         0o600,
     );
     let load = |ca: Option<&PathBuf>, certificate: Option<&PathBuf>, key: Option<&PathBuf>| {
-        Tls::load(Files {
-            ca,
-            certificate,
-            key,
-        })
+        Tls::load(
+            Files {
+                ca,
+                certificate,
+                key,
+            },
+            &Source::disk(),
+        )
         .err()
     };
     assert!(load(Some(&certificate), Some(&certificate), Some(&key)).is_none());

@@ -2,7 +2,8 @@
 //!
 //! rustls with ring, TLS 1.2 and 1.3, for HTTP through ureq and for syslog on its own.
 
-use super::{Error, file};
+use super::Error;
+use super::file::Source;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
@@ -33,13 +34,13 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Reads and checks the files.
+    /// Reads and checks the files that `source` has.
     ///
     /// # Errors
     /// If one cannot be read or may be used by others, holds not what it should, or key and certificate do not match.
-    pub fn load(files: Files<'_>) -> Result<Self, Error> {
+    pub fn load(files: Files<'_>, source: &Source) -> Result<Self, Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let (trusted_path, trusted) = trusted(files.ca)?;
+        let (trusted_path, trusted) = trusted(files.ca, source)?;
         let mut roots = RootCertStore::empty();
         let mut for_ureq = Vec::new();
         for certificate in &trusted {
@@ -69,8 +70,8 @@ impl Tls {
         let config = match (files.certificate, files.key) {
             (None, None) => builder.with_no_client_auth(),
             (Some(certificate), Some(key)) => {
-                let chain = certificates(certificate)?;
-                let pem = file::secret(key)?;
+                let chain = certificates(certificate, source)?;
+                let pem = source.secret(key)?;
                 let no_key = || Error::NoKey { path: key.clone() };
                 let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| no_key())?;
                 let client = ureq::tls::ClientCert::new_with_certs(
@@ -97,22 +98,25 @@ impl Tls {
     }
 }
 
-fn trusted(ca: Option<&PathBuf>) -> Result<(PathBuf, Vec<CertificateDer<'static>>), Error> {
+fn trusted(
+    ca: Option<&PathBuf>,
+    source: &Source,
+) -> Result<(PathBuf, Vec<CertificateDer<'static>>), Error> {
     if let Some(path) = ca {
-        return Ok((path.clone(), certificates(path)?));
+        return Ok((path.clone(), certificates(path, source)?));
     }
     let path = SYSTEM
         .iter()
         .map(Path::new)
-        .find(|path| path.exists())
+        .find(|path| source.has(path))
         .ok_or_else(|| Error::NoSystemCertificates {
             looked_for: SYSTEM.join(", "),
         })?;
-    Ok((path.to_owned(), certificates(path)?))
+    Ok((path.to_owned(), certificates(path, source)?))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let pem = file::public(path)?;
+fn certificates(path: &Path, source: &Source) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let pem = source.public(path)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|error| Error::Certificate {
         path: path.to_owned(),

@@ -19,6 +19,15 @@ impl Address {
         matches!(self, Self::Udp { .. } | Self::UnixDatagram { .. })
     }
 
+    pub fn destination(&self) -> Option<(String, u16)> {
+        match self {
+            Self::Udp { host, port } | Self::Tcp { host, port } | Self::Tls { host, port } => {
+                Some((host.clone(), *port))
+            }
+            Self::UnixDatagram { .. } | Self::UnixStream { .. } => None,
+        }
+    }
+
     pub fn separation(&self) -> Separation {
         match self {
             Self::Udp { .. } | Self::UnixDatagram { .. } => Separation::None,

@@ -25,6 +25,7 @@ mod transport;
 use super::batch::{Batch, Limits, Outcome, Receiver};
 use super::encoding;
 use super::remote::Error;
+use super::remote::file::Source;
 use super::remote::tls::{Files, Tls};
 use crate::config::{self, Encoding};
 use address::Address;
@@ -45,6 +46,14 @@ pub struct Syslog {
 /// # Errors
 /// What is wrong with the section, or with the files that it names.
 pub fn from_config(config: &config::Syslog) -> Result<Option<Syslog>, Error> {
+    load(config, &Source::disk())
+}
+
+/// The same, with files that `source` has.
+///
+/// # Errors
+/// As [`from_config`].
+pub fn load(config: &config::Syslog, source: &Source) -> Result<Option<Syslog>, Error> {
     let Some(text) = config.address.as_deref() else {
         return Ok(None);
     };
@@ -58,7 +67,7 @@ pub fn from_config(config: &config::Syslog) -> Result<Option<Syslog>, Error> {
     };
     let tls = match address {
         Address::Tls { .. } => Some((
-            Tls::load(files)?.config,
+            Tls::load(files, source)?.config,
             // Without a certificate there is none to refuse.
             files.certificate.is_some(),
         )),
@@ -95,6 +104,10 @@ impl Receiver for Syslog {
 
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn destination(&self) -> Option<(String, u16)> {
+        self.transport.address().destination()
     }
 
     fn send(&mut self, batch: &Batch) -> Outcome {

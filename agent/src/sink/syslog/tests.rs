@@ -284,3 +284,20 @@ fn addresses_are_read_or_refused() {
         assert!(error.is_err());
     }
 }
+
+#[test]
+fn destinations_are_those_of_the_address() {
+    for (address, destination) in [
+        ("udp://siem:514", Some(("siem", 514))),
+        ("tcp://[::1]:601", Some(("::1", 601))),
+        ("unix:/dev/log", None),
+        ("unix-stream:/run/x", None),
+    ] {
+        let expected = destination.map(|(host, port)| (host.to_owned(), port));
+        assert_eq!(
+            receiver(address.to_owned()).destination(),
+            expected,
+            "{address}"
+        );
+    }
+}

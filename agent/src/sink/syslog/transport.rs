@@ -47,6 +47,10 @@ impl Transport {
         }
     }
 
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
     /// Hands all messages to the kernel, over a new connection if there is none that works.
     pub fn send(&mut self, messages: &[Vec<u8>]) -> Result<(), Error> {
         let mut link = match self.link.take().and_then(Link::if_open) {

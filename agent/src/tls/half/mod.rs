@@ -29,6 +29,11 @@ const MAX_FAILURES: u32 = 64;
 /// Sequence numbers tried when a tag does not fit though nothing is known to be missing.
 const NEAR: u64 = 64;
 
+/// Bodies of records up to here are opened even where data is left out: KeyUpdate, alerts and the end of a handshake
+/// are short, and what follows them would not be understood without them. A longer record that is one of them shows
+/// when the next one does not open, and is then searched for.
+const SHORT: usize = 64;
+
 /// What a record that waits costs beyond its bytes.
 const WAITING_COST: usize = size_of::<Waiting>();
 
@@ -129,6 +134,11 @@ impl Half {
     /// Encrypted records have come, and none was opened.
     pub fn is_sealed(&self) -> bool {
         matches!(self.phase, Phase::Sealed { .. }) && (!self.queue.is_empty() || self.dropped > 0)
+    }
+
+    /// Application data is read, in step, and nothing waits.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self.phase, Phase::Application(_)) && self.queue.is_empty() && self.lost.is_none()
     }
 
     pub fn rest(&mut self) {

@@ -2,7 +2,7 @@
 //!
 //! Invariant: plaintext pieces follow one another; what is not opened is a gap.
 
-use super::{Half, MAX_FAILURES, NEAR, Phase, Step, Waiting};
+use super::{Half, MAX_FAILURES, NEAR, Phase, SHORT, Step, Waiting};
 use crate::flow::{GapReason, Nanos, Origin, Payload, Piece};
 use crate::tls::facts::{Output, Reason};
 use crate::tls::handshake::{Message, message};
@@ -95,6 +95,18 @@ impl Half {
             return;
         }
         let time = record.time;
+        if shared.skip
+            && self.lost.is_none()
+            && record.kind() == kind::APPLICATION_DATA
+            && record.body_len() > SHORT
+        {
+            let len = opener.plain_len(&record) as u64;
+            opener.skip();
+            shared.counts(self.direction).left_out += 1;
+            self.messages.reset();
+            self.plain = shared.gap(self.direction, self.plain, len, time, GapReason::Budget);
+            return;
+        }
         if !record.is_whole() {
             if self.lost.is_some() {
                 // Its place is not certain and nothing proves it: it belongs to what is lost.

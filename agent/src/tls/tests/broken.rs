@@ -51,7 +51,7 @@ fn feed(replay: &mut Replay, direction: Direction, record: &[u8], keep: impl Fn(
 }
 
 /// Both directions in the order of the recording, but by records.
-fn by_records(recording: &Recording) -> Vec<(Direction, Vec<u8>)> {
+pub fn by_records(recording: &Recording) -> Vec<(Direction, Vec<u8>)> {
     // A record belongs where its last byte came.
     let mut out = Vec::new();
     let streams = [Sent, Received].map(|direction| recording.stream(direction));

@@ -4,3 +4,4 @@ mod peers;
 mod pool;
 mod real;
 mod replay;
+mod skipped;

@@ -237,6 +237,7 @@ pub fn openssl_server_with(arguments: &[&str]) -> (Peer, SocketAddr, Lines) {
 }
 
 /// A step of an `openssl s_client` conversation.
+#[derive(Clone, Copy)]
 pub enum Say<'a> {
     /// A line; waits for it to come back reversed.
     Line(&'a str),

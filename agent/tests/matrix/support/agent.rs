@@ -10,10 +10,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 /// The agent's program.
@@ -23,6 +23,9 @@ pub fn program() -> PathBuf {
         PathBuf::from,
     )
 }
+
+/// In a lab's folder.
+const KEY: &str = "fingerprint.key";
 
 /// How to start an agent.
 pub struct Options {
@@ -36,6 +39,8 @@ pub struct Options {
 
 pub struct Agent {
     program: Program,
+    /// Says once whether it is ready.
+    ready: Receiver<bool>,
     key: PathBuf,
     folder: PathBuf,
     /// Every line of standard output as it came.
@@ -84,7 +89,22 @@ impl Agent {
     }
 
     pub fn start_with(lab: &Lab, options: &Options) -> Result<Self> {
-        let key = lab.path("fingerprint.key");
+        let mut agent = Self::launch(lab, options)?;
+        if !agent.wait_until_ready()? {
+            let ended = !agent.program.is_running();
+            let said = if ended {
+                agent.program.remains().1
+            } else {
+                agent.program.stderr()
+            };
+            bail!("the agent is not ready: {said}");
+        }
+        Ok(agent)
+    }
+
+    /// Starts it, and does not wait until it is ready.
+    pub fn launch(lab: &Lab, options: &Options) -> Result<Self> {
+        let key = lab.path(KEY);
         if !key.exists() {
             run(
                 &Spec::new(program()).arg("keygen").arg(&key),
@@ -122,33 +142,30 @@ impl Agent {
         if let Some(filter) = options.log {
             spec = spec.env("TOKENTRAIL_LOG", filter);
         }
-        let mut program = Program::start(&spec, &Place::default())?;
+        let program = Program::start(&spec, &Place::default())?;
         drop(signal);
         let (sender, receiver) = channel();
         std::thread::spawn(move || {
             let _ = sender.send(ready.read(&mut [0; 64]).is_ok_and(|count| count > 0));
         });
-        let started = wait_for(seconds(60), || match receiver.try_recv() {
-            Ok(said) => Some(said),
-            Err(_) => (!program.is_running()).then_some(false),
-        });
-        if started != Some(true) {
-            let ended = !program.is_running();
-            let said = if ended {
-                program.remains().1
-            } else {
-                program.stderr()
-            };
-            bail!("the agent is not ready: {said}");
-        }
         Ok(Self {
             program,
+            ready: receiver,
             key,
             folder,
             lines: Vec::new(),
             events: Vec::new(),
             known: RefCell::default(),
         })
+    }
+
+    /// Whether it said that it is ready, rather than that it ended.
+    pub fn wait_until_ready(&mut self) -> Result<bool> {
+        let said = wait_for(seconds(60), || match self.ready.try_recv() {
+            Ok(said) => Some(said),
+            Err(_) => (!self.program.is_running()).then_some(false),
+        });
+        Ok(said == Some(true))
     }
 
     pub fn pid(&self) -> u32 {
@@ -170,6 +187,17 @@ impl Agent {
 
     pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
         self.program.signal(signal)
+    }
+
+    /// Waits until neither of its processes is there any more.
+    pub fn both_ended(&mut self) -> Result<()> {
+        self.program.wait(seconds(300))?;
+        ensure!(
+            self.program.outputs_closed(seconds(300)),
+            "a process of the agent goes on after the other's end: {}",
+            self.program.stderr()
+        );
+        Ok(())
     }
 
     /// Waits for its end, which something else has caused: exit status, all lines of standard output, standard error.
@@ -202,21 +230,16 @@ impl Agent {
         if let Some(known) = self.known.borrow().get(credential) {
             return Ok(known.clone());
         }
-        let spec = Spec::new(program())
-            .args(["fingerprint", "--fingerprint-key"])
-            .arg(&self.key);
-        let (_, lines) = run(&spec.stdin(credential), &Place::default()).context("fingerprint")?;
-        let word = lines
-            .iter()
-            .flat_map(|line| line.split_whitespace())
-            .find(|word| word.starts_with("tkf1:"));
-        let found = word
-            .with_context(|| format!("no fingerprint in {lines:?}"))?
-            .to_owned();
+        let found = fingerprint(&self.key, credential)?;
         self.known
             .borrow_mut()
             .insert(credential.to_owned(), found.clone());
         Ok(found)
+    }
+
+    /// The same, by the key of all agents of this lab.
+    pub fn fingerprint_in(lab: &Lab, credential: &str) -> Result<String> {
+        fingerprint(&lab.path(KEY), credential)
     }
 
     /// Reads what has come on standard output since.
@@ -292,6 +315,20 @@ impl Agent {
         let (lines, stderr) = self.program.remains();
         Ok((status, lines, stderr))
     }
+}
+
+fn fingerprint(key: &Path, credential: &str) -> Result<String> {
+    let spec = Spec::new(program())
+        .args(["fingerprint", "--fingerprint-key"])
+        .arg(key);
+    let (_, lines) = run(&spec.stdin(credential), &Place::default()).context("fingerprint")?;
+    let word = lines
+        .iter()
+        .flat_map(|line| line.split_whitespace())
+        .find(|word| word.starts_with("tkf1:"));
+    Ok(word
+        .with_context(|| format!("no fingerprint in {lines:?}"))?
+        .to_owned())
 }
 
 /// For people who look into a failure: what the agent said, in the folder that TOKENTRAIL_KEEP names.

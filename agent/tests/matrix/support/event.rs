@@ -229,6 +229,16 @@ impl Event {
         self.text("loss.reason")
     }
 
+    /// How much, in loss events.
+    pub fn loss_count(&self) -> Option<u64> {
+        self.number("loss.count")
+    }
+
+    /// Begin and end of the span, in loss events.
+    pub fn loss_span(&self) -> Option<(&str, &str)> {
+        Some((self.text("loss.from")?, self.text("loss.to")?))
+    }
+
     /// `agent_started`, `agent_stopped`, ..., in audit events.
     pub fn action(&self) -> Option<&str> {
         self.text("audit.action")
@@ -246,6 +256,16 @@ impl Event {
         map.map_or(BTreeMap::new(), |map| {
             map.iter()
                 .filter_map(|(name, value)| Some((name.clone(), value.as_u64()?)))
+                .collect()
+        })
+    }
+
+    /// Names of the outputs behind the spool, in audit events.
+    pub fn sinks(&self) -> Vec<&str> {
+        let list = self.at("audit.sinks").and_then(Value::as_array);
+        list.map_or(Vec::new(), |list| {
+            list.iter()
+                .filter_map(|sink| sink.get("name")?.as_str())
                 .collect()
         })
     }

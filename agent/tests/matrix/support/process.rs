@@ -1,6 +1,6 @@
 //! Programs that a test starts: placed in a cgroup, talked to by lines, always ended.
 
-use super::seconds;
+use super::{seconds, wait_for};
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -250,6 +250,17 @@ impl Program {
             .drain(..)
             .for_each(|reader| drop(reader.join()));
         (self.lines.try_iter().collect(), self.stderr())
+    }
+
+    /// Waits until nobody holds its standard output and error any more: neither it nor a child of it.
+    pub fn outputs_closed(&self, limit: Duration) -> bool {
+        let closed = || {
+            self.readers
+                .iter()
+                .all(JoinHandle::is_finished)
+                .then_some(())
+        };
+        wait_for(limit, closed).is_some()
     }
 
     pub fn is_running(&mut self) -> bool {

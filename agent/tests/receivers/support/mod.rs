@@ -1,5 +1,8 @@
 //! Programs, certificates and places for them.
 
+pub mod arrived;
+pub mod feed;
+pub mod proxy;
 pub mod server;
 
 use std::fs;
@@ -68,6 +71,12 @@ impl Program {
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     pub fn said(&self) -> String {

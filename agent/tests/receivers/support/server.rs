@@ -135,7 +135,8 @@ fn serve(
     }
 }
 
-fn read(reader: &mut impl BufRead) -> std::io::Result<Request> {
+/// The next request of a connection.
+pub fn read(reader: &mut impl BufRead) -> std::io::Result<Request> {
     let mut request = Request::default();
     let mut line = String::new();
     reader.read_line(&mut line)?;

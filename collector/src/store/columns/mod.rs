@@ -26,7 +26,7 @@ mod tests;
 
 pub use join::{Rows, json};
 pub use split::batch;
-pub use table::{COLUMNS, Column, Kind};
+pub use table::{COLUMNS, Column, Kind, Stored};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use std::collections::HashMap;

@@ -24,6 +24,20 @@ pub enum Kind {
     Fingerprints,
 }
 
+/// How a column's values are written, before all are compressed. Measured: `tests/cost.rs` prints what each costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stored {
+    /// Each value once, and numbers of them: what repeats, as what a time has below a microsecond does.
+    #[default]
+    Dictionary,
+    /// Differences: what grows.
+    Delta,
+    /// As it is: numbers that repeat in runs alone, which the compression finds.
+    Plain,
+    /// Lengths apart from the text: what never repeats.
+    Lengths,
+}
+
 /// One value of the contract.
 #[derive(Debug)]
 pub struct Column {
@@ -36,6 +50,7 @@ pub struct Column {
     pub searchable: bool,
     /// Short names in the search language, beside `path` and `name`.
     pub short: &'static [&'static str],
+    pub stored: Stored,
 }
 
 use Kind::{Address, Bool, Fingerprints, Int16, Int32, Int64, Json, Text, Time};
@@ -164,6 +179,20 @@ const TABLE: &[Line] = &[
     ("correlation", Json, Some(&["correlation"])),
 ];
 
+/// What is not stored by dictionary.
+const STORED: &[(&str, Stored)] = &[
+    ("time", Stored::Delta),
+    ("observed_time", Stored::Delta),
+    ("producer.sequence", Stored::Delta),
+    ("exchange.id", Stored::Lengths),
+    ("process.pid", Stored::Plain),
+    ("process.linux.cgroup_id", Stored::Plain),
+    ("thread.id", Stored::Plain),
+    ("network.local.port", Stored::Plain),
+    ("network.peer.port", Stored::Plain),
+    ("client.port", Stored::Plain),
+];
+
 /// See the module.
 pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
     TABLE
@@ -177,6 +206,10 @@ pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
             kind,
             searchable: search.is_some(),
             short: search.unwrap_or_default(),
+            stored: STORED
+                .iter()
+                .find(|(of, _)| *of == path)
+                .map_or(Stored::Dictionary, |&(_, stored)| stored),
         })
         .collect()
 });

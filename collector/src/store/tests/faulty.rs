@@ -279,7 +279,7 @@ async fn objects_fail() {
         let mut load = Load::new(11, 3, 10, MIDNIGHT, 1_000_000);
         let mut all = Vec::new();
         let mut burnt = 0;
-        for operations in 0..24 {
+        for operations in [0, 1, 2, 3, 5, 8, 13, 14, 15, 16] {
             let fuse = &trial.objects;
             burnt += u32::from(trial.run(fuse, operations, &mut load, &mut all).await);
         }

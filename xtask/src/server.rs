@@ -1,6 +1,6 @@
-//! The demo's server: nginx on loopback, cleartext and TLS, with a certificate of its own.
+//! The server of demo and bench: nginx in their cgroup, on loopback, cleartext and TLS, with a certificate of its own.
 
-use super::cgroup::Cgroup;
+use crate::demo::cgroup::Cgroup;
 use crate::interrupt;
 use crate::process::{self, Group};
 use anyhow::{Context, Result, bail};
@@ -24,13 +24,30 @@ pub struct Site {
     pub certificate: PathBuf,
 }
 
+/// What is configured beyond that: lines of nginx.conf(5).
+pub struct Shape {
+    /// Beside `events` and `http`.
+    pub main: &'static str,
+    pub connections: u32,
+    /// In `http`.
+    pub http: &'static str,
+    /// Of both sockets.
+    pub listen: &'static str,
+    pub locations: &'static str,
+}
+
 impl Server {
-    pub fn start(cgroup: &Cgroup, folder: &Path, limit: Duration) -> Result<Self> {
+    pub fn start(cgroup: &Cgroup, folder: &Path, shape: &Shape, limit: Duration) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let certificate = certificate(folder)?;
         let (http, https) = free_ports()?;
+        let site = Site {
+            http,
+            https,
+            certificate,
+        };
         let configuration = folder.join("nginx.conf");
-        fs::write(&configuration, configure(folder, http, https))
+        fs::write(&configuration, configure(folder, &site, shape))
             .with_context(|| format!("cannot write {}", configuration.display()))?;
         let nginx = process::which("nginx").context("no nginx")?;
         let log = File::create(folder.join("nginx.log"))?;
@@ -44,11 +61,7 @@ impl Server {
             .stderr(log);
         let mut server = Self {
             group: Group::spawn(&mut command)?,
-            site: Site {
-                http,
-                https,
-                certificate,
-            },
+            site,
         };
         server.wait_until_it_listens(limit, folder)?;
         Ok(server)
@@ -86,7 +99,7 @@ fn certificate(folder: &Path) -> Result<PathBuf> {
             .arg("-out")
             .arg(&certificate),
     )
-    .context("cannot make the demo's certificate")?;
+    .context("cannot make the server's certificate")?;
     Ok(certificate)
 }
 
@@ -98,13 +111,23 @@ fn free_ports() -> Result<(u16, u16)> {
     Ok((first.local_addr()?.port(), second.local_addr()?.port()))
 }
 
-fn configure(folder: &Path, http: u16, https: u16) -> String {
+/// Demo and bench: the same server, with other bounds.
+fn configure(folder: &Path, site: &Site, shape: &Shape) -> String {
     let folder = folder.display();
+    let Site { http, https, .. } = site;
+    let Shape {
+        main,
+        connections,
+        http: lines,
+        listen,
+        locations,
+    } = shape;
     format!(
         r#"daemon off;
 pid "{folder}/nginx.pid";
 worker_processes 1;
-events {{ worker_connections 64; }}
+{main}
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     client_body_temp_path "{folder}/body";
@@ -114,13 +137,13 @@ http {{
     scgi_temp_path "{folder}/scgi";
     ssl_certificate "{folder}/localhost.crt";
     ssl_certificate_key "{folder}/localhost.key";
-    ssl_protocols TLSv1.2 TLSv1.3;
+    {lines}
     default_type application/json;
     server {{
-        listen 127.0.0.1:{http};
-        listen 127.0.0.1:{https} ssl;
+        listen 127.0.0.1:{http} {listen};
+        listen 127.0.0.1:{https} ssl {listen};
         server_name localhost;
-        location /refused/ {{ return 401 '{{"error":"invalid_token"}}\n'; }}
+        {locations}
         location / {{ return 200 '{{"ok":true}}\n'; }}
     }}
 }}

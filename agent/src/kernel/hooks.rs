@@ -1,0 +1,125 @@
+//! Where the socket and lifecycle probes are attached, and how they are detached and attached again.
+//!
+//! A program is loaded once; while the agent rests (`crate::budget`) only its link is dropped, so that coming back needs
+//! neither the object nor the verifier, and costs a call for each probe.
+//!
+//! Invariant: probes are attached all or not at all.
+
+use super::{
+    features::Rung,
+    probes::{Error, Probes, program},
+};
+use aya::{
+    Btf,
+    programs::{
+        FEntry, FExit, RawTracePoint, fentry::FEntryLink, fexit::FExitLink,
+        raw_trace_point::RawTracePointLink,
+    },
+};
+
+pub(super) const TRACING: &[(&str, &str, bool)] = &[
+    ("tcp_sendmsg_enter", "tcp_sendmsg", true),
+    ("tcp_sendmsg_exit", "tcp_sendmsg", false),
+    ("tcp_recvmsg_enter", "tcp_recvmsg", true),
+    ("tcp_recvmsg_exit", "tcp_recvmsg", false),
+    ("unix_stream_sendmsg_enter", "unix_stream_sendmsg", true),
+    ("unix_stream_sendmsg_exit", "unix_stream_sendmsg", false),
+    ("unix_stream_recvmsg_enter", "unix_stream_recvmsg", true),
+    ("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false),
+    ("vm_mmap_pgoff_exit", "vm_mmap_pgoff", false),
+    ("udp_sendmsg_enter", "udp_sendmsg", true),
+    ("udpv6_sendmsg_enter", "udpv6_sendmsg", true),
+];
+
+pub(super) const LIFECYCLE: &[&str] = &[
+    "inet_sock_set_state",
+    "tcp_destroy_sock",
+    "sched_process_exec",
+    "sched_process_fork",
+    "sched_process_exit",
+    "cgroup_mkdir",
+];
+
+/// One attached probe; dropping it detaches it.
+pub(super) enum Hook {
+    Tracepoint { _link: RawTracePointLink },
+    Entry { _link: FEntryLink },
+    Exit { _link: FExitLink },
+}
+
+impl Probes {
+    /// Attaches the socket rung and the process and socket lifecycle, for the first time or again.
+    pub fn attach(&mut self, rung: Rung) -> Result<(), Error> {
+        let attached = self.attach_all(rung);
+        if attached.is_err() {
+            self.detach();
+        }
+        attached
+    }
+
+    /// Detaches them. Programs, maps and counters stay.
+    pub fn detach(&mut self) {
+        self.hooks.clear();
+    }
+
+    pub fn is_attached(&self) -> bool {
+        !self.hooks.is_empty()
+    }
+
+    fn attach_all(&mut self, rung: Rung) -> Result<(), Error> {
+        for name in LIFECYCLE {
+            self.attach_tracepoint(name)?;
+        }
+        match rung {
+            Rung::Tracing => {
+                let btf = Btf::from_sys_fs().map_err(|error| Error::Load(error.into()))?;
+                for (name, function, entry) in TRACING {
+                    self.attach_tracing(name, function, *entry, &btf)?;
+                }
+                Ok(())
+            }
+            Rung::Tracepoints => self.attach_tracepoint("sys_exit"),
+        }
+    }
+
+    fn attach_tracepoint(&mut self, name: &'static str) -> Result<(), Error> {
+        let program: &mut RawTracePoint = program(&mut self.ebpf, name)?;
+        let failed = |source| Error::Program { name, source };
+        if program.fd().is_err() {
+            program.load().map_err(failed)?;
+        }
+        let id = program.attach(name).map_err(failed)?;
+        let _link = program.take_link(id).map_err(failed)?;
+        self.hooks.push(Hook::Tracepoint { _link });
+        Ok(())
+    }
+
+    fn attach_tracing(
+        &mut self,
+        name: &'static str,
+        function: &str,
+        entry: bool,
+        btf: &Btf,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::Program { name, source };
+        let hook = if entry {
+            let program: &mut FEntry = program(&mut self.ebpf, name)?;
+            if program.fd().is_err() {
+                program.load(function, btf).map_err(failed)?;
+            }
+            let id = program.attach().map_err(failed)?;
+            let _link = program.take_link(id).map_err(failed)?;
+            Hook::Entry { _link }
+        } else {
+            let program: &mut FExit = program(&mut self.ebpf, name)?;
+            if program.fd().is_err() {
+                program.load(function, btf).map_err(failed)?;
+            }
+            let id = program.attach().map_err(failed)?;
+            let _link = program.take_link(id).map_err(failed)?;
+            Hook::Exit { _link }
+        };
+        self.hooks.push(hook);
+        Ok(())
+    }
+}
