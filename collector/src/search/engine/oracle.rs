@@ -1,6 +1,6 @@
 //! DuckDB as the oracle: random searches and counts give what it gives on the same Parquet files.
 //!
-//! `TOKENTRAIL_PYTHON` names a Python that has `duckdb` (PyPI); without it, the `python3` of the path is tried. Where
+//! `TOKENTRAIL_PYTHON` names a Python that has `duckdb` and `numpy` (PyPI); without it, the `python3` of the path is tried. Where
 //! that has none, the test says so and is skipped. `TOKENTRAIL_SEARCHES` asks for more questions.
 
 use super::tests::{NOW, question};
@@ -24,12 +24,12 @@ impl Duck {
     fn start(files: &str) -> Option<Self> {
         let python = std::env::var("TOKENTRAIL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
         let probe = Command::new(&python)
-            .args(["-c", "import duckdb"])
+            .args(["-c", "import duckdb, numpy"])
             .stderr(Stdio::null())
             .status();
         if !probe.is_ok_and(|status| status.success()) {
             eprintln!(
-                "skipped: {python} has no duckdb (pip install duckdb; TOKENTRAIL_PYTHON names another)"
+                "skipped: {python} lacks duckdb or numpy (pip install duckdb numpy; TOKENTRAIL_PYTHON names another)"
             );
             return None;
         }
