@@ -106,6 +106,7 @@ mod tests {
             401                                                   1
             2026-11-22T07:41:02.141Z                              1
             k1:aaaaaaaaaa…                                        1
+            0123456789ab…                                         1
             �[31mred���2J                                         1
             /a/long/path/that/does/n…ell/of/the/table/at/all      1
         "#]]

@@ -108,7 +108,7 @@ async fn searches_and_counts() {
         options(),
     );
     expect![[r#"
-        time                      status  path          fingerprint                    args
+        TIME                      STATUS  PATH          FINGERPRINT                    ARGS
         2026-11-22T05:23:00.000Z  401     /admin        k2:__________… k1:__________…  ü\ -a"b
         2026-11-22T05:01:00.000Z  401     /admin/users  k2:__________…                 -a"b curl
         2026-11-22T05:00:00.000Z  401     /admin        k2:__________… k1:__________…  -a"b curl
@@ -141,9 +141,25 @@ async fn searches_and_counts() {
         options(),
     )
     .await;
-    expect![[""]].assert_eq(&counted.unwrap());
+    expect![[r#"
+        STATUS  HOST   COUNT
+        403     web-1      8
+        404     web-2      7
+        404     web-1      6
+        401     db-1       5
+        57 events, and more groups (see --limit)
+    "#]]
+    .assert_eq(&counted.unwrap());
     let counted = stats(&["", "--by", "kind", "--every", "3h"], options()).await;
-    expect![[""]].assert_eq(&counted.unwrap());
+    expect![[r#"
+        TIME                      KIND   COUNT
+        2026-11-22T00:00:00.000Z  usage     63
+        2026-11-22T00:00:00.000Z  loss       5
+        2026-11-22T03:00:00.000Z  usage     47
+        2026-11-22T03:00:00.000Z  loss       5
+        120 events
+    "#]]
+    .assert_eq(&counted.unwrap());
     let explained = search(
         &["status:401 since:2026-11-22T04:00Z", "--explain"],
         options(),
@@ -151,7 +167,11 @@ async fn searches_and_counts() {
     .await
     .unwrap();
     let head: Vec<&str> = explained.lines().take(4).collect();
-    expect![[""]].assert_eq(&head.join("\n"));
+    expect![[r#"
+        query     http.response.status_code:401 since:2026-11-22T04:00Z
+        time      2026-11-22T04:00:00.000Z to -
+        segments  4 of 12 read (8 left out by time, 0 by fingerprint)
+        events    61 looked at, at most (30 of them not in a segment yet; 200000000 without --force)"#]].assert_eq(&head.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -277,9 +297,9 @@ async fn a_token_on_standard_input_is_found_by_its_fingerprints() {
         web-2      4  2026-11-22T00:29:00.000Z  2026-11-22T04:05:00.000Z
         db-1       3  2026-11-22T01:25:00.999Z  2026-11-22T05:00:00.000Z
 
-        CONTAINER                                         COUNT  FIRST                     LAST
-        000000000000000000000000…00000000000000000000001      4  2026-11-22T00:26:00.000Z  2026-11-22T05:46:00.000Z
-        000000000000000000000000…00000000000000000000000      1  2026-11-22T05:00:00.000Z  2026-11-22T05:00:00.000Z
+        CONTAINER      COUNT  FIRST                     LAST
+        000000000000…      4  2026-11-22T00:26:00.000Z  2026-11-22T05:46:00.000Z
+        000000000000…      1  2026-11-22T05:00:00.000Z  2026-11-22T05:00:00.000Z
 
         PEER                        COUNT  FIRST                     LAST
         10.1.2.3  api.example  443      3  2026-11-22T04:05:00.000Z  2026-11-22T05:00:00.000Z
@@ -297,12 +317,13 @@ async fn a_token_on_standard_input_is_found_by_its_fingerprints() {
         401         3  2026-11-22T00:26:00.000Z  2026-11-22T05:00:00.000Z
         403         3  2026-11-22T00:36:00.000Z  2026-11-22T03:36:00.999Z
         404         2  2026-11-22T01:08:00.000Z  2026-11-22T01:43:00.000Z
+        … and more: these are the 3 most frequent (see --limit)
 
         TIMELINE
-        time                      host   user  exe            container                                         provider  method  server    path    status  peer
-        2026-11-22T00:26:00.000Z  web-1  -     /usr/bin/curl  000000000000000000000000…00000000000000000000001  slack     GET     10.0.0.1  /z􏿿     401     2001:db8::1
-        2026-11-22T00:27:00.000Z  web-1  -     /usr/bin/curl  000000000000000000000000…00000000000000000000001  github    GET     10.0.0.1  /       200     192.0.2.7
-        2026-11-22T00:29:00.000Z  web-2  -     /usr/bin/curl  -                                                 slack     POST    10.0.0.1  /a b/ü  401     10.1.2.3
+        TIME                      HOST   USER  EXE            CONTAINER      PROVIDER  METHOD  SERVER    PATH    STATUS  PEER
+        2026-11-22T00:26:00.000Z  web-1  -     /usr/bin/curl  000000000000…  slack     GET     10.0.0.1  /z􏿿     401     2001:db8::1
+        2026-11-22T00:27:00.000Z  web-1  -     /usr/bin/curl  000000000000…  github    GET     10.0.0.1  /       200     192.0.2.7
+        2026-11-22T00:29:00.000Z  web-2  -     /usr/bin/curl  -              slack     POST    10.0.0.1  /a b/ü  401     10.1.2.3
         … and more: these are the first 3 (see --limit)
     "#]].assert_eq(&story.unwrap());
 
