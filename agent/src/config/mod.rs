@@ -11,14 +11,14 @@ mod reload;
 mod tests;
 
 pub use agent_common::config::{
-    Error, Key, PowerOfTwo, Ranged, Section, load, parse, refuse_writable_by_others,
+    Error, Key, PowerOfTwo, Ranged, Section, refuse_writable_by_others,
 };
 
 use agent_common::section;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The whole configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -378,6 +378,22 @@ impl Config {
     }
 }
 
+/// Reads and parses a file that only root or the agent's own user may write.
+///
+/// # Errors
+/// If it cannot be read, may be written by others, or is not a valid configuration.
+pub fn load(path: &Path) -> Result<Config, Error> {
+    agent_common::config::load(path)
+}
+
+/// Parses a configuration; `path` is for messages.
+///
+/// # Errors
+/// [`Error::Parse`] at the first place that is not understood, with what would be.
+pub fn parse(path: &Path, text: &str) -> Result<Config, Error> {
+    agent_common::config::parse(path, text)
+}
+
 /// Entry point for fuzzing.
 #[doc(hidden)]
 pub mod fuzz {
@@ -386,7 +402,7 @@ pub mod fuzz {
     /// Whatever a file holds, it is refused with a place in it, or what it says is shown so that it means the same.
     pub fn fuzz(data: &[u8]) {
         let text = String::from_utf8_lossy(data);
-        match super::parse::<super::Config>(Path::new("fuzz"), &text) {
+        match super::parse(Path::new("fuzz"), &text) {
             Ok(config) => {
                 let again = super::parse(Path::new("shown"), &config.show());
                 assert!(
