@@ -56,7 +56,10 @@ fn concerning<'a>(
 ) -> impl Iterator<Item = &'a LossDetail> {
     losses.values().filter(move |loss| {
         let ours = loss.probe.as_deref().is_none_or(|probe| probe == sink);
-        ours && loss.events.as_ref().is_some_and(|events| events.epoch == epoch)
+        ours && loss
+            .events
+            .as_ref()
+            .is_some_and(|events| events.epoch == epoch)
     })
 }
 

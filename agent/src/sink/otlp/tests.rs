@@ -4,8 +4,8 @@ use super::super::batch::{Batch, Encoded, Outcome};
 use super::super::remote::post::Answer;
 use super::super::samples;
 use super::{answer, encode};
-use agent_common::otlp::restore;
 use agent_common::event::{Envelope, Time};
+use agent_common::otlp::restore;
 use opentelemetry_proto::tonic::collector::logs::v1::{
     ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
 };
@@ -45,8 +45,13 @@ fn every_event_comes_back_byte_for_byte() {
 /// The collector's tests receive this very request, and expect the samples of it.
 #[test]
 fn the_collector_is_tested_with_what_is_sent() {
-    let fresh = encode::request(&samples::batch(1, 1)).unwrap().encode_to_vec();
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent-common/golden/otlp-request.bin");
+    let fresh = encode::request(&samples::batch(1, 1))
+        .unwrap()
+        .encode_to_vec();
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../agent-common/golden/otlp-request.bin"
+    );
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::write(path, &fresh).unwrap();
     }
