@@ -100,6 +100,7 @@ pub fn holes_are_losses(
         assert!(
             counted.iter().any(|loss| loss
                 .events
+                .as_ref()
                 .is_some_and(|events| events.first <= *hole && Some(*hole) <= events.last)),
             "{sink}, epoch {epoch}: {hole} is within no loss"
         );
