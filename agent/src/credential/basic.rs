@@ -112,5 +112,17 @@ pub(super) fn is_name(user: &[u8]) -> bool {
         && user.len() <= 128
         && (provider::recognise(user).is_some_and(|form| form.public)
             || opaque::is_uuid(user)
-            || (!provider::credential_shaped(user) && opaque::raw_weight(user) < OPAQUE_USER))
+            || (!provider::credential_shaped(user)
+                && !is_base64(user)
+                && opaque::raw_weight(user) < OPAQUE_USER))
+}
+
+/// Standard base64 (RFC 4648 section 4) beyond letters and digits: long names hold `/` or `+` beside dots and `@`.
+fn is_base64(user: &[u8]) -> bool {
+    const SHORTEST: usize = 16;
+    user.len() >= SHORTEST
+        && user.iter().any(|byte| b"+/=".contains(byte))
+        && user
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(byte))
 }

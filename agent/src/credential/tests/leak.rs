@@ -107,6 +107,20 @@ fn configurations() -> [Config; 2] {
     [Config::default(), asked]
 }
 
+/// Was shown as a user's name: its parts between the slashes are short.
+#[test]
+fn base64_in_the_place_of_a_user() {
+    let secret = "AAAAAAAAAAAAAA/AAAAAAAAAAA";
+    for config in configurations() {
+        let observer = observer(config);
+        for template in CARRIERS.iter().filter(|template| template.contains("://E")) {
+            let text = fill(template, secret);
+            let observed = observer.observe(&exchange(&text), NOW);
+            assert_absent(secret, &observed, &text);
+        }
+    }
+}
+
 #[test]
 fn every_template_holds_the_secret() {
     for template in CARRIERS {

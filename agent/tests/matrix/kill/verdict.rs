@@ -123,7 +123,7 @@ fn told_of(losses: &Losses, runs: &BTreeMap<u64, &Run>) -> Result<()> {
         if !run.ended {
             let end =
                 end.with_context(|| format!("nothing tells of the end of {epoch}: {run:?}"))?;
-            let first = end.events.context("its first event")?.first;
+            let first = end.events.as_ref().context("its first event")?.first;
             ensure!(first == run.sequence + 1, "{end:?} of {run:?}");
             ensure!(end.from.unix_nanos() == run.time, "{end:?} of {run:?}");
             holds(end, &killed)?;
