@@ -114,7 +114,19 @@ pub(super) fn is_name(user: &[u8]) -> bool {
             || opaque::is_uuid(user)
             || (!provider::credential_shaped(user)
                 && !is_base64(user)
+                && !is_mixed(user)
                 && opaque::raw_weight(user) < OPAQUE_USER))
+}
+
+/// Long, of capitals, small letters and digits at once, and without what parts a name or an address.
+fn is_mixed(user: &[u8]) -> bool {
+    const SHORTEST: usize = 20;
+    let has = |class: fn(&u8) -> bool| user.iter().any(class);
+    user.len() >= SHORTEST
+        && has(u8::is_ascii_uppercase)
+        && has(u8::is_ascii_lowercase)
+        && has(u8::is_ascii_digit)
+        && !user.iter().any(|byte| b".@ \\".contains(byte))
 }
 
 /// Standard base64 (RFC 4648 section 4) beyond letters and digits: long names hold `/` or `+` beside dots and `@`.
