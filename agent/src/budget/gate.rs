@@ -29,7 +29,8 @@ impl Default for Gate {
 }
 
 impl Gate {
-    fn seeded(state: u64) -> Self {
+    /// With the same seed the same exchanges pass.
+    pub(crate) fn seeded(state: u64) -> Self {
         Self {
             kept: WHOLE,
             state,

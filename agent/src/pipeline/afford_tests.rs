@@ -3,7 +3,7 @@
 use super::synthetic::connection;
 use super::tests::{Driver, OK, request, usage};
 use crate::{
-    budget::{Skipped, WHOLE},
+    budget::{Gate, Skipped, WHOLE},
     flow::Direction::{self, Received, Sent},
 };
 use agent_common::event::CoverageReason;
@@ -101,6 +101,44 @@ fn requests_without_a_pause_between_them_are_asked_for_one_by_one() {
     assert_eq!(driver.pipeline.take_skipped().unwrap().count, 3);
     driver.finish();
     assert_eq!(driver.usage().len(), 0);
+}
+
+#[test]
+fn a_decision_to_read_is_for_one_exchange() {
+    let mut driver = Driver::new(4);
+    driver.pipeline.gate = Gate::seeded(1);
+    let head = b"HTTP/1.1 200 OK\r\ncontent-length: 40000\r\n\r\n";
+    // The second is decided on while the connection is at rest. After it that is never so: the rest of an answer is told
+    // of with the next one.
+    let shares = [WHOLE, WHOLE - 1, 0, 0, 0];
+    let (mut sent, mut received, mut skipped) = (0, 0, 0);
+    for (number, share) in shares.into_iter().enumerate() {
+        driver.pipeline.set_share(share);
+        sent = say(
+            &mut driver,
+            Sent,
+            sent,
+            &request(&number.to_string()),
+            1_000,
+        );
+        if number == 0 {
+            received = say(&mut driver, Received, received, OK, 1_000);
+            continue;
+        }
+        driver.change(1, Received, received, head, |chunk| chunk.skipped = skipped);
+        received += head.len() as u64 + 40_000;
+        skipped = 40_000;
+    }
+    driver.close(connection(1));
+    let read = paths(&mut driver);
+    assert!(
+        read.iter()
+            .all(|path| ["/0", "/1"].contains(&path.as_str())),
+        "{read:?}"
+    );
+    let told = driver.pipeline.take_skipped().unwrap().count;
+    assert_eq!(told as usize + read.len(), shares.len());
+    driver.finish();
 }
 
 #[test]

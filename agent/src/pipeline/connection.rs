@@ -146,17 +146,17 @@ impl Connection {
 
     /// Bytes of `direction` follow those of the other.
     fn turned(&mut self, direction: Direction, gate: &mut Gate) {
-        let decided = self.turn != Turn::Open;
+        let undecided = self.turn == Turn::Open;
         // The server's bytes belong to the exchange that is under way.
-        if gate.is_open() && !decided || self.stream.request_direction() != Some(direction) {
+        if gate.is_open() && undecided || self.stream.request_direction() != Some(direction) {
             return;
         }
-        self.turn = match (self.stream.is_at_rest(), self.turn) {
-            (true, _) if gate.is_open() => Turn::Open,
-            (true, _) if gate.passes() => Turn::Read,
-            (true, _) => Turn::Skipped { counted: false },
-            (false, Turn::Skipped { .. }) => Turn::Open,
-            (false, turn) => turn,
+        self.turn = if gate.is_open() || !self.stream.is_at_rest() {
+            Turn::Open
+        } else if gate.passes() {
+            Turn::Read
+        } else {
+            Turn::Skipped { counted: false }
         };
     }
 

@@ -2,7 +2,8 @@
 //!
 //! This one, the one that was started, becomes the privileged process ([`privileged`]); it starts its own executable
 //! again with the hidden command `worker` ([`worker`], with its reports in [`reports`]). What may pass between them and
-//! what each may do is said in `tokentrail_agent::privilege`. The end is orderly: probes are detached, what is in the
+//! what each may do is said in `tokentrail_agent::privilege`; how both keep to their budget, in [`guard`] and
+//! [`affordable`]. The end is orderly: probes are detached, what is in the
 //! ring is read, what waits is given out.
 
 mod affordable;
