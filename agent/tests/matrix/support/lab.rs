@@ -120,3 +120,26 @@ impl Lab {
             .map(drop)
     }
 }
+
+impl Drop for Lab {
+    /// What servers wrote of their errors explains a failure, and goes with the folder.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let Ok(files) = std::fs::read_dir(self.folder.path()) else {
+            return;
+        };
+        for path in files.flatten().map(|file| file.path()) {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "error")
+            {
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                let last: Vec<&str> = text.lines().rev().take(20).collect();
+                eprintln!("the end of {}:", path.display());
+                last.iter().rev().for_each(|line| eprintln!("    {line}"));
+            }
+        }
+    }
+}

@@ -33,13 +33,9 @@ pub fn start(lab: &Lab, place: &Place, upstream: Option<SocketAddr>) -> Result<S
             "proxied_http",
             "proxied_tls13",
         ];
-        let mut ports = BTreeMap::new();
-        for name in names {
-            ports.insert(name.to_owned(), free_port("127.0.0.1:0")?);
-        }
-        for wire in Wire::ALL {
-            ports.insert(format!("{}_v6", wire.name()), free_port("[::1]:0")?);
-        }
+        let v4 = names.map(|name| (name.to_owned(), "127.0.0.1:0"));
+        let v6 = Wire::ALL.map(|wire| (format!("{}_v6", wire.name()), "[::1]:0"));
+        let ports = free_ports(v4.into_iter().chain(v6))?;
         std::fs::write(lab.path("nginx.conf"), nginx_config(lab, &ports, upstream))?;
         let _ = std::fs::remove_file(lab.path("nginx.pid"));
         let spec = Spec::new(&executable)
@@ -172,11 +168,19 @@ fn dumb_repository(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-fn free_port(any: &str) -> Result<u16> {
-    Ok(TcpListener::bind(any)
-        .with_context(|| format!("bind {any}"))?
-        .local_addr()?
-        .port())
+/// All different: each is held until the last is chosen, since nginx takes two listeners on one port for one.
+fn free_ports<'a>(
+    wanted: impl Iterator<Item = (String, &'a str)>,
+) -> Result<BTreeMap<String, u16>> {
+    let held = wanted
+        .map(|(name, any)| {
+            let listener = TcpListener::bind(any).with_context(|| format!("bind {any}"))?;
+            Ok((name, listener))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    held.iter()
+        .map(|(name, listener)| Ok((name.clone(), listener.local_addr()?.port())))
+        .collect()
 }
 
 fn user_id(name: &str) -> Result<u32> {
