@@ -2,7 +2,9 @@
 //!
 //! Three threads: this one (ring and pipeline), the outputs', and the one that listens to the privileged process.
 //!
-//! Invariant: nothing of the ring, and no configuration but its form, is read before [`lockdown::worker`] has returned.
+//! Before it locks itself down it does what it may not do later: it binds the doors and reads the outputs' certificates.
+//!
+//! Invariant: nothing of the ring and no fingerprint key is read before [`lockdown::worker`] has returned.
 
 use super::{Log, affordable::Rest, doors::Doors, leave_no_core, start};
 use crate::cli::{outputs::Outputs, receivers};
