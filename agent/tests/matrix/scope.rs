@@ -11,7 +11,7 @@ use crate::support::scenario::{Script, both_sides, requests};
 use crate::support::servers::{Server, Wire};
 use crate::support::token::Shape;
 use crate::support::{host_scope, nginx, turn};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 /// A whole-machine scope has no outside: the test is one skipped cell.
 fn has_outside(test: &'static str) -> bool {
@@ -37,7 +37,9 @@ fn curl(
         path: lab.cell_path(cell),
         credential: Shape::Anthropic.generate(),
     };
-    let ran = CURL.run(&errand, place)?;
+    let ran = CURL
+        .run(&errand, place)
+        .with_context(|| cell.to_owned())?;
     let fact = web.fact(&errand.path)?;
     let both = Expected::both(cell, &errand.credential, &fact, web, &ran);
     Ok((errand.credential, both))
