@@ -139,6 +139,7 @@ location ~ ^/cell/[^/]+/repository\.git/(.*)$ {{
     .concat();
     format!(
         r#"daemon off; worker_processes 2; user www-data; pid {folder}/nginx.pid;
+error_log {folder}/nginx.error info;
 events {{ worker_connections 1024; }}
 http {{
   log_format facts escape=json '{{"path":"$uri","method":"$request_method","status":$status,"pid":$pid,'
