@@ -63,9 +63,9 @@ enum Task {
     /// and OTLP, and the time from a request to its receiver. All numbers as JSON in the target folder's `bench`. A
     /// timing never fails it.
     Bench(bench::Options),
-    /// What is given to others: a binary, a Debian package, man pages, completions, sums
+    /// What is given to others: of agent and collector the binary, a Debian package, man pages, completions; sums
     ///
-    /// In the target folder's `dist`. The binary needs glibc 2.34 or later and nothing else; one that needs more is
+    /// In the target folder's `dist`. The binaries need glibc 2.34 or later and nothing else; one that needs more is
     /// refused.
     Dist(dist::Options),
     /// Run one command under another kernel, in a virtual machine on this file system

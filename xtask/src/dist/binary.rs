@@ -1,4 +1,4 @@
-//! The agent's binary: that it runs elsewhere, and carries its probes.
+//! A binary for others: that it runs elsewhere, and, if it is the agent's, carries its probes.
 //!
 //! Invariant: what is put into `dist` needs no library but glibc's and libgcc's, and no glibc newer than [`GLIBC`].
 
@@ -21,8 +21,8 @@ const LIBRARIES: &[&str] = &[
     "ld-linux-aarch64.so.1",
 ];
 
-/// Strips `program` into `place` after it was checked; says what it needs.
-pub fn take(program: &Path, probes: &Path, place: &Path) -> Result<String> {
+/// That the agent's program carries the probes that were built.
+pub fn carries(program: &Path, probes: &Path) -> Result<()> {
     let probes = fs::read(probes).with_context(|| format!("cannot read {}", probes.display()))?;
     let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
     ensure!(
@@ -30,6 +30,11 @@ pub fn take(program: &Path, probes: &Path, place: &Path) -> Result<String> {
         "{} does not carry the probes that were built: cargo xtask build",
         program.display()
     );
+    Ok(())
+}
+
+/// Strips `program` into `place` after it was checked; says what it needs.
+pub fn take(program: &Path, place: &Path) -> Result<String> {
     let objdump = |option: &str| process::output(Command::new("objdump").arg(option).arg(program));
     let libraries = needed_libraries(&objdump("-p")?);
     let foreign: Vec<&String> = libraries
