@@ -152,6 +152,15 @@ fn program(
     Ok(program)
 }
 
+/// An example, as the tests have it.
+pub fn example(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let mut command = workspace.cargo();
+    command
+        .args(["build", "--workspace", "--example", name])
+        .arg("--message-format=json-render-diagnostics");
+    artifact(&mut command)?.with_context(|| format!("cargo built no example {name}"))
+}
+
 /// The parts of cargo's messages that are read here (<https://doc.rust-lang.org/cargo/reference/external-tools.html>).
 #[derive(Deserialize)]
 struct Message {

@@ -65,8 +65,8 @@ enum Task {
     Bench(bench::Options),
     /// What is given to others: of agent and collector the binary, a Debian package, man pages, completions; sums
     ///
-    /// In the target folder's `dist`. The binaries need glibc 2.34 or later and nothing else; one that needs more is
-    /// refused.
+    /// In the target folder's `dist`. The agent needs glibc 2.34 or later, the collector 2.35, and nothing else; what
+    /// needs more is refused.
     Dist(dist::Options),
     /// Run one command under another kernel, in a virtual machine on this file system
     Vm(VmArguments),

@@ -109,3 +109,24 @@ fn keep(key: &ApiKey, file: &Path) -> io::Result<()> {
     writeln!(file, "{}", key.reveal())?;
     file.sync_all()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn the_first_key_is_its_owners_alone_and_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("first.key");
+        let key = ApiKey::generate().unwrap();
+        keep(&key, &file).unwrap();
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+        let kept = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(kept.trim_end(), key.reveal());
+        let error = keep(&ApiKey::generate().unwrap(), &file).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), kept);
+    }
+}

@@ -5,11 +5,11 @@
 //! `agent/examples/documents.rs`, the collector's by its hidden command `documents`); the example configuration; the
 //! sums of all of it. `--try` installs the packages where nothing of this machine is: see [`trial`].
 //!
-//! They are built against this machine's glibc, and a binary that needs a newer one than [`binary::GLIBC`] is refused.
-//! That is what Debian 12 gives by itself and what every distribution with a kernel for the agent has (6.1 or later:
-//! Debian 12, Ubuntu 22.04 with its newer kernel, Amazon Linux 2023; the RHEL 9 family too), so neither a second C
-//! library nor another linker is needed; names are resolved by the system's own resolver, which a static binary would
-//! not do.
+//! They are built against this machine's glibc, and a binary that needs a newer one than its table allows is refused.
+//! For the agent that is 2.34, which Debian 12 gives by itself and which every distribution with a kernel for it has
+//! (6.1 or later: Debian 12, Ubuntu 22.04 with its newer kernel, Amazon Linux 2023; the RHEL 9 family too); for the
+//! collector 2.35, which is not the case with the last two. So neither a second C library nor another linker is needed;
+//! names are resolved by the system's own resolver, which a static binary would not do.
 //!
 //! Invariant: `dist` holds what this run made, and nothing else.
 
@@ -88,8 +88,7 @@ pub fn make(workspace: &Workspace, debug: bool, agent_only: bool) -> Result<Made
     let dist = folder(workspace);
     empty(&dist)?;
     binary::carries(&agent, &workspace.probes())?;
-    let mut example = workspace.cargo();
-    example.args(["run", "--package", "agent", "--example", "documents", "--"]);
+    let example = Command::new(build::example(workspace, "documents")?);
     let squeeze = if debug { Squeeze::Soon } else { Squeeze::Hard };
     let pack = |package: &Package, program: &Path, documents: Command| {
         pack(workspace, package, program, documents, squeeze)
@@ -125,7 +124,7 @@ fn pack(
 ) -> Result<PathBuf> {
     let dist = folder(workspace);
     let place = dist.join(package.name);
-    let needs = binary::take(program, &place)?;
+    let needs = binary::take(program, package.glibc, &place)?;
     say::line(&format!(
         " + {} ({} KiB, {needs})",
         place.display(),

@@ -8,7 +8,6 @@
 //! Invariant: every file belongs to root and none is writable by others; time stamps are those of the last commit, so
 //! that the same sources give the same package.
 
-use super::binary;
 use super::packages::{Origin, Package};
 use crate::process;
 use crate::say;
@@ -190,8 +189,12 @@ fn archive_of(tree: &Path, archive: &Path, epoch: &str, squeeze: Squeeze) -> Res
 
 /// deb-control(5).
 fn control_file(package: &Package, architecture: &str, bytes: u64) -> String {
-    let Package { name, summary, .. } = package;
-    let glibc = binary::GLIBC;
+    let Package {
+        name,
+        summary,
+        glibc,
+        ..
+    } = package;
     let size = bytes.div_ceil(1024);
     let description: String = package
         .description

@@ -19,6 +19,8 @@ pub struct Package {
     pub summary: &'static str,
     /// Lines; an empty one parts paragraphs.
     pub description: &'static [&'static str],
+    /// The newest glibc that the program may need.
+    pub glibc: &'static str,
     /// Of the configuration, below `packaging`; it lies in `dist`, too.
     pub example: &'static str,
     /// From where, to where, with which mode.
@@ -36,6 +38,9 @@ pub const AGENT: Package = Package {
         "It observes what its configuration names as scope, and does not start without one.",
         "Linux 6.1 or later with BTF.",
     ],
+    // Where the symbol versions of threads and of the start of a program changed last, so that what is linked on Debian
+    // 12 needs it and no newer one.
+    glibc: "2.34",
     example: "agent.example.toml",
     files: &[
         (Dist("tokentrail-agent"), "usr/bin/tokentrail-agent", 0o755),
@@ -94,6 +99,8 @@ pub const COLLECTOR: Package = Package {
         "It needs no privileges and no other service, and listens on loopback only unless it is",
         "told otherwise. The commands that people search with are in it, too.",
     ],
+    // The query engine computes with hypot, whose symbol version changed then.
+    glibc: "2.35",
     example: "collector.example.toml",
     files: &[
         (Dist("tokentrail"), "usr/bin/tokentrail", 0o755),
