@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::process::{ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,8 +91,10 @@ pub fn play(workspace: &Workspace, programs: &Programs, stage: &Stage) -> Result
         server.site.http,
         server.site.https
     ));
+    let acts = cast::cast(&server.site, &setup::python(workspace))?;
+    rehearse(&acts, &cgroup, *pace)?;
     let mut expected = Vec::new();
-    for act in cast::cast(&server.site, &setup::python(workspace))? {
+    for act in acts {
         let fingerprint = agent.fingerprint(&act.secret)?;
         let (pid, failed) = perform(&act, expected.len(), &cgroup, folder, *pace)?;
         expected.push(Expected {
@@ -186,6 +188,19 @@ fn stopped(name: &str, status: Option<ExitStatus>) -> bool {
         );
     }
     good
+}
+
+/// Starts each program once. The first handshake of a file that the agent has never met may be over before the file is
+/// searched (README, "What it cannot see"); on a slow machine the search of node, whose TLS is inside of it, takes long.
+fn rehearse(acts: &[cast::Act], cgroup: &Cgroup, pace: Pace) -> Result<()> {
+    for act in acts {
+        let mut command = act.rehearsal(cgroup);
+        let mut group = Group::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
+        // A program that cannot even do this says why when it plays.
+        let _ = group.wait(Some(pace.seconds(10)));
+        interrupt::check()?;
+    }
+    Ok(())
 }
 
 /// Runs one client to its end and returns its process id, and how it failed if it did.

@@ -146,8 +146,8 @@ check "... and is not tried again" restarts 0
 
 scope '"host"'
 mkdir -p "/etc/systemd/system/$UNIT.service.d"
-# Soon enough to be seen to be heard.
-printf '[Service]\nWatchdogSec=20\nTimeoutStartSec=300\n' >"/etc/systemd/system/$UNIT.service.d/trial.conf"
+# A watchdog soon enough to be seen to be heard; and this script starts more often than a person would.
+printf '[Unit]\nStartLimitIntervalSec=0\n[Service]\nWatchdogSec=20\nTimeoutStartSec=300\n' >"/etc/systemd/system/$UNIT.service.d/trial.conf"
 systemctl daemon-reload
 systemctl reset-failed "$UNIT" 2>/dev/null
 check "with scope host it starts" systemctl enable --now --quiet "$UNIT"
@@ -247,7 +247,7 @@ check "nor later" no seen curl /trial/unit-again
 if [ -e collector.deb ]; then
     UNIT=tokentrail
     mkdir -p "/etc/systemd/system/$UNIT.service.d"
-    printf '[Service]\nWatchdogSec=20\n' >"/etc/systemd/system/$UNIT.service.d/trial.conf"
+    printf '[Unit]\nStartLimitIntervalSec=0\n[Service]\nWatchdogSec=20\n' >"/etc/systemd/system/$UNIT.service.d/trial.conf"
     dpkg --install collector.deb >collector.txt 2>&1
     check "the collector's package is installed" [ $? = 0 ]
     sed 's/^/    /' collector.txt
