@@ -61,9 +61,17 @@ main_pid() { systemctl show --property=MainPID --value "$UNIT"; }
 children() { cat "/proc/$(main_pid)/task/"*/children | tr ' ' '\n' | grep .; }
 # all FIELD VALUE PID: every thread of the process has it (proc_pid_status(5)).
 all() {
+    some=1
     for status in /proc/"$3"/task/*/status; do
-        [ -r "$status" ] && [ "$(sed -n "s/^$1:[[:space:]]*//p" "$status" | tr '\t' ' ')" = "$2" ] || return 1
+        [ -e "$status" ] || continue
+        if [ "$(sed -n "s/^$1:[[:space:]]*//p" "$status" 2>/dev/null | tr '\t' ' ')" = "$2" ]; then
+            some=0
+        # A thread may have ended meanwhile.
+        elif [ -e "$status" ]; then
+            return 1
+        fi
     done
+    return "$some"
 }
 no_capabilities() {
     for set in CapInh CapPrm CapEff CapBnd CapAmb; do
