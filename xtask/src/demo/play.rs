@@ -122,29 +122,29 @@ pub fn play(workspace: &Workspace, programs: &Programs, stage: &Stage) -> Result
         good &= ask(collector, &agent, &expected, &written)?;
         good &= stopped("collector", collector.stop(pace.seconds(15)));
     }
+    tell_where(programs, stage, &agent, &expected);
+    println!("   took {}", say::elapsed(start.elapsed()));
+    Ok(good)
+}
+
+/// What stays, and how to go on with it.
+fn tell_where(programs: &Programs, stage: &Stage, agent: &Agent, expected: &[Expected]) {
     println!();
     println!("   events as NDJSON: {}", agent.events.display());
     println!("   the agent's log:  {}", agent.log.display());
-    if let (Some(program), Some(expected)) = (&programs.collector, expected.first()) {
-        let word = |path: &Path| quote(&path.to_string_lossy());
-        let program = word(program);
-        println!(
-            "   the collector's log and data: {0}/collector.log, {0}/collector",
-            folder.display()
-        );
-        println!("   to start it again, and to ask it in another shell:");
-        println!(
-            "     {program} serve --data {}",
-            word(&Collector::data(folder))
-        );
-        println!(
-            "     {program} trail --key-file {} {}",
-            word(&Collector::analyst_key(folder)),
-            expected.fingerprint
-        );
-    }
-    println!("   took {}", say::elapsed(start.elapsed()));
-    Ok(good)
+    let (Some(program), Some(leaked)) = (&programs.collector, expected.first()) else {
+        return;
+    };
+    let word = |path: &Path| quote(&path.to_string_lossy());
+    let (program, data) = (word(program), Collector::data(stage.folder));
+    println!("   the collector's data: {}", data.display());
+    println!("   to start it again, and to ask it in another shell:");
+    println!("     {program} serve --data {}", word(&data));
+    println!(
+        "     {program} trail --key-file {} {}",
+        word(&Collector::analyst_key(stage.folder)),
+        leaked.fingerprint
+    );
 }
 
 /// What a person would ask it after a leak, and then everything that it has.
