@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// More than a demo makes.
 const EVENTS: &str = "10000";
+/// What a question may take at most; its command waits for 120 seconds.
+const PATIENCE: Duration = Duration::from_secs(110);
 const READY: &str = "tokentrail ready: ";
 
 pub struct Collector {
@@ -32,14 +34,20 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Its data goes to `state/collector`, its keys to `state/keys`, what it says to `log`.
+    /// Its data goes to `state/collector`, its keys to `state/keys`, what it says to `log`. `limit` is for its start and
+    /// for each question.
     pub fn start(program: &Path, state: &Path, log: &Path, limit: Duration) -> Result<Self> {
         private_folder(&Self::keys(state))?;
+        let configuration = state.join("collector.toml");
+        let seconds = limit.min(PATIENCE).as_secs();
+        private_file(&configuration, &format!("[query]\nseconds = {seconds}\n"))?;
         let first = Self::keys(state).join("first.key");
         let said = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let mut command = Command::new(program);
         command
             .arg("serve")
+            .arg("--config")
+            .arg(configuration)
             .arg("--data")
             .arg(Self::data(state))
             .args(["--listen", "127.0.0.1:0", "--first-key-file"])

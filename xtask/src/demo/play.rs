@@ -69,7 +69,7 @@ pub fn play(workspace: &Workspace, programs: &Programs, stage: &Stage) -> Result
     let mut collector = match &programs.collector {
         Some(program) => {
             let log = folder.join("collector.log");
-            Some(Collector::start(program, state, &log, pace.seconds(15))?)
+            Some(Collector::start(program, state, &log, pace.seconds(30))?)
         }
         None => None,
     };
