@@ -28,7 +28,7 @@ section! {
         pub listen: SocketAddr = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 4318),
         /// Folder of everything: inbox, catalog, keys, and the segments, unless [store] says otherwise. Made with mode
         /// 0700; for one collector only.
-        pub data: PathBuf = PathBuf::from("/var/lib/tokentrail"),
+        pub data: PathBuf = PathBuf::from("/var/lib/tokentrail-collector"),
         /// What is logged to standard error: "error", "warn", "info", "debug" or "trace". The variable TOKENTRAIL_LOG
         /// goes before it.
         pub log: String = "info".to_owned(),

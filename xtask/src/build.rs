@@ -1,7 +1,11 @@
-//! `cargo xtask build`: the probes, then the agent that carries them.
+//! `cargo xtask build`: the probes, the agent that carries them, and the collector.
 //!
 //! The probes are always optimised (the kernel's verifier refuses much of what an unoptimised build makes). The
 //! agent's build script embeds what lies at [`Workspace::probes`].
+//!
+//! Without optimisation both programs are built with the features that the whole workspace gives their dependencies,
+//! so that tests and demo share what was compiled: the collector's query engine alone takes many minutes. With
+//! optimisation each has its own features and nothing of the other's.
 //!
 //! Invariant: what is embedded is what was built from these sources, by the compiler that is printed.
 
@@ -33,7 +37,7 @@ impl Profile {
     };
 }
 
-/// Builds both and returns the agent's program.
+/// Builds probes and agent, and returns the agent's program.
 pub fn run(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
     say::heading("build");
     probes(workspace, profile)?;
@@ -102,20 +106,59 @@ pub fn probe_cargo(
 }
 
 pub fn agent(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    program(workspace, profile, "agent", "tokentrail-agent")
+}
+
+/// Returns the collector's program. With its query engine it is many times as large as the agent.
+pub fn collector(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    const NAME: &str = "tokentrail";
+    let (folder, first) = if profile.release {
+        ("release", "25 minutes or more")
+    } else {
+        ("debug", "10 minutes or more")
+    };
+    if !workspace.target.join(folder).join(NAME).exists() {
+        say::line(&format!(
+            "   the collector comes with the query engine DataFusion: compiling it takes {first}, this first time \
+             (--agent-only leaves the collector out)"
+        ));
+    }
+    program(workspace, profile, "collector", NAME)
+}
+
+fn program(
+    workspace: &Workspace,
+    profile: Profile,
+    package: &str,
+    binary: &str,
+) -> Result<PathBuf> {
     let start = Instant::now();
     let mut command = workspace.cargo();
-    command.args(["build", "--package", "agent", "--bins"]);
-    command.arg("--message-format=json-render-diagnostics");
+    command.arg("build");
     if profile.release {
-        command.arg("--release");
+        command.args(["--release", "--package", package]);
+    } else {
+        command.arg("--workspace");
     }
-    let program = artifact(&mut command)?.context("cargo built no agent")?;
+    command
+        .args(["--bin", binary])
+        .arg("--message-format=json-render-diagnostics");
+    let program = artifact(&mut command)?.with_context(|| format!("cargo built no {package}"))?;
     say::line(&format!(
-        " + agent: {} ({})",
+        " + {package}: {} ({})",
         program.display(),
         say::elapsed(start.elapsed())
     ));
     Ok(program)
+}
+
+/// An example, as the tests have it.
+pub fn example(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let mut command = workspace.cargo();
+    command
+        .args(["build", "--workspace", "--example", name])
+        .arg("--message-format=json-render-diagnostics");
+    artifact(&mut command)?.with_context(|| format!("cargo built no example {name}"))
 }
 
 /// The parts of cargo's messages that are read here (<https://doc.rust-lang.org/cargo/reference/external-tools.html>).

@@ -43,12 +43,13 @@ enum Task {
     /// By default what `build` and `demo` need. System packages come from apt-get (as root); everything else goes
     /// into the cache folder ($XDG_CACHE_HOME/tokentrail). Nothing is upgraded, no service is started.
     Setup(Setup),
-    /// Build the probes and the agent that carries them
+    /// Build the probes, the agent that carries them, and the collector
     Build(Build),
     /// See it work: real programs, a real agent, one credential each
     ///
     /// Sets up what is missing, builds, makes a cgroup with nginx, curl, wget, Python and node in it, watches it,
-    /// and holds what the agent said against what happened. Ends by itself; exit status 1 if something was not seen.
+    /// and holds what the agent said, and what the collector answers, against what happened. Ends by itself; exit
+    /// status 1 if something was not seen or not found.
     Demo(demo::Options),
     /// Check everything, from formatting to the kernels in virtual machines
     ///
@@ -62,10 +63,10 @@ enum Task {
     /// and OTLP, and the time from a request to its receiver. All numbers as JSON in the target folder's `bench`. A
     /// timing never fails it.
     Bench(bench::Options),
-    /// What is given to others: a binary, a Debian package, man pages, completions, sums
+    /// What is given to others: of agent and collector the binary, a Debian package, man pages, completions; sums
     ///
-    /// In the target folder's `dist`. The binary needs glibc 2.34 or later and nothing else; one that needs more is
-    /// refused.
+    /// In the target folder's `dist`. The agent needs glibc 2.34 or later, the collector 2.35, and nothing else; what
+    /// needs more is refused.
     Dist(dist::Options),
     /// Run one command under another kernel, in a virtual machine on this file system
     Vm(VmArguments),
@@ -89,6 +90,9 @@ struct Build {
     /// Probes that log what they do
     #[arg(long)]
     probe_log: bool,
+    /// Without the collector, whose query engine takes long to compile
+    #[arg(long)]
+    agent_only: bool,
 }
 
 #[derive(Args)]
@@ -128,9 +132,17 @@ fn run(task: Task) -> Result<ExitCode> {
             };
             setup::run(&workspace, needs.with_vm(vm))?;
         }
-        Task::Build(Build { release, probe_log }) => {
+        Task::Build(Build {
+            release,
+            probe_log,
+            agent_only,
+        }) => {
             setup::require(&workspace, setup::Needs::BUILD)?;
-            build::run(&workspace, build::Profile { release, probe_log })?;
+            let profile = build::Profile { release, probe_log };
+            build::run(&workspace, profile)?;
+            if !agent_only {
+                build::collector(&workspace, profile)?;
+            }
         }
         Task::Demo(options) => {
             if !demo::run(&workspace, &options)? {

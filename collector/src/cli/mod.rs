@@ -6,6 +6,7 @@
 mod access;
 mod ask;
 mod client;
+mod documents;
 mod serve;
 mod table;
 #[cfg(test)]
@@ -46,6 +47,9 @@ enum Command {
     /// Show or check the collector's configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Write man pages and completions into a folder
+    #[command(hide = true)]
+    Documents(documents::DocumentsArguments),
 }
 
 #[derive(Subcommand)]
@@ -88,6 +92,7 @@ impl Arguments {
                 print(&format!("{}: good\n", file.display()))
             }
             Command::Config(ConfigCommand::Example) => print(&Config::example()),
+            Command::Documents(arguments) => documents::documents(&arguments),
         }
     }
 }

@@ -17,6 +17,7 @@ mod objects;
 mod questions;
 mod tasks;
 mod tls;
+mod watchdog;
 
 pub use gate::Gate;
 pub use listener::Peer;

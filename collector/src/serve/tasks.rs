@@ -1,6 +1,7 @@
-//! What goes on beside the requests: sealing, merging and dropping, telling of holes.
+//! What goes on beside the requests: sealing, merging and dropping, telling of holes, and with that the watchdog.
 
 use super::metrics::Done;
+use super::watchdog::Watchdog;
 use crate::config::Config;
 use crate::inbox::Inbox;
 use crate::store::{Retention, Store};
@@ -75,9 +76,10 @@ pub fn start(
         })
     };
     let grace = Duration::from_secs(config.inbox.hole_seconds.get());
+    let watchdog = Watchdog::from_environment();
     let holes = {
         let inbox = inbox.clone();
-        every(HOLES, stopped.clone(), move || {
+        every(watchdog.every(HOLES), stopped.clone(), move || {
             let inbox = inbox.clone();
             async move {
                 match inbox.report_holes(grace).await {
@@ -85,6 +87,8 @@ pub fn start(
                     Ok(count) => warn!("{count} holes in agents' events"),
                     Err(error) => debug!("holes are told of later: {error}"),
                 }
+                // Whatever the answer: the inbox gave one.
+                watchdog.beat();
             }
         })
     };

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 pub struct Agent {
     group: Group,
     program: PathBuf,
-    key: PathBuf,
+    /// Of its fingerprints; there as long as the value is.
+    pub key: PathBuf,
     pub log: PathBuf,
     pub events: PathBuf,
 }
@@ -36,8 +37,15 @@ impl std::fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl Agent {
-    /// Its table goes to our standard output, its events to `folder/events.ndjson`.
-    pub fn start(program: &Path, scope: &Path, folder: &Path, limit: Duration) -> Result<Self> {
+    /// Its table goes to our standard output, its events to `folder/events.ndjson`, and to whatever outputs a
+    /// configuration adds.
+    pub fn start(
+        program: &Path,
+        scope: &Path,
+        folder: &Path,
+        configuration: Option<&Path>,
+        limit: Duration,
+    ) -> Result<Self> {
         let key = folder.join("fingerprint.key");
         process::output(Command::new(program).arg("keygen").arg(&key))?;
         let events = folder.join("events.ndjson");
@@ -55,9 +63,11 @@ impl Agent {
             .args(["--output", "table", "--output-file"])
             .arg(&events)
             .arg("--ready-fd")
-            .arg(signal.as_raw_fd().to_string())
-            .stdout(Stdio::inherit())
-            .stderr(File::create(&log)?);
+            .arg(signal.as_raw_fd().to_string());
+        if let Some(file) = configuration {
+            command.arg("--config").arg(file);
+        }
+        command.stdout(Stdio::inherit()).stderr(File::create(&log)?);
         let group = Group::spawn(&mut command)?;
         drop(signal);
         let mut agent = Self {

@@ -50,6 +50,13 @@ impl Wire {
 }
 
 impl Act {
+    /// The same program, which only says its version: to be met by the agent before it matters.
+    pub fn rehearsal(&self, cgroup: &Cgroup) -> Command {
+        let mut command = cgroup.command(&self.program);
+        command.arg("--version").env_clear();
+        command
+    }
+
     /// In the demo's cgroup from before its first instruction.
     pub fn command(&self, cgroup: &Cgroup) -> Command {
         let mut command = cgroup.command(&self.program);

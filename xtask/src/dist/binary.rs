@@ -1,6 +1,7 @@
-//! The agent's binary: that it runs elsewhere, and carries its probes.
+//! A binary for others: that it runs elsewhere, and, if it is the agent's, carries its probes.
 //!
-//! Invariant: what is put into `dist` needs no library but glibc's and libgcc's, and no glibc newer than [`GLIBC`].
+//! Invariant: what is put into `dist` needs no library but glibc's and libgcc's, and no glibc newer than its
+//! table says ([`super::packages`]).
 
 use crate::process;
 use anyhow::{Context, Result, ensure};
@@ -9,9 +10,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-/// The newest glibc that the binary may need: where the symbol versions of threads and of the start of a program
-/// changed last, so that what is linked on Debian 12 needs it and no newer one.
-pub const GLIBC: &str = "2.34";
 /// glibc's own libraries, and the unwinder, which every system has.
 const LIBRARIES: &[&str] = &[
     "libc.so.6",
@@ -21,8 +19,8 @@ const LIBRARIES: &[&str] = &[
     "ld-linux-aarch64.so.1",
 ];
 
-/// Strips `program` into `place` after it was checked; says what it needs.
-pub fn take(program: &Path, probes: &Path, place: &Path) -> Result<String> {
+/// That the agent's program carries the probes that were built.
+pub fn carries(program: &Path, probes: &Path) -> Result<()> {
     let probes = fs::read(probes).with_context(|| format!("cannot read {}", probes.display()))?;
     let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
     ensure!(
@@ -30,6 +28,12 @@ pub fn take(program: &Path, probes: &Path, place: &Path) -> Result<String> {
         "{} does not carry the probes that were built: cargo xtask build",
         program.display()
     );
+    Ok(())
+}
+
+/// Strips `program` into `place` after it was checked, that it needs no glibc newer than `glibc` above all; says what
+/// it needs.
+pub fn take(program: &Path, glibc: &str, place: &Path) -> Result<String> {
     let objdump = |option: &str| process::output(Command::new("objdump").arg(option).arg(program));
     let libraries = needed_libraries(&objdump("-p")?);
     let foreign: Vec<&String> = libraries
@@ -46,10 +50,10 @@ pub fn take(program: &Path, probes: &Path, place: &Path) -> Result<String> {
         || "no glibc".to_owned(),
         |(version, symbol)| format!("glibc {version}, for {symbol}"),
     );
-    let too_new = too_new(&symbols);
+    let too_new = too_new(&symbols, glibc);
     ensure!(
         too_new.is_empty(),
-        "{} needs a glibc newer than {GLIBC}, for {}: build it on Debian 12",
+        "{} needs a glibc newer than {glibc}, for {}: build it on Debian 12",
         program.display(),
         too_new.join(", ")
     );
@@ -106,11 +110,11 @@ fn newest_glibc(table: &str) -> Option<(&str, &str)> {
 }
 
 /// `symbol (version)`; GLIBC_PRIVATE too, which belongs to one build of glibc.
-fn too_new(table: &str) -> Vec<String> {
+fn too_new(table: &str, glibc: &str) -> Vec<String> {
     glibc_symbols(table)
         .filter(|(version, _)| {
             let numbers = numbers(version);
-            numbers.is_empty() || numbers > self::numbers(GLIBC)
+            numbers.is_empty() || numbers > self::numbers(glibc)
         })
         .map(|(version, symbol)| format!("{symbol} ({version})"))
         .collect()
@@ -133,7 +137,7 @@ DYNAMIC SYMBOL TABLE:
     #[test]
     fn the_newest_glibc_decides() {
         assert_eq!(newest_glibc(TABLE), Some(("2.34", "pthread_create")));
-        assert_eq!(too_new(TABLE), Vec::<String>::new());
+        assert_eq!(too_new(TABLE, "2.34"), Vec::<String>::new());
         for (version, refused) in [
             ("2.35", true),
             ("3.0", true),
@@ -142,7 +146,7 @@ DYNAMIC SYMBOL TABLE:
             ("2.4", false),
         ] {
             let table = TABLE.replace("2.34", version);
-            assert_eq!(!too_new(&table).is_empty(), refused, "{version}");
+            assert_eq!(!too_new(&table, "2.34").is_empty(), refused, "{version}");
         }
     }
 

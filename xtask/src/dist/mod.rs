@@ -1,19 +1,21 @@
 //! `cargo xtask dist`: what is given to others, in the target folder's `dist`.
 //!
-//! The agent, stripped, with its probes inside; a Debian package and an archive of the same files; man pages and
-//! completions (made by `agent/examples/documents.rs` from the program's own definition); the example configuration;
-//! the sums of all of it. `--try` installs the package where nothing of this machine is: see [`trial`].
+//! For the agent and for the collector: the program, stripped (the agent's with its probes inside); a Debian package
+//! and an archive of the same files; man pages and completions, made from the program's own definition (the agent's by
+//! `agent/examples/documents.rs`, the collector's by its hidden command `documents`); the example configuration; the
+//! sums of all of it. `--try` installs the packages where nothing of this machine is: see [`trial`].
 //!
-//! The agent is built against this machine's glibc, and a binary that needs a newer one than [`binary::GLIBC`] is
-//! refused. That is what Debian 12 gives by itself and what every distribution with a kernel for the agent has (6.1
-//! or later: Debian 12, Ubuntu 22.04 with its newer kernel, Amazon Linux 2023; the RHEL 9 family too), so neither a
-//! second C library nor another linker is needed; names are resolved by the system's own resolver, which a static
-//! binary would not do.
+//! They are built against this machine's glibc, and a binary that needs a newer one than its table allows is refused.
+//! For the agent that is 2.34, which Debian 12 gives by itself and which every distribution with a kernel for it has
+//! (6.1 or later: Debian 12, Ubuntu 22.04 with its newer kernel, Amazon Linux 2023; the RHEL 9 family too); for the
+//! collector 2.35, which is not the case with the last two. So neither a second C library nor another linker is needed;
+//! names are resolved by the system's own resolver, which a static binary would not do.
 //!
 //! Invariant: `dist` holds what this run made, and nothing else.
 
 mod binary;
 mod package;
+mod packages;
 mod root;
 mod trial;
 
@@ -24,16 +26,22 @@ use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 use anyhow::{Context, Result};
 use clap::Args;
+use package::Squeeze;
+use packages::{AGENT, COLLECTOR, Package};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 #[derive(Args, Default)]
 pub struct Options {
-    /// From the debug profile: soon done, for trying the package
+    /// From the debug profile, hardly compressed: soon done, for trying the packages
     #[arg(long)]
     pub debug: bool,
-    /// Install the package in a clean Debian in a virtual machine, and see it observe there
+    /// Without the collector, whose query engine takes long to compile
+    #[arg(long)]
+    pub agent_only: bool,
+    /// Install the packages in a clean Debian in a virtual machine, and see them work there
     ///
     /// The root is made once, with packages from this machine's Debian mirror, and kept in the cache.
     #[arg(long = "try")]
@@ -44,9 +52,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let start = Instant::now();
     let needs = Needs::BUILD.with_dist().with_vm(options.trial);
     setup::require(workspace, needs)?;
-    let package = make(workspace, options.debug)?;
+    let made = make(workspace, options.debug, options.agent_only)?;
     if options.trial {
-        trial::run(workspace, &package)?;
+        trial::run(workspace, &made.agent, made.collector.as_deref())?;
     }
     say::line(&format!(
         "   {} ({})",
@@ -56,37 +64,98 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The packages' files.
+pub struct Made {
+    agent: PathBuf,
+    collector: Option<PathBuf>,
+}
+
 fn folder(workspace: &Workspace) -> PathBuf {
     workspace.target.join("dist")
 }
 
-/// Makes everything but the trial; returns the package's file.
-pub fn make(workspace: &Workspace, debug: bool) -> Result<PathBuf> {
+/// Makes everything but the trial.
+pub fn make(workspace: &Workspace, debug: bool, agent_only: bool) -> Result<Made> {
     let profile = Profile {
         release: !debug,
         ..Profile::DEV
     };
-    let program = build::run(workspace, profile)?;
+    let agent = build::run(workspace, profile)?;
+    let collector = (!agent_only)
+        .then(|| build::collector(workspace, profile))
+        .transpose()?;
     say::heading("dist");
     let dist = folder(workspace);
     empty(&dist)?;
-    let agent = dist.join("tokentrail-agent");
-    let needs = binary::take(&program, &workspace.probes(), &agent)?;
-    say::line(&format!(
-        " + {} ({} KiB, {needs})",
-        agent.display(),
-        fs::metadata(&agent)?.len() / 1024
-    ));
-    documents(workspace, &dist)?;
-    let package = package::make(workspace, &dist)?;
+    binary::carries(&agent, &workspace.probes())?;
+    let example = Command::new(build::example(workspace, "documents")?);
+    let squeeze = if debug { Squeeze::Soon } else { Squeeze::Hard };
+    let pack = |package: &Package, program: &Path, documents: Command| {
+        pack(workspace, package, program, documents, squeeze)
+    };
+    let made = Made {
+        agent: pack(&AGENT, &agent, example)?,
+        collector: collector
+            .map(|program| {
+                let mut documents = Command::new(&program);
+                documents.arg("documents");
+                pack(&COLLECTOR, &program, documents)
+            })
+            .transpose()?,
+    };
     package::sums(&dist)?;
-    Ok(package)
+    Ok(made)
 }
 
 /// The trial as a part of `cargo xtask test`, with the debug profile, which is built already.
 pub fn try_debug(workspace: &Workspace) -> Result<()> {
-    let package = make(workspace, true)?;
-    trial::run(workspace, &package)
+    let made = make(workspace, true, false)?;
+    trial::run(workspace, &made.agent, made.collector.as_deref())
+}
+
+/// One program and its package. `documents` is a command that makes `man` and `completions` in a folder, its last
+/// argument.
+fn pack(
+    workspace: &Workspace,
+    package: &Package,
+    program: &Path,
+    mut documents: Command,
+    squeeze: Squeeze,
+) -> Result<PathBuf> {
+    let dist = folder(workspace);
+    let place = dist.join(package.name);
+    let needs = binary::take(program, package.glibc, &place)?;
+    say::line(&format!(
+        " + {} ({} KiB, {needs})",
+        place.display(),
+        fs::metadata(&place)?.len() / 1024
+    ));
+    let said = workspace.target.join("dist-documents");
+    empty(&said)?;
+    process::logged(
+        &format!("{}: man pages and completions", package.name),
+        documents.arg(&said),
+        &workspace.logs().join("documents.log"),
+    )?;
+    for folder in ["man", "completions"] {
+        copy_all(&said.join(folder), &dist.join(folder))?;
+    }
+    let example = package.example;
+    fs::copy(
+        workspace.root.join("packaging").join(example),
+        dist.join(example),
+    )
+    .with_context(|| format!("cannot copy {example}"))?;
+    package::make(workspace, package, &dist, &said, squeeze)
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
+    for file in package::files(from)? {
+        fs::copy(&file, to.join(file.file_name().unwrap_or_default()))
+            .with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    Ok(())
 }
 
 fn empty(folder: &Path) -> Result<()> {
@@ -94,21 +163,4 @@ fn empty(folder: &Path) -> Result<()> {
         fs::remove_dir_all(folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
-}
-
-/// Man pages, completions, and the example configuration.
-fn documents(workspace: &Workspace, dist: &Path) -> Result<()> {
-    let mut command = workspace.cargo();
-    command
-        .args(["run", "--package", "agent", "--example", "documents", "--"])
-        .arg(dist);
-    process::logged(
-        "man pages and completions",
-        &mut command,
-        &workspace.logs().join("documents.log"),
-    )?;
-    let example = workspace.root.join("packaging/agent.example.toml");
-    fs::copy(&example, dist.join("agent.example.toml"))
-        .with_context(|| format!("cannot copy {}", example.display()))?;
-    Ok(())
 }

@@ -1,14 +1,14 @@
-//! The Debian package, an archive of the same files for other systems, and their sums.
+//! A Debian package, an archive of the same files for other systems, and the sums of all of them.
 //!
-//! The package is a tree that is laid out here from [`FILES`] and packed by dpkg-deb, which every Debian has: no
-//! further tool is built, and what lies where is one table. dpkg-deb owns the format; what a helper like cargo-deb
-//! adds (dependencies looked up, conffiles, maintainer scripts generated) is four lines here, and read by whoever
-//! asks what the package does as root.
+//! A package is a tree that is laid out here from its table ([`super::packages`]) and packed by dpkg-deb, which every
+//! Debian has: no further tool is built, and what lies where is one table. dpkg-deb owns the format; what a helper like
+//! cargo-deb adds (dependencies looked up, conffiles, maintainer scripts generated) is four lines here, and read by
+//! whoever asks what the package does as root.
 //!
 //! Invariant: every file belongs to root and none is writable by others; time stamps are those of the last commit, so
 //! that the same sources give the same package.
 
-use super::binary;
+use super::packages::{Origin, Package};
 use crate::process;
 use crate::say;
 use crate::workspace::Workspace;
@@ -18,110 +18,72 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const NAME: &str = "tokentrail-agent";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-
-/// Where a file of the package comes from.
-enum From {
-    /// Below `dist`.
-    Dist(&'static str),
-    /// Below `packaging`.
-    Packaging(&'static str),
-}
-
-use From::{Dist, Packaging};
-
-/// What lies where, and its mode.
-const FILES: &[(From, &str, u32)] = &[
-    (Dist("tokentrail-agent"), "usr/bin/tokentrail-agent", 0o755),
-    (
-        Packaging("tokentrail-agent.service"),
-        "lib/systemd/system/tokentrail-agent.service",
-        0o644,
-    ),
-    (
-        Packaging("tokentrail-agent.sysusers"),
-        "usr/lib/sysusers.d/tokentrail-agent.conf",
-        0o644,
-    ),
-    // postinst copies it to /etc/tokentrail.
-    (
-        Packaging("agent.toml"),
-        "usr/share/tokentrail-agent/agent.toml",
-        0o644,
-    ),
-    (
-        Dist("agent.example.toml"),
-        "usr/share/doc/tokentrail-agent/examples/agent.toml",
-        0o644,
-    ),
-    (
-        Packaging("debian/copyright"),
-        "usr/share/doc/tokentrail-agent/copyright",
-        0o644,
-    ),
-    (
-        Dist("completions/tokentrail-agent.bash"),
-        "usr/share/bash-completion/completions/tokentrail-agent",
-        0o644,
-    ),
-    (
-        Dist("completions/_tokentrail-agent"),
-        "usr/share/zsh/vendor-completions/_tokentrail-agent",
-        0o644,
-    ),
-    (
-        Dist("completions/tokentrail-agent.fish"),
-        "usr/share/fish/vendor_completions.d/tokentrail-agent.fish",
-        0o644,
-    ),
-];
 const MAN: &str = "usr/share/man/man1";
+/// Below `packaging/debian/NAME`.
 const SCRIPTS: &[&str] = &["preinst", "postinst", "prerm", "postrm"];
 
-/// Makes the package and the archive in `dist`; returns the package.
-pub fn make(workspace: &Workspace, dist: &Path) -> Result<PathBuf> {
+/// How hard a package is compressed: small for others, soon done for a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Squeeze {
+    Hard,
+    Soon,
+}
+
+/// Makes the package and the archive in `dist` of what lies there and in `documents`; returns the package.
+pub fn make(
+    workspace: &Workspace,
+    package: &Package,
+    dist: &Path,
+    documents: &Path,
+    squeeze: Squeeze,
+) -> Result<PathBuf> {
+    let name = package.name;
     let (debian, machine) = architecture()?;
     let tree = workspace.target.join("dist-tree");
     super::empty(&tree)?;
     fs::set_permissions(&tree, fs::Permissions::from_mode(0o755))?;
     let packaging = workspace.root.join("packaging");
-    for (from, place, mode) in FILES {
+    for (from, place, mode) in package.files {
         let from = match from {
-            Dist(path) => dist.join(path),
-            Packaging(path) => packaging.join(path),
+            Origin::Dist(path) => dist.join(path),
+            Origin::Documents(path) => documents.join(path),
+            Origin::Packaging(path) => packaging.join(path),
         };
         put(&from, &tree.join(place), *mode)?;
     }
-    man_pages(&dist.join("man"), &tree.join(MAN))?;
+    man_pages(&documents.join("man"), &tree.join(MAN))?;
     let epoch = last_commit(workspace);
-    let archive = dist.join(format!("{NAME}-{VERSION}-{machine}-linux-gnu.tar.gz"));
-    archive_of(&tree, &archive, &epoch)?;
+    let archive = dist.join(format!("{name}-{VERSION}-{machine}-linux-gnu.tar.gz"));
+    archive_of(&tree, &archive, &epoch, squeeze)?;
     // The package's own files come after the archive is made of the rest.
     let control = tree.join("DEBIAN");
     fs::create_dir_all(&control)?;
-    let text = control_file(debian, bytes_below(&tree)?);
+    let text = control_file(package, debian, bytes_below(&tree)?);
     fs::write(control.join("control"), text).context("cannot write DEBIAN/control")?;
     fs::write(control.join("md5sums"), md5sums(&tree)?)?;
     for script in SCRIPTS {
-        put(
-            &packaging.join("debian").join(script),
-            &control.join(script),
-            0o755,
-        )?;
+        let from = packaging.join("debian").join(name).join(script);
+        put(&from, &control.join(script), 0o755)?;
     }
     for file in ["control", "md5sums"] {
         fs::set_permissions(control.join(file), fs::Permissions::from_mode(0o644))?;
     }
-    let package = dist.join(format!("{NAME}_{VERSION}_{debian}.deb"));
+    let file = dist.join(format!("{name}_{VERSION}_{debian}.deb"));
+    let compression: &[&str] = match squeeze {
+        Squeeze::Hard => &["-Zxz"],
+        Squeeze::Soon => &["-Zgzip", "-z1"],
+    };
     process::output(
         Command::new("dpkg-deb")
-            .args(["--root-owner-group", "-Zxz", "--build"])
+            .arg("--root-owner-group")
+            .args(compression)
+            .arg("--build")
             .arg(&tree)
-            .arg(&package)
+            .arg(&file)
             .env("SOURCE_DATE_EPOCH", &epoch),
     )?;
-    for file in [&archive, &package] {
+    for file in [&archive, &file] {
         say::line(&format!(
             " + {} ({} KiB)",
             file.display(),
@@ -129,7 +91,7 @@ pub fn make(workspace: &Workspace, dist: &Path) -> Result<PathBuf> {
         ));
     }
     fs::remove_dir_all(&tree)?;
-    Ok(package)
+    Ok(file)
 }
 
 /// The machine by Debian's name and by its own.
@@ -175,7 +137,7 @@ fn man_pages(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// The files of a folder, by name.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+pub fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries =
         fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
     let mut files = Vec::new();
@@ -206,16 +168,15 @@ fn last_commit(workspace: &Workspace) -> String {
     }
 }
 
-fn archive_of(tree: &Path, archive: &Path, epoch: &str) -> Result<()> {
+fn archive_of(tree: &Path, archive: &Path, epoch: &str, squeeze: Squeeze) -> Result<()> {
+    let gzip = match squeeze {
+        Squeeze::Hard => "gzip -n",
+        Squeeze::Soon => "gzip -n -1",
+    };
     process::output(
         Command::new("tar")
-            .args([
-                "--create",
-                "--gzip",
-                "--sort=name",
-                "--owner=0",
-                "--group=0",
-            ])
+            .args(["--create", "--use-compress-program", gzip, "--sort=name"])
+            .args(["--owner=0", "--group=0"])
             .args(["--numeric-owner", &format!("--mtime=@{epoch}")])
             .arg("--file")
             .arg(archive)
@@ -227,11 +188,21 @@ fn archive_of(tree: &Path, archive: &Path, epoch: &str) -> Result<()> {
 }
 
 /// deb-control(5).
-fn control_file(architecture: &str, bytes: u64) -> String {
-    let glibc = binary::GLIBC;
+fn control_file(package: &Package, architecture: &str, bytes: u64) -> String {
+    let Package {
+        name,
+        summary,
+        glibc,
+        ..
+    } = package;
     let size = bytes.div_ceil(1024);
+    let description: String = package
+        .description
+        .iter()
+        .map(|line| format!(" {}\n", if line.is_empty() { "." } else { line }))
+        .collect();
     format!(
-        "Package: {NAME}\n\
+        "Package: {name}\n\
          Version: {VERSION}\n\
          Architecture: {architecture}\n\
          Maintainer: tokentrail <tokentrail@localhost>\n\
@@ -240,13 +211,8 @@ fn control_file(architecture: &str, bytes: u64) -> String {
          Recommends: systemd\n\
          Section: admin\n\
          Priority: optional\n\
-         Description: which process used which API token\n \
-         An audit trail of API tokens for this host: which process used which token, against\n \
-         what, and what came of it. Without a change to any program, and no token is ever kept:\n \
-         only its fingerprint.\n \
-         .\n \
-         It observes what its configuration names as scope, and does not start without one.\n \
-         Linux 6.1 or later with BTF.\n"
+         Description: {summary}\n\
+         {description}"
     )
 }
 
@@ -290,33 +256,51 @@ pub fn sums(dist: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::packages::{AGENT, COLLECTOR};
     use super::*;
 
     #[test]
     fn the_control_file_has_what_dpkg_wants() {
-        let text = control_file("amd64", 1025);
-        assert!(text.contains("Installed-Size: 2\n"), "{text}");
-        assert!(text.ends_with('\n') && !text.contains("\n\n"));
-        // Lines of the long description begin with one space (deb-control(5)).
-        let (_, description) = text.split_once("Description: ").unwrap();
-        for line in description.lines().skip(1) {
-            assert!(line.starts_with(' ') && line.len() > 1, "{line:?}");
-        }
-        for line in text.lines().filter(|line| !line.starts_with(' ')) {
-            assert!(line.contains(": "), "{line}");
+        for package in [AGENT, COLLECTOR] {
+            let text = control_file(&package, "amd64", 1025);
+            assert!(text.contains("Installed-Size: 2\n"), "{text}");
+            assert!(text.ends_with('\n') && !text.contains("\n\n"));
+            // Lines of the long description begin with one space (deb-control(5)).
+            let (_, description) = text.split_once("Description: ").unwrap();
+            for line in description.lines().skip(1) {
+                assert!(line.starts_with(' ') && line.len() > 1, "{line:?}");
+            }
+            for line in text.lines().filter(|line| !line.starts_with(' ')) {
+                assert!(line.contains(": "), "{line}");
+            }
         }
     }
 
     #[test]
     fn maintainer_scripts_are_shell() {
         let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/debian");
-        for script in SCRIPTS {
-            let text = fs::read_to_string(packaging.join(script)).unwrap();
-            assert!(
-                text.starts_with("#!/bin/sh\n") && text.contains("\nset -e\n"),
-                "{script}"
-            );
-            process::output(Command::new("sh").arg("-n").arg(packaging.join(script))).unwrap();
+        for package in [AGENT, COLLECTOR] {
+            for script in SCRIPTS {
+                let path = packaging.join(package.name).join(script);
+                let text = fs::read_to_string(&path).unwrap();
+                assert!(
+                    text.starts_with("#!/bin/sh\n") && text.contains("\nset -e\n"),
+                    "{script}"
+                );
+                process::output(Command::new("sh").arg("-n").arg(path)).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_from_packaging_is_there() {
+        let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging");
+        for package in [AGENT, COLLECTOR] {
+            for (from, place, _) in package.files {
+                if let Origin::Packaging(file) = from {
+                    assert!(packaging.join(file).is_file(), "{place}");
+                }
+            }
         }
     }
 }

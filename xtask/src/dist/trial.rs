@@ -1,6 +1,6 @@
-//! The package in a clean Debian with systemd, in a virtual machine: installed, started, seen to observe, removed.
+//! The packages in a clean Debian with systemd, in a virtual machine: installed, started, seen to work, removed.
 //!
-//! The machine boots the image of [`super::root`] with its own kernel and init; a second disk holds the package, a
+//! The machine boots the image of [`super::root`] with its own kernel and init; a second disk holds the packages, a
 //! certificate for its web server, and `trial.sh`, which does the rest and prints a line for each check. There is no
 //! network but the machine's own loopback. Without KVM it is emulated, and takes some minutes.
 //!
@@ -15,7 +15,7 @@ use crate::workspace::Workspace;
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -23,10 +23,11 @@ const LIMIT: Duration = Duration::from_secs(40 * 60);
 const SCRIPT: &str = include_str!("trial.sh");
 const MEMORY: &str = "2G";
 
-pub fn run(workspace: &Workspace, package: &Path) -> Result<()> {
-    say::heading("trial: the package in a clean Debian, in a virtual machine");
+/// Without a collector's package the script leaves its checks out.
+pub fn run(workspace: &Workspace, agent: &Path, collector: Option<&Path>) -> Result<()> {
+    say::heading("trial: the packages in a clean Debian, in a virtual machine");
     let root = root::ensure(workspace)?;
-    let disk = disk(workspace, package)?;
+    let disk = disk(workspace, agent, collector)?;
     let log = workspace.logs().join("trial.log");
     let mut step = Step::start("boot, install, observe, remove");
     let mut said = Said::default();
@@ -57,12 +58,16 @@ fn log_file(log: &Path) -> Result<File> {
 }
 
 /// The second disk: a tar archive as it is.
-fn disk(workspace: &Workspace, package: &Path) -> Result<std::path::PathBuf> {
+fn disk(workspace: &Workspace, agent: &Path, collector: Option<&Path>) -> Result<PathBuf> {
     let folder = workspace.target.join("trial");
     super::empty(&folder)?;
     fs::write(folder.join("run.sh"), SCRIPT)?;
-    fs::copy(package, folder.join("agent.deb"))
-        .with_context(|| format!("cannot copy {}", package.display()))?;
+    for (package, name) in [(Some(agent), "agent.deb"), (collector, "collector.deb")] {
+        if let Some(package) = package {
+            fs::copy(package, folder.join(name))
+                .with_context(|| format!("cannot copy {}", package.display()))?;
+        }
+    }
     process::output(
         Command::new("openssl")
             .args([

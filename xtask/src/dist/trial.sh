@@ -7,6 +7,8 @@ cd /run/trial
 UNIT=tokentrail-agent
 CONFIG=/etc/tokentrail/agent.toml
 EVENTS=/var/log/tokentrail/events.ndjson
+# The collector's.
+STATE=/var/lib/tokentrail-collector
 failures=0
 
 # check WHAT COMMAND...
@@ -36,15 +38,17 @@ within() {
 }
 # has_mode MODE USER PATH
 has_mode() { [ "$(stat -c '%a %U' "$3")" = "$1 $2" ]; }
-# No process runs it, whatever it is called.
-runs() {
+# runs_program PATTERN: some process runs it, whatever it is called.
+runs_program() {
     for program in /proc/[0-9]*/exe; do
         case "$(readlink "$program" 2>/dev/null)" in
-        /usr/bin/tokentrail-agent*) return 0 ;;
+        $1) return 0 ;;
         esac
     done
     return 1
 }
+runs() { runs_program "/usr/bin/tokentrail-agent*"; }
+collector_runs() { runs_program "/usr/bin/tokentrail" || runs_program "/usr/bin/tokentrail (deleted)"; }
 journal_says() { journalctl --unit="$UNIT" --no-pager --output=cat | grep -q -e "$1"; }
 # An event of the program $1 about the path $2.
 seen() { grep -F "\"path\":\"$2\"" "$EVENTS" 2>/dev/null | grep -q -F "\"name\":\"$1\""; }
@@ -62,9 +66,17 @@ main_pid() { systemctl show --property=MainPID --value "$UNIT"; }
 children() { cat "/proc/$(main_pid)/task/"*/children | tr ' ' '\n' | grep .; }
 # all FIELD VALUE PID: every thread of the process has it (proc_pid_status(5)).
 all() {
+    some=1
     for status in /proc/"$3"/task/*/status; do
-        [ -r "$status" ] && [ "$(sed -n "s/^$1:[[:space:]]*//p" "$status" | tr '\t' ' ')" = "$2" ] || return 1
+        [ -e "$status" ] || continue
+        if [ "$(sed -n "s/^$1:[[:space:]]*//p" "$status" 2>/dev/null | tr '\t' ' ')" = "$2" ]; then
+            some=0
+        # A thread may have ended meanwhile.
+        elif [ -e "$status" ]; then
+            return 1
+        fi
     done
+    return "$some"
 }
 no_capabilities() {
     for set in CapInh CapPrm CapEff CapBnd CapAmb; do
@@ -92,6 +104,14 @@ reduced() {
 # Not dumpable: /proc has it as root's, whoever it runs as; and no core by size.
 no_core() { [ "$(stat -c %u "/proc/$1/environ")" = 0 ] && grep -q '^Max core file size *0 *0 ' "/proc/$1/limits"; }
 worker_runs_as() { all Uid "$1 $1 $1 $1" "$(children)"; }
+# The user's number, four times.
+ids() { id -u "$1" | sed 's/.*/& & & &/'; }
+# The trail of the trial's credential, as the collector tells it, has $1 in it.
+trail_names() {
+    printf %s "$credential" | tokentrail trail --key-file analyst.key --fingerprint-key /etc/tokentrail/key.toml \
+        >trail.txt 2>&1
+    grep -q -F "$1" trail.txt
+}
 has_user() { id tokentrail >/dev/null 2>&1; }
 asked_by() { setpriv --reuid="$1" --regid="$1" --clear-groups tokentrail-agent coverage >/dev/null 2>&1; }
 rated() { systemd-analyze security --no-pager --threshold="$1" "$UNIT" >security.txt 2>&1; }
@@ -139,8 +159,8 @@ check "... and is not tried again" restarts 0
 
 scope '"host"'
 mkdir -p "/etc/systemd/system/$UNIT.service.d"
-# Soon enough to be seen to be heard.
-printf '[Service]\nWatchdogSec=20\nTimeoutStartSec=300\n' >"/etc/systemd/system/$UNIT.service.d/trial.conf"
+# A watchdog soon enough to be seen to be heard; and this script starts more often than a person would.
+printf '[Unit]\nStartLimitIntervalSec=0\n[Service]\nWatchdogSec=20\nTimeoutStartSec=300\n' >"/etc/systemd/system/$UNIT.service.d/trial.conf"
 systemctl daemon-reload
 systemctl reset-failed "$UNIT" 2>/dev/null
 check "with scope host it starts" systemctl enable --now --quiet "$UNIT"
@@ -235,6 +255,61 @@ request http://127.0.0.1:8080/trial/unit-again
 check "an event of the unit after its own restart" within 60 seen nginx /trial/unit-again
 check "no event of a program outside of the unit" no seen curl /trial/unit
 check "nor later" no seen curl /trial/unit-again
+
+# The collector, on the same host; the agent delivers to it, too. Without its package there is nothing to try.
+if [ -e collector.deb ]; then
+    UNIT=tokentrail
+    mkdir -p "/etc/systemd/system/$UNIT.service.d"
+    printf '[Unit]\nStartLimitIntervalSec=0\n[Service]\nWatchdogSec=20\n' >"/etc/systemd/system/$UNIT.service.d/trial.conf"
+    dpkg --install collector.deb >collector.txt 2>&1
+    check "the collector's package is installed" [ $? = 0 ]
+    sed 's/^/    /' collector.txt
+    check "the collector has started by itself" ready
+    started=$(date +%s)
+    check "... and says where the first key is" grep -q "$STATE/first.key" collector.txt
+    check "the first key is the collector's alone" has_mode 600 tokentrail-collector "$STATE/first.key"
+    check "... and not in the journal" no journal_says ttk_
+    check "its folder is its own" has_mode 700 tokentrail-collector "$STATE"
+    check "it runs as a user of its own" all Uid "$(ids tokentrail-collector)" "$(main_pid)"
+    check "... without a capability" no_capabilities "$(main_pid)"
+    check "... no new privileges" all NoNewPrivs 1 "$(main_pid)"
+    check "... and a filter of system calls" all Seccomp 2 "$(main_pid)"
+    check "systemd rates its exposure 1.1 at most" rated 11
+    tail -n 1 security.txt | sed 's/^/    /'
+    umask 077
+    runuser -u tokentrail-collector -- tokentrail access key --role admin --key-file "$STATE/first.key" me >admin.key
+    check "the first key makes an admin" [ -s admin.key ]
+    tokentrail access key --role analyst --key-file admin.key me >analyst.key
+    tokentrail access key --role ingest --key-file admin.key agents | sed 's/^/Bearer /' >/etc/tokentrail/ingest.header
+    check "... who makes keys" grep -q '^Bearer ttk_' /etc/tokentrail/ingest.header
+    umask 022
+    cat >>"$CONFIG" <<'EOF'
+
+[otlp]
+endpoint = "http://127.0.0.1:4318"
+headers = { authorization = "file:/etc/tokentrail/ingest.header" }
+EOF
+    UNIT=tokentrail-agent
+    check "the agent restarts with the collector as a receiver" systemctl restart "$UNIT"
+    request http://127.0.0.1:8080/trial/collected
+    check "the collector finds the trail of the credential" within 90 trail_names /trial/collected
+    check "... of nginx" trail_names /usr/sbin/nginx
+    UNIT=tokentrail
+    sleep $((started + 45 - $(date +%s))) 2>/dev/null
+    check "after two periods of the watchdog the collector still runs" restarts 0
+    dpkg --install collector.deb >upgrade.txt 2>&1
+    check "an upgrade of the collector starts it anew" ready
+    check "the trail is still there" within 60 trail_names /trial/collected
+    dpkg --remove tokentrail >collector.txt 2>&1
+    check "the collector's package is removed" [ $? = 0 ]
+    check "the collector does not run any more" no collector_runs
+    dpkg --purge tokentrail >collector.txt 2>&1
+    check "... and purged" [ $? = 0 ]
+    check "its configuration is gone" [ ! -e /etc/tokentrail/collector.toml ]
+    check "its events are kept" [ -s "$STATE/catalog.db" ]
+    check "the credential is not in them, nor in the journal" no grep -r -q -F "$credential" "$STATE" /run/log/journal
+    UNIT=tokentrail-agent
+fi
 
 dpkg --install agent.deb >upgrade.txt 2>&1
 check "an upgrade starts what ran anew" systemctl --quiet is-active "$UNIT"

@@ -167,16 +167,22 @@ fn package(
     start: Instant,
     tally: &mut Tally,
 ) -> Result<()> {
-    const NAME: &str = "the package in a clean Debian";
+    const NAME: &str = "the packages in a clean Debian";
     say::heading("package");
     if let Some(reason) = options.no_trial(start.elapsed()) {
         tally.skip(NAME, reason);
-        tally.check("making the package", dist::make(workspace, true).map(drop));
+        tally.check(
+            "making the packages",
+            dist::make(workspace, true, false).map(drop),
+        );
     } else if geteuid().is_root() {
         tally.check(NAME, dist::try_debug(workspace));
     } else {
         tally.skip(NAME, "only root can make a Debian root");
-        tally.check("making the package", dist::make(workspace, true).map(drop));
+        tally.check(
+            "making the packages",
+            dist::make(workspace, true, false).map(drop),
+        );
     }
     Ok(interrupt::check()?)
 }

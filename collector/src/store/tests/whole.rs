@@ -5,6 +5,9 @@ use super::*;
 use crate::store::columns::{FINGERPRINT, TIME};
 use arrow::array::AsArray;
 use arrow::datatypes::TimestampMicrosecondType;
+use object_store::memory::InMemory;
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
+use std::time::Duration;
 
 fn load(from: i64) -> Load {
     Load::new(7, 5, 40, from, 1_000_000)
@@ -54,6 +57,33 @@ async fn sealed_and_merged_in_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sealed_and_merged_in_a_directory() {
     sealed_and_merged(Bench::directory().await).await;
+}
+
+/// A snapshot put what had just arrived into a chunk that was being sealed: all of it was sealed twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_and_is_asked_for_during_a_seal_is_there_once() {
+    let slow = ThrottleConfig {
+        wait_put_per_call: Duration::from_millis(150),
+        ..ThrottleConfig::default()
+    };
+    let objects = ThrottledStore::new(InMemory::new(), slow);
+    let bench = Bench::on(Arc::new(objects), tempfile::tempdir().unwrap()).await;
+    let mut load = load(MIDNIGHT + HOUR);
+    let mut all = load.events(50);
+    bench.inbox.append(all.clone());
+    let store = bench.store.clone();
+    let sealing = tokio::spawn(async move { store.seal().await });
+    for _ in 0..30 {
+        let events = load.events(5);
+        all.extend(events.clone());
+        bench.inbox.append(events);
+        bench.has(&all).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sealing.await.unwrap().unwrap();
+    bench.store.seal().await.unwrap();
+    assert!(bench.inbox.pending().is_empty());
+    bench.has(&all).await;
 }
 
 #[tokio::test]
