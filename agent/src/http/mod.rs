@@ -15,5 +15,7 @@ pub mod detect;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod h1;
+pub mod h2;
 pub mod head;
+mod prefix;
 pub mod proxy;
