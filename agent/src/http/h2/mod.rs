@@ -14,6 +14,8 @@
 //! Invariant: how the bytes are cut into pieces does not change what is given out, but for finding the way again.
 
 pub(super) mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 mod hpack;
 mod reader;
 mod streams;
