@@ -463,7 +463,7 @@ pub mod class {
 pub const PAYLOAD_MAX: usize = 8 * 1024;
 
 /// Elements of a vector that the probes walk.
-pub const VECTOR_MAX: usize = 16;
+pub const VECTOR_MAX: usize = 256;
 
 const _: () = {
     assert!(size_of::<Header>() == 16);

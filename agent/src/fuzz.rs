@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = targets! {
     "credential": crate::credential::fuzz::fuzz,
     "fingerprint": agent_common::fingerprint::fuzz::fuzz,
     "flow": crate::flow::fuzz::flow,
+    "http2": crate::http::h2::fuzz::http2,
     "http_connection": crate::http::fuzz::connection,
     "http_detect": crate::http::fuzz::detect,
     "http_proxy": crate::http::fuzz::proxy,

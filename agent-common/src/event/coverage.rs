@@ -99,8 +99,10 @@ pub enum CoverageReason {
     HandshakeMalformed,
     /// Bytes that were needed were not seen.
     BytesLost,
-    /// HTTP/2 is not read yet.
+    /// HTTP/2 is not read. Of agents before they read it.
     Http2,
+    /// HTTP/2 header fields refer to what was sent before the agent could read it; what is known of the exchange is told.
+    FieldsUnresolved,
     /// UDP from or to port 443, told once per socket: QUIC is not read.
     Quic,
     /// Neither HTTP nor TLS.

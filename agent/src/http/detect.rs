@@ -27,6 +27,10 @@ pub enum Start {
     Http2Preface,
     /// The server's: a SETTINGS frame, not an acknowledgement, on stream 0. It may come before the client's.
     Http2Settings,
+    /// Frames of a connection that was joined late; whose they are.
+    Http2Frames {
+        of_client: bool,
+    },
     ProxyV1,
     ProxyV2,
     /// A TLS handshake record.

@@ -156,7 +156,7 @@ impl Pipeline {
         let detail = report::http_detail(reason);
         let reason = match reason {
             h1::Reason::OpaqueProtocol => CoverageReason::NotHttp,
-            h1::Reason::Http2 => CoverageReason::Http2,
+            h1::Reason::FieldsUnresolved => CoverageReason::FieldsUnresolved,
             h1::Reason::HeadTooLong
             | h1::Reason::TooManyFields
             | h1::Reason::TooManyOutstanding
@@ -258,7 +258,7 @@ impl Pipeline {
         let identity = self.processes.resolve(&caller, span.1, &self.clock);
         let (detail, library) = detail.unzip();
         let protocol = match (reason, tls.is_some()) {
-            (CoverageReason::Http2, _) => Some("h2"),
+            (CoverageReason::FieldsUnresolved, _) => Some("h2"),
             (CoverageReason::NotHttp, false) => None,
             (_, true) => Some("tls"),
             (_, false) => Some("http"),

@@ -6,7 +6,7 @@ use super::connection::gap;
 use crate::{
     flow::{Budget, Direction, Nanos, Piece},
     http::{
-        h1,
+        h1, h2,
         head::{Exchange, Outcome, ProxyClaim},
     },
     kernel::record::{PointId, ProcessKey},
@@ -62,6 +62,7 @@ enum Inner {
     Nothing,
     Tls(Box<Sealed>),
     Stream(Box<Stream>),
+    Http2(Box<h2::Connection>),
     Opaque,
 }
 
@@ -143,7 +144,8 @@ impl Stream {
             Inner::Nothing => self.http.is_at_rest(),
             Inner::Tls(sealed) => sealed.session.is_at_rest() && sealed.inside.is_at_rest(),
             Inner::Stream(stream) => stream.is_at_rest(),
-            Inner::Opaque => false,
+            // What is left out would be missed by the compression of what follows.
+            Inner::Http2(_) | Inner::Opaque => false,
         }
     }
 
@@ -153,6 +155,7 @@ impl Stream {
             Inner::Nothing => self.http.request_direction(),
             Inner::Tls(sealed) => sealed.inside.request_direction(),
             Inner::Stream(stream) => stream.request_direction(),
+            Inner::Http2(http) => Some(http.request_direction()),
             Inner::Opaque => None,
         }
     }
@@ -166,7 +169,7 @@ impl Stream {
                 sealed.inside.offer(now, with);
             }
             Inner::Stream(stream) => stream.offer(now, with),
-            Inner::Nothing | Inner::Opaque => {}
+            Inner::Nothing | Inner::Http2(_) | Inner::Opaque => {}
         }
     }
 
@@ -174,7 +177,7 @@ impl Stream {
         match &self.inner {
             Inner::Tls(sealed) => sealed.session.wants_secret() || sealed.inside.wants_secret(),
             Inner::Stream(stream) => stream.wants_secret(),
-            Inner::Nothing | Inner::Opaque => false,
+            Inner::Nothing | Inner::Http2(_) | Inner::Opaque => false,
         }
     }
 
@@ -191,6 +194,11 @@ impl Stream {
                 sealed.inside.flush(now, max_age, with);
             }
             Inner::Stream(stream) => stream.flush(now, max_age, with),
+            Inner::Http2(http) => {
+                let mut out = Vec::new();
+                http.flush(now, max_age, &mut out);
+                give(out, &self.around, with);
+            }
             Inner::Nothing | Inner::Opaque => {}
         }
     }
@@ -204,7 +212,7 @@ impl Stream {
                 sealed.inside.rest();
             }
             Inner::Stream(stream) => stream.rest(),
-            Inner::Nothing | Inner::Opaque => {}
+            Inner::Nothing | Inner::Http2(_) | Inner::Opaque => {}
         }
     }
 
@@ -218,7 +226,7 @@ impl Stream {
                 sealed.inside.shed(with);
             }
             Inner::Stream(stream) => stream.shed(with),
-            Inner::Nothing | Inner::Opaque => {}
+            Inner::Nothing | Inner::Http2(_) | Inner::Opaque => {}
         }
     }
 
@@ -230,7 +238,7 @@ impl Stream {
                 sealed.drain(with);
             }
             Inner::Stream(stream) => stream.end(direction, with),
-            Inner::Nothing | Inner::Opaque => {}
+            Inner::Nothing | Inner::Http2(_) | Inner::Opaque => {}
         }
     }
 
@@ -245,6 +253,11 @@ impl Stream {
                     .push(Output::TlsClosed(Box::new(sealed.session.facts().clone())));
             }
             Inner::Stream(mut stream) => stream.finish(outcome, with),
+            Inner::Http2(mut http) => {
+                let mut out = Vec::new();
+                http.finish(outcome, &mut out);
+                give(out, &self.around, with);
+            }
             Inner::Nothing | Inner::Opaque => {}
         }
         let mut out = Vec::new();
@@ -262,7 +275,14 @@ impl Stream {
                     .out
                     .push(Output::HttpUnread(reason, self.around.clone())),
                 h1::Output::Switched(switch) => self.inner = self.switched(switch, with),
-                h1::Output::Inner(direction, piece) => self.inner.push(direction, piece, with),
+                h1::Output::Inner(direction, piece) => match &mut self.inner {
+                    Inner::Http2(http) => {
+                        let mut out = Vec::new();
+                        http.push(direction, piece, &mut out);
+                        give(out, &self.around, with);
+                    }
+                    inner => inner.push(direction, piece, with),
+                },
             }
         }
     }
@@ -287,6 +307,15 @@ impl Stream {
                     facts: None,
                 }))
             }
+            h1::Switch::Http2 { client, from_start } => {
+                let start = h2::Start {
+                    layer: self.layer,
+                    client,
+                    from_start,
+                    claim: self.claim,
+                };
+                Inner::Http2(Box::new(h2::Connection::new(start, with.settings.http)))
+            }
             h1::Switch::Tunnel | h1::Switch::H2c if self.depth < DEPTH => {
                 Inner::Stream(Box::new(Stream::nested(
                     with.settings,
@@ -305,6 +334,13 @@ impl Stream {
     }
 }
 
+fn give(from: Vec<h2::Output>, around: &Around, with: &mut Surroundings<'_>) {
+    with.out.extend(from.into_iter().map(|output| match output {
+        h2::Output::Exchange(exchange) => Output::Exchange(exchange, around.clone()),
+        h2::Output::Unread(reason) => Output::HttpUnread(reason, around.clone()),
+    }));
+}
+
 impl Inner {
     fn push(&mut self, direction: Direction, piece: Piece, with: &mut Surroundings<'_>) {
         match self {
@@ -316,7 +352,7 @@ impl Inner {
                 sealed.drain(with);
             }
             Self::Stream(stream) => stream.push(direction, piece, with),
-            Self::Nothing | Self::Opaque => {}
+            Self::Nothing | Self::Http2(_) | Self::Opaque => {}
         }
     }
 }

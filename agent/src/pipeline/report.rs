@@ -145,6 +145,7 @@ pub fn name(reason: CoverageReason) -> &'static str {
         R::HandshakeMalformed => "handshake_malformed",
         R::BytesLost => "bytes_lost",
         R::Http2 => "http2",
+        R::FieldsUnresolved => "fields_unresolved",
         R::NotHttp => "not_http",
         R::KernelTls => "kernel_tls",
         R::IoUring => "io_uring",
@@ -159,7 +160,6 @@ pub fn http_detail(reason: h1::Reason) -> &'static str {
     use h1::Reason as R;
     match reason {
         R::OpaqueProtocol => "opaque_protocol",
-        R::Http2 => "http2",
         R::RequestLost => "request_lost",
         R::ResponseWithoutRequest => "response_without_request",
         R::FramingLost => "framing_lost",
@@ -168,6 +168,7 @@ pub fn http_detail(reason: h1::Reason) -> &'static str {
         R::Malformed => "malformed",
         R::HeadIncomplete => "head_incomplete",
         R::TooManyOutstanding => "too_many_outstanding",
+        R::FieldsUnresolved => "fields_unresolved",
         R::OverLimit => "over_limit",
     }
 }

@@ -11,6 +11,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "credential" => credential(),
         "fingerprint" => fingerprint(),
         "flow" => flow(),
+        "http2" => streams(),
         "http_detect" | "http_proxy" => beginnings(),
         "http_connection" => conversations(),
         "identity_placement" | "identity_texts" => identity(),
@@ -201,6 +202,35 @@ fn conversation(first: u8, parts: &[(u8, &[u8])]) -> Vec<u8> {
         }
     }
     data
+}
+
+/// A preface of each side, then frames as `http2` makes them: a request with an inserted field, its answer, bodies.
+fn streams() -> Vec<Vec<u8>> {
+    let request = b"\x82\x84\x40\x01a\x01b";
+    let answer = b"\x88\x40\x01c\x01d";
+    let step = |direction: u8, kind: u8, payload: &[u8]| {
+        let size = (payload.len() as u8).div_ceil(2);
+        let mut step = vec![direction | kind << 1 | size << 4];
+        step.extend_from_slice(payload);
+        step
+    };
+    let talk = [
+        vec![0],
+        step(0, 2, b""),
+        step(0, 4, request),
+        step(1, 4, answer),
+        step(0, 5, b"\xbe\x82"),
+        step(0, 7, b"\xbe\x82"),
+        step(0, 6, b"body"),
+        step(1, 0, b""),
+        step(1, 6, b"more"),
+        step(1, 4, b"\xbe\x88"),
+        step(1, 1, b""),
+    ]
+    .concat();
+    let small = [&[4], &talk[1..]].concat();
+    let late = [&[3], &talk[1..]].concat();
+    vec![talk, small, late]
 }
 
 fn conversations() -> Vec<Vec<u8>> {

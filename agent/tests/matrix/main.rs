@@ -10,6 +10,7 @@ mod container;
 mod coverage;
 mod fixtures;
 mod hostile;
+mod http2;
 mod kill;
 mod late;
 mod privilege;

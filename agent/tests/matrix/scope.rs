@@ -37,9 +37,7 @@ fn curl(
         path: lab.cell_path(cell),
         credential: Shape::Anthropic.generate(),
     };
-    let ran = CURL
-        .run(&errand, place)
-        .with_context(|| cell.to_owned())?;
+    let ran = CURL.run(&errand, place).with_context(|| cell.to_owned())?;
     let fact = web.fact(&errand.path)?;
     let both = Expected::both(cell, &errand.credential, &fact, web, &ran);
     Ok((errand.credential, both))

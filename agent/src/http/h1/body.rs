@@ -4,8 +4,7 @@
 
 use super::chunked::Chunked;
 use super::framing::Framing;
-use crate::http::buffer::SecretBuffer;
-use crate::http::head::BodyPrefix;
+use crate::http::prefix::Prefix;
 
 /// What of the body is still to come.
 pub(super) enum Body {
@@ -98,63 +97,6 @@ impl Body {
                 )
             }
             Self::Chunked(chunked) => (len, chunked.gap(len)),
-        }
-    }
-}
-
-/// The first bytes of a body.
-#[derive(Default)]
-pub(super) struct Prefix {
-    bytes: SecretBuffer,
-    limit: usize,
-    cut: bool,
-    ended: bool,
-}
-
-impl Prefix {
-    pub fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            ..Self::default()
-        }
-    }
-
-    /// Nothing that comes can change it any more.
-    pub fn is_settled(&self) -> bool {
-        self.cut || self.ended
-    }
-
-    pub fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        if self.is_settled() {
-            return;
-        }
-        let room = self.limit - self.bytes.len();
-        self.bytes.append(&bytes[..bytes.len().min(room)]);
-        self.cut = bytes.len() > room;
-    }
-
-    fn expect(&mut self, more: u64) {
-        self.cut |= more > 0 && self.bytes.len() >= self.limit;
-    }
-
-    /// The body's end was seen.
-    pub fn end(&mut self) {
-        self.ended = true;
-    }
-
-    /// What follows is not known, or no longer waited for.
-    pub fn cut(&mut self) {
-        self.cut |= !self.ended;
-    }
-
-    pub fn take(&mut self) -> BodyPrefix {
-        BodyPrefix {
-            bytes: self.bytes.take(),
-            whole: self.ended && !self.cut,
         }
     }
 }

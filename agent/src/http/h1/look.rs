@@ -6,6 +6,7 @@
 use super::{Connection, Output, Reason, Stage, Switch};
 use crate::flow::Direction;
 use crate::http::detect::{self, Detected, Start, Verdict};
+use crate::http::h2;
 use crate::http::proxy::{self, Parsed};
 
 pub(super) struct Looking {
@@ -114,7 +115,20 @@ impl Connection {
                 self.looking.fresh[direction.index()] = false;
                 self.lanes[direction].drop_front();
             }
-            Start::Http2Preface | Start::Http2Settings => self.give_up(Reason::Http2, out),
+            Start::Http2Preface => self.begin_http2(direction, [true; 2], out),
+            Start::Http2Settings => {
+                let mut seen = self.looking.late.map(|late| !late);
+                seen[direction.index()] = true;
+                self.begin_http2(direction.opposite(), seen, out);
+            }
+            Start::Http2Frames { of_client } => {
+                let client = if of_client {
+                    direction
+                } else {
+                    direction.opposite()
+                };
+                self.begin_http2(client, [false; 2], out);
+            }
             Start::Tls | Start::TlsData => self.switch(Switch::Tls, out),
             Start::Opaque | Start::ProxyV1 | Start::ProxyV2 => {
                 self.give_up(Reason::OpaqueProtocol, out)
@@ -134,6 +148,11 @@ impl Connection {
             }
         }
         self.responses.begin(!sent && !received);
+    }
+
+    fn begin_http2(&mut self, client: Direction, from_start: [bool; 2], out: &mut Vec<Output>) {
+        self.common.client = client;
+        self.switch(Switch::Http2 { client, from_start }, out);
     }
 
     fn give_up(&mut self, reason: Reason, out: &mut Vec<Output>) {
@@ -167,6 +186,9 @@ fn judge_late(bytes: &[u8], fresh: bool, alone: bool) -> Look {
             start @ (Start::Tls | Start::TlsData | Start::Http2Preface | Start::Http2Settings),
         ) if fresh => Look::Begins(start),
         Detected::Is(start @ Start::Http1Response) => Look::Begins(start),
-        _ => Look::Drop,
+        _ => match h2::frame::is_of_client(bytes) {
+            Some(of_client) => Look::Begins(Start::Http2Frames { of_client }),
+            None => Look::Drop,
+        },
     }
 }

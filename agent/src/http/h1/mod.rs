@@ -28,7 +28,7 @@ mod parse;
 mod request;
 mod response;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use super::head::{Exchange, Outcome, ProxyClaim};
 use crate::flow::{Direction, Nanos, Origin, Piece};
@@ -77,7 +77,7 @@ pub enum Layer {
 }
 
 impl Layer {
-    fn advance(self, origin: Origin, by: u64) -> Origin {
+    pub(super) fn advance(self, origin: Origin, by: u64) -> Origin {
         match self {
             Self::Socket => Origin {
                 wire: origin.wire.saturating_add(by),
@@ -99,6 +99,13 @@ impl Layer {
 pub enum Switch {
     /// It began with a TLS record.
     Tls,
+    /// It began as HTTP/2.
+    Http2 {
+        /// Direction of the requests.
+        client: Direction,
+        /// By direction: it is seen from its first byte.
+        from_start: [bool; 2],
+    },
     /// A CONNECT was accepted: anything, most often TLS.
     Tunnel,
     /// 101 with `Upgrade: h2c`.
@@ -114,8 +121,6 @@ pub enum Switch {
 pub enum Reason {
     /// The connection does not begin with anything known. Once.
     OpaqueProtocol,
-    /// HTTP/2. Once.
-    Http2,
     /// Bytes in which at least one request's head lay are not known.
     RequestLost,
     /// A response whose request was not seen.
@@ -133,6 +138,8 @@ pub enum Reason {
     HeadIncomplete,
     /// Over [`Limits::outstanding`]: from here on requests are given out without their responses.
     TooManyOutstanding,
+    /// Header fields refer to what was sent before the agent could read it (HTTP/2); the exchange is given out without.
+    FieldsUnresolved,
     /// Over [`Limits::held`] while a CONNECT or Upgrade was unanswered: nothing more is read.
     OverLimit,
 }

@@ -5,9 +5,9 @@
 //!
 //! Invariant: each exchange is given out once: its parts are taken.
 
-use super::body::Prefix;
 use crate::flow::{Direction, Nanos};
 use crate::http::head::{BodyPrefix, Exchange, Outcome, ProxyClaim, RequestHead, ResponseHead};
+use crate::http::prefix::Prefix;
 use std::collections::VecDeque;
 
 /// Names a request on its connection.

@@ -77,6 +77,11 @@ impl Event {
         self.text("token.carrier")
     }
 
+    /// `1.1`, `2`, ...
+    pub fn protocol_version(&self) -> Option<&str> {
+        self.text("network.protocol.version")
+    }
+
     /// `socket`, `record`, ...
     pub fn evidence(&self) -> Option<&str> {
         self.text("evidence.socket")

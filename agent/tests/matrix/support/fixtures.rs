@@ -17,11 +17,12 @@ macro_rules! program {
 }
 
 /// Sources that are written to a test's folder and run there.
-pub const SCRIPTS: [(&str, &str); 11] = [
+pub const SCRIPTS: [(&str, &str); 12] = [
     program!("server.py"),
     program!("server_aiohttp.py"),
     program!("proxy.py"),
     program!("scenario.py"),
+    program!("scenario_http2.mjs"),
     program!("client_requests.py"),
     program!("client_httpx.py"),
     program!("client_aiohttp.py"),

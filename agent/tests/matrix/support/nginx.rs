@@ -131,7 +131,10 @@ location ~ ^/cell/[^/]+/repository\.git/(.*)$ {{
         ),
         tls("tls12", "TLSv1.2", ""),
         tls("tls13", "TLSv1.3", ""),
-        server(&format!("listen 127.0.0.1:{} ssl http2;", port("h2")), ""),
+        server(
+            &format!("listen 127.0.0.1:{} ssl http2;", port("h2")),
+            "ssl_protocols TLSv1.2 TLSv1.3;",
+        ),
         server(&format!("listen 127.0.0.1:{} http2;", port("h2_clear")), ""),
         // A curve that no client offers a share of first: HelloRetryRequest.
         tls("hrr", "TLSv1.3", "ssl_ecdh_curve secp521r1:secp384r1;"),

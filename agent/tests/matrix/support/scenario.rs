@@ -76,6 +76,14 @@ impl<'a> Script<'a> {
         })
     }
 
+    /// `scenario_http2.mjs`, over the system's node.
+    pub fn node(lab: &'a Lab, name: &'static str) -> Result<Self> {
+        let program = fixtures::system("/usr/bin/node")?;
+        let mut script = Self::new(lab, name)?;
+        script.spec = Spec::new(program).arg(lab.path("scenario_http2.mjs"));
+        Ok(script)
+    }
+
     pub fn target(self, target: &Target) -> Self {
         self.named_target("main", target)
     }

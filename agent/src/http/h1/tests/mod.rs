@@ -237,7 +237,7 @@ fn render(out: Vec<Output>) -> Vec<String> {
     lines
 }
 
-fn render_exchange(exchange: &Exchange) -> String {
+pub(in crate::http) fn render_exchange(exchange: &Exchange) -> String {
     let request = &exchange.request;
     let mut line = format!(
         "{:?} {} {}{} {}",

@@ -165,7 +165,11 @@ fn http2() {
         sent("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
         received("\0\0\0\x04\0\0\0\0\0"),
     ])
-    .gives_in_any_order(&["unread Http2"]);
+    .gives(&[
+        "switched Http2 { client: Sent, from_start: [true, true] }",
+        r"inner Sent PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+        r"inner Received \x00\x00\x00\x04\x00\x00\x00\x00\x00",
+    ]);
 }
 
 #[test]

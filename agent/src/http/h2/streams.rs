@@ -1,0 +1,324 @@
+//! Requests and their responses, by stream.
+//!
+//! A stream's entry outlives its exchange, so that what still comes on the stream is not taken for another's. Responses
+//! may be read before their requests, since the two directions come from different CPUs: they wait.
+//!
+//! Invariant: each request whose head was read is given out in exactly one exchange.
+//! Invariant: at most [`Limits::outstanding`] entries and [`Limits::queued`] bytes, about.
+
+use super::Output;
+use crate::flow::{Direction, Nanos};
+use crate::http::h1::{Limits, Reason};
+use crate::http::head::{BodyPrefix, Exchange, Outcome, ProxyClaim, RequestHead, ResponseHead};
+use crate::http::prefix::Prefix;
+use std::collections::BTreeMap;
+
+/// One stream, as far as it was seen.
+pub(super) struct Stream {
+    /// When its first head came.
+    time: Nanos,
+    request: Option<RequestHead>,
+    request_body: Prefix,
+    response: Option<ResponseHead>,
+    response_body: Prefix,
+    request_over: bool,
+    response_over: bool,
+    /// Its exchange was given out, or there will be none.
+    given: bool,
+    /// Bytes in which its response may lie are not known.
+    response_lost: bool,
+    weight: usize,
+}
+
+impl Stream {
+    fn new(time: Nanos, prefix: usize) -> Self {
+        Self {
+            time,
+            request: None,
+            request_body: Prefix::new(prefix),
+            response: None,
+            response_body: Prefix::new(prefix),
+            request_over: false,
+            response_over: false,
+            given: false,
+            response_lost: false,
+            weight: size_of::<Self>(),
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.request.is_some()
+            && self.response.is_some()
+            && self.request_body.is_settled()
+            && self.response_body.is_settled()
+    }
+
+    fn is_over(&self) -> bool {
+        self.request_over && self.response_over
+    }
+}
+
+pub(super) struct Streams {
+    /// By their ids, which grow with time.
+    entries: BTreeMap<u32, Stream>,
+    /// The highest id that a request had; 0 before the first.
+    highest: u32,
+    weight: usize,
+    limits: Limits,
+    claim: Option<ProxyClaim>,
+    /// Direction of the requests.
+    client: Direction,
+}
+
+impl Streams {
+    pub fn new(client: Direction, limits: Limits, claim: Option<ProxyClaim>) -> Self {
+        Self {
+            entries: BTreeMap::new(),
+            highest: 0,
+            weight: 0,
+            limits,
+            claim,
+            client,
+        }
+    }
+
+    pub fn held(&self) -> usize {
+        self.weight
+    }
+
+    /// When the oldest that is still held began.
+    pub fn oldest(&self) -> Option<Nanos> {
+        let held = self.entries.values().filter(|stream| !stream.given);
+        held.map(|stream| stream.time).min()
+    }
+
+    /// The stream is one of a request that was given out and forgotten.
+    fn is_past(&self, id: u32) -> bool {
+        id <= self.highest && !self.entries.contains_key(&id)
+    }
+
+    /// A request's head would be its trailers.
+    pub fn has_request(&self, id: u32) -> bool {
+        id <= self.highest
+    }
+
+    /// A response's head would be its trailers, or nobody waits for it.
+    pub fn has_response(&self, id: u32) -> bool {
+        let stream = self.entries.get(&id);
+        stream.map_or(self.is_past(id), |stream| {
+            stream.response.is_some() || stream.given
+        })
+    }
+
+    pub fn request(&mut self, id: u32, head: RequestHead, weight: usize, out: &mut Vec<Output>) {
+        self.highest = self.highest.max(id);
+        let stream = self.entry(id, head.time, out);
+        stream.request = Some(head);
+        self.grew(id, weight);
+        self.settle(id, out);
+    }
+
+    pub fn response(&mut self, id: u32, head: ResponseHead, weight: usize, out: &mut Vec<Output>) {
+        let stream = self.entry(id, head.time, out);
+        stream.response = Some(head);
+        self.grew(id, weight);
+        self.settle(id, out);
+    }
+
+    pub fn data(&mut self, id: u32, direction: Direction, bytes: &[u8], out: &mut Vec<Output>) {
+        let client = self.client;
+        let Some(stream) = self.entries.get_mut(&id).filter(|stream| !stream.given) else {
+            return;
+        };
+        let body = if direction == client {
+            &mut stream.request_body
+        } else {
+            &mut stream.response_body
+        };
+        let before = body.len();
+        body.add(bytes);
+        let grown = body.len() - before;
+        self.grew(id, grown);
+        self.settle(id, out);
+    }
+
+    /// A response came, and what it says is not known.
+    pub fn unknown_response(&mut self, id: u32) {
+        if let Some(stream) = self.entries.get_mut(&id) {
+            stream.response_lost = stream.response.is_none();
+        }
+    }
+
+    /// Bytes of a body are not known.
+    pub fn hole(&mut self, id: u32, direction: Direction, out: &mut Vec<Output>) {
+        if let Some(stream) = self.entries.get_mut(&id) {
+            if direction == self.client {
+                stream.request_body.cut();
+            } else {
+                stream.response_body.cut();
+            }
+            self.settle(id, out);
+        }
+    }
+
+    pub fn end(&mut self, id: u32, direction: Direction, out: &mut Vec<Output>) {
+        if let Some(stream) = self.entries.get_mut(&id) {
+            if direction == self.client {
+                stream.request_body.end();
+                stream.request_over = true;
+            } else {
+                stream.response_body.end();
+                stream.response_over = true;
+            }
+            self.settle(id, out);
+        }
+    }
+
+    /// One side ended the stream: nothing more comes on it.
+    pub fn reset(&mut self, id: u32, out: &mut Vec<Output>) {
+        if let Some(stream) = self.entries.get_mut(&id) {
+            stream.request_body.cut();
+            stream.response_body.cut();
+            (stream.request_over, stream.response_over) = (true, true);
+            // A response that waits for its request goes on waiting.
+            if stream.request.is_some() {
+                self.give(id, Outcome::Closed, out);
+            }
+        }
+    }
+
+    /// Bytes of a direction that may have been anything are not known.
+    pub fn lost(&mut self, direction: Direction, out: &mut Vec<Output>) {
+        let ids: Vec<u32> = self.entries.keys().copied().collect();
+        for id in ids {
+            if let Some(stream) = self.entries.get_mut(&id) {
+                if direction == self.client {
+                    stream.request_body.cut();
+                } else {
+                    stream.response_body.cut();
+                    stream.response_lost |= stream.response.is_none();
+                }
+                self.settle(id, out);
+            }
+        }
+    }
+
+    /// Gives out exchanges that began at a time which `fits`, as they are.
+    pub fn give_all(
+        &mut self,
+        unanswered: Outcome,
+        fits: impl Fn(Nanos) -> bool,
+        out: &mut Vec<Output>,
+    ) {
+        let old: Vec<u32> = self
+            .entries
+            .iter()
+            .filter(|(_, stream)| !stream.given && fits(stream.time))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in old {
+            self.give(id, unanswered, out);
+        }
+    }
+
+    fn entry(&mut self, id: u32, time: Nanos, out: &mut Vec<Output>) -> &mut Stream {
+        if !self.entries.contains_key(&id) {
+            while self.entries.len() >= self.limits.outstanding.max(1) {
+                self.make_room(out);
+            }
+            let stream = Stream::new(time, self.limits.body_prefix);
+            self.weight += stream.weight;
+            self.entries.insert(id, stream);
+        }
+        let prefix = self.limits.body_prefix;
+        self.entries
+            .entry(id)
+            .or_insert_with(|| Stream::new(time, prefix))
+    }
+
+    /// The oldest entry goes, those of which nothing is awaited first.
+    fn make_room(&mut self, out: &mut Vec<Output>) {
+        let given = self.entries.iter().find(|(_, stream)| stream.given);
+        let Some(id) = given.or(self.entries.iter().next()).map(|(id, _)| *id) else {
+            return;
+        };
+        if self.entries.get(&id).is_some_and(|stream| !stream.given) {
+            out.push(Output::Unread(Reason::TooManyOutstanding));
+            self.give(id, Outcome::Unfinished, out);
+        }
+        self.remove(id);
+    }
+
+    fn remove(&mut self, id: u32) {
+        if let Some(stream) = self.entries.remove(&id) {
+            self.weight -= stream.weight;
+        }
+    }
+
+    fn grew(&mut self, id: u32, bytes: usize) {
+        if let Some(stream) = self.entries.get_mut(&id) {
+            stream.weight += bytes;
+            self.weight += bytes;
+        }
+    }
+
+    fn settle(&mut self, id: u32, out: &mut Vec<Output>) {
+        let Some(stream) = self.entries.get(&id) else {
+            return;
+        };
+        let unanswered = stream.request.is_some() && stream.is_over();
+        if !stream.given && (stream.is_complete() || unanswered) {
+            self.give(id, Outcome::Closed, out);
+        } else if stream.given && stream.is_over() {
+            self.remove(id);
+        }
+        while self.weight > self.limits.queued {
+            let held = self.entries.iter().find(|(_, stream)| !stream.given);
+            let Some(id) = held.map(|(id, _)| *id) else {
+                break;
+            };
+            out.push(Output::Unread(Reason::OverLimit));
+            self.give(id, Outcome::Unfinished, out);
+        }
+    }
+
+    /// Gives the exchange out as it is; `unanswered` is the outcome if it has no response.
+    fn give(&mut self, id: u32, unanswered: Outcome, out: &mut Vec<Output>) {
+        let Some(stream) = self.entries.get_mut(&id).filter(|stream| !stream.given) else {
+            return;
+        };
+        stream.given = true;
+        let freed = stream.weight - size_of::<Stream>();
+        stream.weight -= freed;
+        self.weight -= freed;
+        let response = stream.response.take();
+        let outcome = match (&response, stream.response_lost) {
+            (Some(_), _) => Outcome::Answered,
+            (None, true) => Outcome::ResponseLost,
+            (None, false) => unanswered,
+        };
+        let (mut request_body, mut response_body) = (
+            std::mem::take(&mut stream.request_body),
+            std::mem::take(&mut stream.response_body),
+        );
+        out.push(match stream.request.take() {
+            Some(request) => Output::Exchange(Exchange {
+                request_direction: self.client,
+                request,
+                request_body: request_body.take(),
+                response_body: if response.is_some() {
+                    response_body.take()
+                } else {
+                    BodyPrefix::default()
+                },
+                response,
+                outcome,
+                proxy_claim: self.claim,
+            }),
+            None => Output::Unread(Reason::ResponseWithoutRequest),
+        });
+        if self.entries.get(&id).is_some_and(Stream::is_over) {
+            self.remove(id);
+        }
+    }
+}

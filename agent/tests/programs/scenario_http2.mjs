@@ -1,0 +1,47 @@
+// node's http2 module, steered like scenario.py: every request is a stream of one connection. Standard input: one JSON
+// line {"scenario", "targets", "requests", "ca"}; a request may have a "form": "large" sends a body of 300,000 bytes.
+// Standard output: JSON lines {"cell", "pid", "local", "peer", "status"}.
+import { readFileSync } from "node:fs";
+import http2 from "node:http2";
+import { createInterface } from "node:readline";
+
+const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
+const config = JSON.parse((await lines.next()).value);
+const { host, port, tls } = config.targets.main;
+const connection = http2.connect(`${tls ? "https" : "http"}://localhost:${port}`, {
+  ca: readFileSync(config.ca),
+  lookup: (_name, _options, found) => found(null, [{ address: host, family: 4 }]),
+  maxVersion: config.max_version,
+});
+
+const one = (request) =>
+  new Promise((done, failed) => {
+    const large = request.form === "large";
+    const stream = connection.request({
+      ":method": large ? "POST" : "GET",
+      ":path": request.path,
+      authorization: `Bearer ${request.credential}`,
+    });
+    let status;
+    stream.on("response", (headers) => (status = headers[":status"]));
+    stream.on("error", failed);
+    stream.resume();
+    stream.on("end", () => {
+      const { localAddress, localPort, remoteAddress, remotePort } = connection.socket;
+      const local = [localAddress, localPort];
+      console.log(JSON.stringify({ cell: request.cell, pid: process.pid, status, local, peer: [remoteAddress, remotePort] }));
+      done();
+    });
+    stream.end(large ? Buffer.alloc(300000, "x") : undefined);
+  });
+
+connection.on("error", (error) => {
+  console.error(error.message);
+  process.exit(1);
+});
+if (config.scenario === "sequential") {
+  for (const request of config.requests) await one(request);
+} else {
+  await Promise.all(config.requests.map(one));
+}
+connection.close();
