@@ -50,11 +50,8 @@ impl Wire {
 }
 
 impl Act {
-    /// The same program, which only says its version: to be met by the agent before it matters.
-    pub fn rehearsal(&self, cgroup: &Cgroup) -> Command {
-        let mut command = cgroup.command(&self.program);
-        command.arg("--version").env_clear();
-        command
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// In the demo's cgroup from before its first instruction.

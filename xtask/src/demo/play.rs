@@ -12,6 +12,7 @@ use crate::workspace::Workspace;
 use crate::{interrupt, say, setup};
 use anyhow::{Context, Result};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -48,6 +49,11 @@ pub struct Pace(u32);
 impl Pace {
     pub const HERE: Self = Self(1);
     pub const EMULATED: Self = Self(15);
+
+    /// For what goes on beside; nothing where that is quick.
+    fn rest(self) -> Duration {
+        Duration::from_secs(u64::from(self.0 - Self::HERE.0))
+    }
 
     fn seconds(self, count: u64) -> Duration {
         Duration::from_secs(count) * self.0
@@ -191,14 +197,21 @@ fn stopped(name: &str, status: Option<ExitStatus>) -> bool {
 }
 
 /// Starts each program once. The first handshake of a file that the agent has never met may be over before the file is
-/// searched (README, "What it cannot see"); on a slow machine the search of node, whose TLS is inside of it, takes long.
+/// searched (README, "What it cannot see"), and a file whose search takes too long is given up: of node, whose TLS is
+/// inside of it, 100 MB are searched, so an emulated machine gets the time to do nothing else meanwhile.
 fn rehearse(acts: &[cast::Act], cgroup: &Cgroup, pace: Pace) -> Result<()> {
-    for act in acts {
-        let mut command = act.rehearsal(cgroup);
+    let programs: BTreeSet<&Path> = acts.iter().map(cast::Act::program).collect();
+    for program in programs {
+        let mut command = cgroup.command(program);
+        command.arg("--version").env_clear();
         let mut group = Group::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()))?;
         // A program that cannot even do this says why when it plays.
         let _ = group.wait(Some(pace.seconds(10)));
-        interrupt::check()?;
+        let start = Instant::now();
+        while start.elapsed() < pace.rest() {
+            interrupt::check()?;
+            thread::sleep(Duration::from_millis(50));
+        }
     }
     Ok(())
 }
