@@ -138,11 +138,11 @@ mod tests {
         // The end of string itself, padding of zeros, eight bits of padding.
         for coded in [
             &[0xff, 0xff, 0xff, 0xff][..],
-            &[0b00011_000],
-            &[0b00011_111, 0xff],
+            &[0b0001_1000],
+            &[0b0001_1111, 0xff],
         ] {
             assert_eq!(decoded(coded), None);
         }
-        assert_eq!(decoded(&[0b00011_111]).unwrap(), b"a");
+        assert_eq!(decoded(&[0b0001_1111]).unwrap(), b"a");
     }
 }
