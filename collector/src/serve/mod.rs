@@ -7,13 +7,14 @@
 //! Invariant: nothing but loopback is listened to in cleartext.
 //! Invariant: the collector says that it is ready only when an event that is sent then would be taken and found.
 
-mod admin;
+pub(crate) mod admin;
 mod door;
 mod gate;
 mod health;
 mod listener;
 mod metrics;
 mod objects;
+pub(crate) mod quarantine;
 mod questions;
 mod tasks;
 mod tls;
@@ -126,6 +127,7 @@ pub async fn serve(
         inbox::Limits {
             bytes: config.inbox.max_bytes.get(),
             events: u64::MAX,
+            quarantine: config.inbox.quarantine_bytes.get(),
         },
     )?;
     inbox
@@ -176,14 +178,16 @@ pub async fn serve(
         questions.clone(),
         questions,
     ));
+    let admin = Admin {
+        access,
+        gate,
+        inbox: inbox.clone(),
+    };
     let app = Router::new()
         .merge(ingest::router(receive))
         .merge(api::router(answers))
-        .merge(admin::router(Admin {
-            access,
-            gate,
-            inbox: inbox.clone(),
-        }))
+        .merge(admin::router(admin.clone()))
+        .merge(quarantine::router(admin))
         .merge(health::router(numbers.clone()))
         .layer(middleware::from_fn(certificate));
     let tcp = TcpListener::bind(address)
