@@ -89,13 +89,17 @@ fn list(client: &Client, limit: usize, json: bool) -> anyhow::Result<String> {
 
 /// Uncut: a reason is what somebody looks for here.
 fn shown(value: &Value) -> String {
-    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let text = value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned);
     printable(&text)
 }
 
 /// What is known of it, and its bytes: text as it is, everything else in hexadecimal.
 fn whole(piece: &Value) -> anyhow::Result<String> {
-    let content = piece["content"].as_str().context("the answer has no bytes")?;
+    let content = piece["content"]
+        .as_str()
+        .context("the answer has no bytes")?;
     let bytes = STANDARD.decode(content).context("the answer's bytes")?;
     let mut text = String::new();
     for name in ["id", "received", "origin", "form", "length", "reason"] {
@@ -106,7 +110,8 @@ fn whole(piece: &Value) -> anyhow::Result<String> {
         Ok(content) if piece["form"] == "json" => text.push_str(&printable(content)),
         _ => {
             for line in bytes.chunks(32) {
-                line.iter().try_for_each(|byte| write!(text, "{byte:02x}"))?;
+                line.iter()
+                    .try_for_each(|byte| write!(text, "{byte:02x}"))?;
                 text.push('\n');
             }
         }

@@ -1,0 +1,342 @@
+//! `kill -9` of the whole collector at random points of starting, receiving, sealing, merging and dropping: 0 lost, 0
+//! duplicated, every acknowledged event found.
+//!
+//! Four agents deliver events that are kept, a fifth delivers older ones until retention by size drops them; each
+//! repeats what was not acknowledged, and some of what was. After every kill the folder is read as it lies there
+//! (Parquet by the catalog, and the inbox), and the next start must count the same; at the end every event is read
+//! through HTTP, byte for byte, and a credential's trail has each of its uses. What retention drops is said in the
+//! collector's log, or can be read where a kill came before that: the sum must be exactly what is not there any more.
+//!
+//! `TOKENTRAIL_KILLS` says how often (45, about two minutes), `TOKENTRAIL_SEED` which random points.
+
+mod agents;
+mod phases;
+
+use super::support::chance::Chance;
+use super::support::events::{self, HOUR, Source};
+use super::support::serve::{Server, Site};
+use super::support::stored::{Reader, Stored};
+use super::support::{number, stored};
+use agents::Agent;
+use phases::{Dropped, Phases};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokentrail::event::EventKey;
+
+const KILLS: u64 = 45;
+/// The agent whose events are dropped.
+const OLD: &str = "old";
+/// The seals and merges of one run write less of what is kept.
+const ROOM: u64 = 1_000_000;
+const SETTINGS: &str = "
+[inbox]
+max_bytes = 1048576
+hole_seconds = 1
+[store]
+seal_seconds = 1
+tidy_seconds = 1
+keep_bytes = ";
+
+/// Over hours that are over: each look merges what was sealed since the last one.
+fn kept_time(begin: i64, sequence: u64) -> i64 {
+    let hour = [2, 3, 26][sequence as usize % 3];
+    begin - hour * HOUR + (sequence % 1_000_000) as i64 * 1_000_000
+}
+
+fn old_time(begin: i64, sequence: u64) -> i64 {
+    begin + sequence as i64 * 1_000_000_000
+}
+
+fn agents() -> Vec<Agent> {
+    let begin = events::now() / HOUR * HOUR;
+    let kept = ["one", "two", "three", "four"].into_iter();
+    let mut agents: Vec<Agent> = kept
+        .map(|agent| Source {
+            agent: agent.into(),
+            epoch: 1,
+            time: kept_time,
+            begin,
+            noise: 0,
+        })
+        .map(Agent::new)
+        .collect();
+    agents.push(Agent::new(Source {
+        agent: OLD.into(),
+        epoch: 1,
+        time: old_time,
+        begin: begin - 10_000 * HOUR,
+        noise: 400,
+    }));
+    agents
+}
+
+struct Trial {
+    site: Site,
+    agents: Vec<Agent>,
+    reader: Reader,
+    phases: Phases,
+    chance: Chance,
+    dropped: Dropped,
+    merges: u64,
+    /// How many events of each agent there were at the last look.
+    counts: BTreeMap<String, u64>,
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_or_doubled() {
+    let kills = number("TOKENTRAIL_KILLS", KILLS);
+    let folder = tempfile::tempdir().unwrap();
+    let mut trial = Trial {
+        site: Site::new(folder.path(), &format!("{SETTINGS}{ROOM}")),
+        agents: agents(),
+        reader: Reader::default(),
+        phases: Phases::default(),
+        chance: Chance(number("TOKENTRAIL_SEED", 20_261_122)),
+        dropped: Dropped::default(),
+        merges: 0,
+        counts: BTreeMap::new(),
+    };
+    trial.site.start().stop();
+    trial.site.environment = vec![(
+        "TOKENTRAIL_LOG".to_owned(),
+        "info,tokentrail=debug".to_owned(),
+    )];
+    for kill in 1..=kills {
+        trial.kill();
+        trial.look(&format!("after {kill} kills"));
+        if kill % 25 == 0 || kill == kills {
+            trial.tell(kill);
+        }
+    }
+    trial.end();
+    let Trial {
+        merges,
+        dropped,
+        phases,
+        ..
+    } = trial;
+    assert!(
+        merges > kills / 4,
+        "merges hardly happened: {merges} in {kills} runs"
+    );
+    assert!(dropped.rows > 0, "retention dropped nothing");
+    if kills >= 200 {
+        phases.all_happened();
+    }
+}
+
+impl Trial {
+    /// One run: started, delivered to, killed.
+    fn kill(&mut self) {
+        // The ticks of seal and tidy come each second after the start; half of the kills fall right behind one.
+        let after = match self.chance.below(10) {
+            0 => self.chance.millis(600),
+            1..5 => self.chance.millis(3_000),
+            _ => Duration::from_secs(1 + self.chance.below(2)) + self.chance.millis(500),
+        };
+        let while_it_starts = self.chance.below(10) == 0;
+        let begin = Instant::now();
+        let mut server = self.site.begin();
+        if !while_it_starts {
+            server.wait();
+            self.compare(&server);
+            self.deliver(&mut server, after);
+        } else {
+            std::thread::sleep(after.saturating_sub(begin.elapsed()));
+            server.kill();
+        }
+        self.merges += phases::merges(&server.said());
+    }
+
+    /// The next start counts what was read in the folder, before anybody delivers.
+    fn compare(&self, server: &Server) {
+        let found = server.count(
+            "kind:usage -producer.id:old",
+            "producer.id",
+            &self.site.keys().analyst,
+        );
+        let kept = self.counts.iter().filter(|(agent, _)| *agent != OLD);
+        let expected: Vec<(String, u64)> =
+            kept.map(|(agent, count)| (agent.clone(), *count)).collect();
+        assert_eq!(found, expected, "{}", server.said());
+    }
+
+    /// They go on until it is killed, and a moment longer.
+    fn deliver(&mut self, server: &mut Server, length: Duration) {
+        let url = server.url.clone();
+        let stop = AtomicBool::new(false);
+        let header = self.site.ingest_header();
+        let seeds: Vec<u64> = self.agents.iter().map(|_| self.chance.number()).collect();
+        std::thread::scope(|scope| {
+            for (agent, seed) in self.agents.iter_mut().zip(seeds) {
+                let (stop, header, url) = (&stop, &header, &url);
+                scope.spawn(move || agent.deliver(url, header, Chance(seed), stop));
+            }
+            std::thread::sleep(length);
+            server.kill();
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+
+    /// Reads the folder, and holds it against what the agents know.
+    fn look(&mut self, when: &str) {
+        let stored = self.reader.read(&self.site.data);
+        let said = std::fs::read_to_string(self.site.folder.join("collector.log")).unwrap();
+        self.phases.add(&stored, &self.agents);
+        self.dropped
+            .add(&said, &stored, &mut self.reader, &self.site.data);
+        for (key, count) in &stored.events {
+            assert_eq!(*count, 1, "{key} is there {count} times, {when}: {said}");
+        }
+        self.counts.clear();
+        let mut missing = 0;
+        for agent in &self.agents {
+            let present = present(&stored, agent);
+            let name = agent.source.agent.to_string();
+            if let Some(last) = present.last() {
+                assert!(*last <= agent.sent, "{name}: {last} was never sent, {when}");
+            }
+            let gone = (1..=agent.acknowledged).filter(|sequence| !present.contains(sequence));
+            let gone: Vec<u64> = gone.collect();
+            if name == OLD {
+                missing = gone.len() as u64;
+            } else {
+                let some = &gone[..gone.len().min(10)];
+                assert!(
+                    gone.is_empty(),
+                    "{name}: {some:?}… were acknowledged, {when}: {said}"
+                );
+            }
+            if !present.is_empty() {
+                self.counts.insert(name, present.len() as u64);
+            }
+        }
+        let dropped = self.dropped.rows;
+        assert!(
+            missing <= dropped,
+            "{missing} of {OLD} are missing, {dropped} were dropped, {when}: {said}"
+        );
+        self.own(&stored, when);
+        // The next run may keep what is to be kept, and little more.
+        let begin = self
+            .agents
+            .iter()
+            .map(|agent| agent.source.begin)
+            .max()
+            .unwrap();
+        let kept = stored
+            .catalog
+            .live
+            .iter()
+            .filter(|segment| segment.max_time >= begin - 100 * HOUR);
+        let bytes: u64 = kept.map(|segment| segment.bytes).sum();
+        self.site.settings = format!("{SETTINGS}{}", bytes + ROOM);
+    }
+
+    /// The collector's own events are numbered without a hole.
+    fn own(&self, stored: &Stored, when: &str) {
+        let mut own: BTreeMap<(&str, u64), BTreeSet<u64>> = BTreeMap::new();
+        for key in stored.events.keys() {
+            if !self
+                .agents
+                .iter()
+                .any(|agent| agent.source.agent == key.agent)
+            {
+                own.entry((&key.agent, key.epoch))
+                    .or_default()
+                    .insert(key.sequence);
+            }
+        }
+        for (source, sequences) in own {
+            let last = sequences.len() as u64;
+            assert_eq!(
+                sequences.last(),
+                Some(&last),
+                "{source:?} has holes, {when}"
+            );
+        }
+    }
+
+    fn tell(&self, kill: u64) {
+        println!(
+            "after {kill} kills: {:?} of the agents, {} merges, {} rows dropped by retention; killed {}",
+            self.counts, self.merges, self.dropped.rows, self.phases
+        );
+    }
+
+    /// Everything that was not acknowledged is delivered, nothing is killed any more, and every event is looked at.
+    fn end(&mut self) {
+        let mut server = self.site.start();
+        let header = self.site.ingest_header();
+        for agent in &mut self.agents {
+            agent.finish(&server.url, &header);
+        }
+        let key = self.site.keys().analyst.clone();
+        for agent in self
+            .agents
+            .iter()
+            .filter(|agent| &*agent.source.agent != OLD)
+        {
+            let query = format!("producer.id:{}", agent.source.agent);
+            let mut found: BTreeMap<u64, String> = BTreeMap::new();
+            for event in server.search(&query, &key) {
+                let value: Value = serde_json::from_str(&event).unwrap();
+                let sequence = value["producer"]["sequence"].as_u64().unwrap();
+                let twice = found.insert(sequence, event);
+                assert_eq!(twice, None, "{query} {sequence} is found twice");
+            }
+            assert_eq!(found.len() as u64, agent.acknowledged, "{query}");
+            for (sequence, event) in &found {
+                let sent: Value =
+                    serde_json::from_slice(&agent.source.event(*sequence).json).unwrap();
+                assert_eq!(*event, sent.to_string(), "{query} {sequence}");
+            }
+        }
+        let asked = events::fingerprint(7);
+        let uses = self
+            .agents
+            .iter()
+            .filter(|agent| &*agent.source.agent != OLD)
+            .map(|agent| {
+                let used = |sequence: &u64| agent.source.fingerprint(*sequence) == asked;
+                (1..=agent.acknowledged).filter(used).count() as u64
+            });
+        let uses: u64 = uses.sum();
+        let (status, answer) = server.post("/v1/trail", &key, &json!({"fingerprints": [asked]}));
+        assert_eq!(status, 200, "{answer}");
+        let counted = server.count(&format!("fp:{asked} -producer.id:{OLD}"), "kind", &key);
+        assert_eq!(counted, [("usage".to_owned(), uses)]);
+        server.stop();
+        self.merges += phases::merges(&server.said());
+        self.look("at the end");
+        // What retention has dropped is all that is not there.
+        let stored = self.reader.read(&self.site.data);
+        let old = self.agents.last().unwrap();
+        let there = present(&stored, old).len() as u64;
+        let dropped = self.dropped.rows;
+        assert_eq!(there + dropped, old.acknowledged, "{dropped} dropped");
+        println!(
+            "in the end: {:?} of the agents found through HTTP, {uses} uses of one credential; {} segments, {there} of \
+             {} old events there and {dropped} dropped",
+            self.counts,
+            stored.catalog.live.len(),
+            old.acknowledged
+        );
+        assert_eq!(
+            stored::files(&self.site.data.join("store")).len(),
+            stored.catalog.live.len()
+        );
+    }
+}
+
+fn present(stored: &Stored, agent: &Agent) -> BTreeSet<u64> {
+    let of = |sequence| EventKey {
+        agent: agent.source.agent.clone(),
+        epoch: agent.source.epoch,
+        sequence,
+    };
+    let range = stored.events.range(of(0)..=of(u64::MAX));
+    range.map(|(key, _)| key.sequence).collect()
+}
