@@ -380,6 +380,28 @@ fn holes_are_told_of_once() {
 }
 
 #[test]
+fn the_collectors_own_events_have_room_when_senders_have_filled_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { events: 8, ..WIDE };
+    let body: Body = serde_json::from_value(
+        json!({ "kind": "audit", "audit": { "action": "collector_started" } }),
+    )
+    .unwrap();
+    for start in 0..3 {
+        let inbox = open_with(folder.path(), limits).unwrap();
+        if start == 0 {
+            append(&inbox, events(1, 1..=8)).unwrap();
+        }
+        let full = append(&inbox, events(1, 9..=9));
+        assert!(matches!(full, Err(AppendError::Full { .. })), "{full:?}");
+        let runtime = runtime();
+        runtime.block_on(inbox.identify(identity())).unwrap();
+        let said = inbox.say(Time::now(), body.clone());
+        assert_eq!(runtime.block_on(said).unwrap().sequence, 1);
+    }
+}
+
+#[test]
 fn the_quarantine_is_bounded_and_listed() {
     let folder = tempfile::tempdir().unwrap();
     let inbox = open(folder.path());

@@ -492,7 +492,7 @@ impl Apply<'_> {
             Ok(packed) => packed,
             Err(error) => return Ok(Err(AppendError::Disk(error.to_string()))),
         };
-        let place = match Room::take(self.room, packed.weight(), packed.count()) {
+        let place = match Room::take_own(self.room, packed.weight(), packed.count()) {
             Ok(place) => place,
             Err(full) => return Ok(Err(full)),
         };

@@ -79,13 +79,7 @@ impl Inner {
     async fn next_round(&self) -> Result<Vec<Chunk>> {
         let mut waiting = self.waiting.lock().await;
         self.bring_up(&mut waiting).await?;
-        let mut events = 0;
-        let round = waiting.chunks.iter().take_while(|chunk| {
-            let first = events == 0;
-            events += chunk.batch.num_rows();
-            first || events <= self.settings.seal_events
-        });
-        Ok(round.cloned().collect())
+        Ok(waiting.round(self.settings.seal_events))
     }
 
     async fn write_windows(&self, chunks: Vec<Chunk>) -> Result<Vec<Written>> {

@@ -1,4 +1,6 @@
 //! The inbox's entries as batches: made once, read by every snapshot, and sealed from.
+//!
+//! Invariant: a batch that a seal has taken is never extended: what is sealed of it is all of it.
 
 use super::columns;
 use super::error::Result;
@@ -26,11 +28,27 @@ pub(super) struct Chunk {
 #[derive(Default)]
 pub(super) struct Waiting {
     pub chunks: Vec<Chunk>,
+    /// Chunks up to this entry are, or were, being sealed.
+    taken: i64,
 }
 
 impl Waiting {
+    /// Whole chunks from the front, of about `most` events, to be sealed.
+    pub(super) fn round(&mut self, most: usize) -> Vec<Chunk> {
+        let mut events = 0;
+        let round = self.chunks.iter().take_while(|chunk| {
+            let first = events == 0;
+            events += chunk.batch.num_rows();
+            first || events <= most
+        });
+        let round: Vec<Chunk> = round.cloned().collect();
+        self.taken = round.last().map_or(self.taken, |chunk| chunk.last);
+        round
+    }
+
     fn push(&mut self, chunk: Chunk) -> Result<()> {
         if let Some(before) = self.chunks.last_mut()
+            && before.last > self.taken
             && before.batch.num_rows() + chunk.batch.num_rows() <= SMALL_CHUNK
         {
             before.batch = concat_batches(&columns::schema(), [&before.batch, &chunk.batch])?;
@@ -88,4 +106,37 @@ fn chunks(entries: &[Arc<Entry>]) -> Vec<Chunk> {
         }
     }
     chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::tests::event;
+
+    fn chunk(id: i64) -> Chunk {
+        let events = [event("a", 1, id.unsigned_abs())];
+        Chunk {
+            last: id,
+            batch: columns::batch(events.iter()),
+        }
+    }
+
+    #[test]
+    fn what_a_seal_has_taken_is_not_extended() {
+        let mut waiting = Waiting::default();
+        waiting.push(chunk(1)).unwrap();
+        waiting.push(chunk(2)).unwrap();
+        let round = waiting.round(100);
+        assert_eq!((round.len(), round[0].last), (1, 2));
+        // Asked for while the seal writes: what came meanwhile stands beside it, and is all that stays.
+        waiting.push(chunk(3)).unwrap();
+        waiting.push(chunk(4)).unwrap();
+        waiting.chunks.retain(|chunk| chunk.last > 2);
+        let rows: Vec<_> = waiting
+            .chunks
+            .iter()
+            .map(|chunk| (chunk.last, chunk.batch.num_rows()))
+            .collect();
+        assert_eq!(rows, [(4, 2)]);
+    }
 }

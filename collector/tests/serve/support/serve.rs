@@ -127,9 +127,10 @@ impl Server {
     /// Whether it says that it is ready; where it listens is known then.
     pub fn ready(&mut self) -> bool {
         let said = self.said();
-        let url = said
-            .lines()
-            .find_map(|line| line.strip_prefix("tokentrail ready: "));
+        let mut whole = said
+            .split_inclusive('\n')
+            .filter(|line| line.ends_with('\n'));
+        let url = whole.find_map(|line| line.strip_prefix("tokentrail ready: "));
         match url {
             Some(url) => {
                 self.url = url.trim().to_owned();
