@@ -10,23 +10,23 @@ use tokentrail_agent::config::{self, Compression, Ranged};
 use tokentrail_agent::sink::batch::{Outcome, Receiver};
 use tokentrail_agent::sink::{http, otlp};
 
-/// Events of a batch.
-const MOST: u64 = 40;
-
 pub struct Agent {
     pub source: Source,
     /// Everything up to this sequence.
     pub acknowledged: u64,
     /// The last that was ever on the way.
     pub sent: u64,
+    /// Events of a batch.
+    pub most: u64,
     /// Batches that were not acknowledged: the collector was killed, or full.
     pub unanswered: u64,
 }
 
 impl Agent {
-    pub fn new(source: Source) -> Self {
+    pub fn new(source: Source, most: u64) -> Self {
         Self {
             source,
+            most,
             acknowledged: 0,
             sent: 0,
             unanswered: 0,
@@ -44,9 +44,9 @@ impl Agent {
                 0
             };
             let first = (self.acknowledged + 1).saturating_sub(back).max(1);
-            let last = self.acknowledged + 1 + chance.below(MOST);
+            let last = self.acknowledged + 1 + chance.below(self.most);
             self.send(&mut *receiver, first, last);
-            std::thread::sleep(chance.millis(60));
+            std::thread::sleep(chance.millis(300));
         }
     }
 
@@ -73,7 +73,7 @@ impl Agent {
             }
             Outcome::Retry { .. } => {
                 self.unanswered += 1;
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(50));
             }
             other => panic!("{} {first}..={last}: {other:?}", self.source.agent),
         }

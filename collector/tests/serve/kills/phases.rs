@@ -1,11 +1,68 @@
-//! In the middle of what it was killed, as it shows in the folder; what merges and retention did, as its log says.
+//! When it is killed; in the middle of what that was, as it shows in the folder; what retention has dropped.
 
 use super::Agent;
-use crate::support::stored::{Reader, Stored};
+use crate::support::chance::Chance;
+use crate::support::stored::{Reader, Stored, files};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 use tokentrail::event::EventKey;
+
+/// When it is killed; a little after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    Start,
+    Any,
+    /// A sealed segment's file appears, maybe not whole.
+    Seal,
+    /// A merged one's.
+    Merge,
+    /// A file is deleted.
+    Drop,
+}
+
+/// A run without the moment that was chosen ends then.
+const LONGEST: Duration = Duration::from_secs(6);
+
+impl Moment {
+    pub fn any(chance: &mut Chance) -> Self {
+        use Moment::{Any, Drop, Merge, Seal, Start};
+        chance.of(&[Start, Any, Any, Any, Seal, Seal, Merge, Merge, Merge, Drop])
+    }
+
+    /// Milliseconds after it, at most.
+    pub fn most(self) -> u64 {
+        match self {
+            Self::Start => 200,
+            Self::Any => 1_500,
+            Self::Seal | Self::Merge => 150,
+            Self::Drop => 20,
+        }
+    }
+
+    pub fn wait(self, store: &Path) {
+        let begin: BTreeSet<String> = files(store).into_iter().collect();
+        let start = Instant::now();
+        while start.elapsed() < LONGEST {
+            let now: BTreeSet<String> = files(store).into_iter().collect();
+            let fresh = |sealed: bool| {
+                let mut fresh = now.difference(&begin);
+                fresh.any(|path| path.contains("-sealed-") == sealed)
+            };
+            let come = match self {
+                Self::Start | Self::Any => true,
+                Self::Seal => fresh(true),
+                Self::Merge => fresh(false),
+                Self::Drop => begin.difference(&now).next().is_some(),
+            };
+            if come {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
 
 /// How often each was found.
 #[derive(Default)]
@@ -63,14 +120,6 @@ impl fmt::Display for Phases {
             self.receiving, self.sealing, self.sealed, self.merging, self.dropping
         )
     }
-}
-
-/// Segments that were made by merging, by the log.
-pub fn merges(said: &str) -> u64 {
-    let wholes = said
-        .lines()
-        .filter_map(|line| line.split_once("wholes: ")?.1.split_once(','));
-    wholes.map(|(count, _)| count.parse::<u64>().unwrap()).sum()
 }
 
 /// What retention has dropped.

@@ -10,7 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_tokentrail");
+/// The collector; `TOKENTRAIL_PROGRAM` names another build of it.
+pub fn program() -> PathBuf {
+    std::env::var_os("TOKENTRAIL_PROGRAM")
+        .map_or_else(|| env!("CARGO_BIN_EXE_tokentrail").into(), PathBuf::from)
+}
 
 /// What stays when the collector is ended: its data folder, configuration and keys.
 pub struct Site {
@@ -55,7 +59,7 @@ impl Site {
         fs::write(&config, &self.settings).unwrap();
         let log = self.folder.join("collector.log");
         let file = File::create(&log).unwrap();
-        let child = Command::new(PROGRAM)
+        let child = Command::new(program())
             .args(["serve", "--listen", "127.0.0.1:0", "--config"])
             .arg(&config)
             .arg("--data")
@@ -178,33 +182,17 @@ impl Server {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    fn agent() -> ureq::Agent {
-        ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .proxy(None)
-            .timeout_global(Some(PATIENCE))
-            .build()
-            .new_agent()
-    }
-
     pub fn get(&self, path: &str, key: &str) -> (u16, String) {
-        let request = Self::agent().get(format!("{}{path}", self.url));
+        let request = agent().get(format!("{}{path}", self.url));
         let mut answer = request
             .header("authorization", format!("Bearer {key}"))
             .call()
             .unwrap();
-        (answer.status().as_u16(), text(&mut answer))
+        (answer.status().as_u16(), text(&mut answer).unwrap())
     }
 
     pub fn post(&self, path: &str, key: &str, body: &Value) -> (u16, Value) {
-        let request = Self::agent().post(format!("{}{path}", self.url));
-        let request = request
-            .header("authorization", format!("Bearer {key}"))
-            .header("content-type", "application/json");
-        let mut answer = request.send(body.to_string()).unwrap();
-        let text = text(&mut answer);
-        let json = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text));
-        (answer.status().as_u16(), json)
+        post(&self.url, path, key, body).unwrap()
     }
 
     /// Every event that a query takes, as it is found by pages.
@@ -261,9 +249,30 @@ impl Server {
     }
 }
 
-fn text(answer: &mut ureq::http::Response<ureq::Body>) -> String {
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .proxy(None)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .new_agent()
+}
+
+/// A question to a collector that may be killed meanwhile.
+pub fn post(url: &str, path: &str, key: &str, body: &Value) -> Result<(u16, Value), ureq::Error> {
+    let request = agent().post(format!("{url}{path}"));
+    let request = request
+        .header("authorization", format!("Bearer {key}"))
+        .header("content-type", "application/json");
+    let mut answer = request.send(body.to_string())?;
+    let text = text(&mut answer)?;
+    let json = serde_json::from_str(&text).unwrap_or_else(|_| Value::from(text));
+    Ok((answer.status().as_u16(), json))
+}
+
+fn text(answer: &mut ureq::http::Response<ureq::Body>) -> Result<String, ureq::Error> {
     let config = answer.body_mut().with_config().limit(u64::MAX);
-    config.read_to_string().unwrap()
+    config.read_to_string()
 }
 
 impl Drop for Server {
@@ -275,7 +284,7 @@ impl Drop for Server {
 
 /// `tokentrail` with arguments.
 pub fn tokentrail(arguments: &[&str], key: &Path, server: &str, more: &[(&str, &str)]) -> Output {
-    Command::new(PROGRAM)
+    Command::new(program())
         .args(arguments)
         .env("TOKENTRAIL_SERVER", server)
         .env("TOKENTRAIL_KEY_FILE", key)

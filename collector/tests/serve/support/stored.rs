@@ -150,7 +150,7 @@ pub fn files(folder: &Path) -> Vec<String> {
         let Ok(entries) = fs::read_dir(folder) else {
             return;
         };
-        for path in entries.map(|entry| entry.unwrap().path()) {
+        for path in entries.flatten().map(|entry| entry.path()) {
             if path.is_dir() {
                 visit(root, &path, found);
             } else {
