@@ -5,5 +5,14 @@
 //! is missing its test says so and is skipped. Everything is on loopback, and every process is a child of its test.
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod between;
+#[path = "../../../agent/tests/receivers/support/certificates.rs"]
+mod certificates;
+mod foreign;
+mod fuzz_smoke;
 mod kills;
+mod net;
+mod quarantine;
+mod s3;
 mod support;
+mod tls;
