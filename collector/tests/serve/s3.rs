@@ -4,7 +4,7 @@
 use crate::support::chance::Chance;
 use crate::support::events::{self, HOUR, Source};
 use crate::support::serve::{Server, Site};
-use crate::support::{Program, agent, eventually, fixture, ports, stored};
+use crate::support::{Program, agent, eventually, ports, stored, tool};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ const SETTINGS: &str =
 
 /// `s3s-fs`, by `cargo xtask setup --test`.
 fn program() -> Option<PathBuf> {
-    let tool = fixture("../tools/bin/s3s-fs");
+    let tool = tool("s3s-fs");
     if tool.is_none() {
         println!("skipped: no s3s-fs (cargo xtask setup --test)");
     }
@@ -24,6 +24,7 @@ fn program() -> Option<PathBuf> {
 }
 
 fn start(program: &Path, folder: &Path, port: u16) -> Program {
+    fs::create_dir_all(folder.join("s3").join(BUCKET)).unwrap();
     let mut command = Command::new(program);
     command
         .args([
@@ -41,7 +42,6 @@ fn start(program: &Path, folder: &Path, port: u16) -> Program {
 }
 
 fn site(folder: &Path, port: u16) -> Site {
-    fs::create_dir_all(folder.join("s3").join(BUCKET)).unwrap();
     let mut site = Site::new(folder, SETTINGS);
     let environment = [
         ("AWS_ENDPOINT", format!("http://127.0.0.1:{port}")),

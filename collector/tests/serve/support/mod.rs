@@ -28,6 +28,18 @@ pub fn fixture(path: &str) -> Option<PathBuf> {
     Some(folder.join(path)).filter(|path| path.exists())
 }
 
+/// A program that it has built.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("TOKENTRAIL_TOOLS").map_or_else(
+        || {
+            PathBuf::from(std::env::var_os("HOME").unwrap_or_default())
+                .join(".cache/tokentrail/tools")
+        },
+        PathBuf::from,
+    );
+    Some(folder.join("bin").join(name)).filter(|path| path.exists())
+}
+
 /// The Python that has the tests' packages, if it can import these.
 pub fn python(modules: &str) -> Option<PathBuf> {
     let python = std::env::var_os("TOKENTRAIL_PYTHON")

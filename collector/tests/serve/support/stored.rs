@@ -28,7 +28,6 @@ pub struct Stored {
     pub catalog: Loaded,
     /// Entries of the inbox that are in segments already.
     pub sealed_and_waiting: usize,
-    pub waiting: usize,
     /// Files below the store that the catalog does not name.
     pub strangers: Vec<String>,
 }
@@ -78,7 +77,6 @@ impl Reader {
         Stored {
             events,
             sealed_and_waiting: sealed.len(),
-            waiting: waiting.len(),
             strangers,
             catalog,
         }
