@@ -37,6 +37,7 @@ use axum::extract::{ConnectInfo, Request};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use listener::Listener;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -265,15 +266,26 @@ async fn certificate(
     next.run(request).await
 }
 
+/// Makes the folder; its name, and those of the folders above it, are on the disk before anything in it is acknowledged.
 fn make_folder(path: &Path) -> Result<(), Error> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Folder { path, source }
+    };
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|source| Error::Folder {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(failed(path))?;
+    let whole = path.canonicalize().map_err(failed(path))?;
+    for (above, folder) in whole.ancestors().enumerate() {
+        let forced = File::open(folder).and_then(|folder| folder.sync_all());
+        // Those further up may be another's, and were there before.
+        if above < 2 {
+            forced.map_err(failed(folder))?;
+        }
+    }
+    Ok(())
 }
 
 fn host() -> Host {

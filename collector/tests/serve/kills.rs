@@ -9,8 +9,8 @@
 //!
 //! `TOKENTRAIL_KILLS` says how often; without it, for two minutes. `TOKENTRAIL_SEED` says at which random points.
 
-mod agents;
-mod phases;
+pub mod agents;
+pub mod phases;
 
 use super::support::chance::Chance;
 use super::support::events::{self, HOUR, Source};

@@ -12,6 +12,7 @@ mod foreign;
 mod fuzz_smoke;
 mod kills;
 mod net;
+mod power;
 mod quarantine;
 mod s3;
 mod support;
