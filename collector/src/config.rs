@@ -70,6 +70,8 @@ section! {
         pub objects: Option<String> = None,
         /// Seconds after which what waits becomes a segment.
         pub seal_seconds: Ranged<1, 3_600> = Ranged::new(5),
+        /// Seconds between two looks for segments to merge, and to drop.
+        pub tidy_seconds: Ranged<1, 3_600> = Ranged::new(60),
         /// Days that events are kept.
         pub keep_days: Ranged<1, 36_500> = Ranged::new(400),
         /// Bytes of segments that are kept; the oldest leave. 0: no such limit.

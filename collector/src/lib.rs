@@ -20,6 +20,8 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod event;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod inbox;
 pub mod ingest;
 pub mod search;

@@ -108,6 +108,11 @@ fn each_row_has_a_cargo_fuzz_target() {
         assert!(text.contains(&format!("run(\"{name}\", data)")), "{text}");
         assert!(manifest.contains(&format!("name = \"{name}\"\n")), "{name}");
     }
+    // The collector's are looked for by its own tests.
+    files.retain(|name| {
+        let text = fs::read_to_string(folder.join("fuzz_targets").join(name)).unwrap();
+        !text.contains(" tokentrail::fuzz::run(")
+    });
     assert!(files.is_empty(), "targets without a row: {files:?}");
 }
 

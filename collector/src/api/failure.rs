@@ -46,6 +46,8 @@ pub enum Code {
     Unauthorized,
     /// 403
     Forbidden,
+    /// 404: there is no such thing.
+    NotFound,
     /// 405: the address takes other methods.
     Method,
     /// 413: the request is too long.
@@ -70,6 +72,7 @@ impl Code {
             Self::Query | Self::Cursor | Self::Argument => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::NotFound => StatusCode::NOT_FOUND,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::Length => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooMuch | Self::Memory => StatusCode::UNPROCESSABLE_ENTITY,

@@ -1,7 +1,9 @@
 //! The OpenAPI document. `collector/openapi.json` is this text; a test fails when it is stale.
 
 use super::{failure, search, stats, tail, trail};
+use crate::access;
 use crate::search::engine;
+use crate::serve::{admin, quarantine};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use utoipa::OpenApi;
@@ -13,9 +15,20 @@ use utoipa::openapi::{Content, Ref, Required};
 #[openapi(
     info(
         title = "tokentrail collector",
-        description = "Search, counts, trails and live events."
+        description = "Search, counts, trails and live events; keys, and what is in quarantine."
     ),
-    paths(search::search, stats::stats, tail::tail, trail::trail),
+    paths(
+        search::search,
+        stats::stats,
+        tail::tail,
+        trail::trail,
+        quarantine::list,
+        quarantine::show,
+        admin::list,
+        admin::create,
+        admin::revoke,
+        admin::password,
+    ),
     components(schemas(
         search::SearchParameters,
         search::SearchAnswer,
@@ -23,6 +36,14 @@ use utoipa::openapi::{Content, Ref, Required};
         tail::TailParameters,
         trail::TrailBody,
         trail::TrailAnswer,
+        quarantine::QuarantinePage,
+        quarantine::QuarantineRow,
+        quarantine::QuarantinePiece,
+        admin::NewKey,
+        admin::MadeKey,
+        admin::NewPassword,
+        access::KeyRow,
+        access::Role,
         engine::Explanation,
         engine::ReadFile,
         engine::Counts,

@@ -7,6 +7,7 @@ mod access;
 mod ask;
 mod client;
 mod documents;
+mod quarantine;
 mod serve;
 mod table;
 #[cfg(test)]
@@ -44,6 +45,8 @@ enum Command {
     Tail(ask::TailArguments),
     /// Keys of the collector, and the admin's password
     Access(access::AccessArguments),
+    /// What was acknowledged and is no event, with its reason
+    Quarantine(quarantine::QuarantineArguments),
     /// Show or check the collector's configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -79,6 +82,7 @@ impl Arguments {
             Command::Stats(arguments) => ask::stats(&arguments, &mut std::io::stdout().lock()),
             Command::Tail(arguments) => ask::tail(&arguments, &mut std::io::stdout().lock()),
             Command::Access(arguments) => access::run(&arguments),
+            Command::Quarantine(arguments) => quarantine::run(&arguments),
             Command::Config(ConfigCommand::Show { config }) => {
                 let config: Config = config
                     .as_deref()

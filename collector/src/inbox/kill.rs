@@ -23,6 +23,7 @@ const KILLS: &str = "TOKENTRAIL_KILLS";
 const LIMITS: Limits = Limits {
     bytes: 1 << 20,
     events: 2_000,
+    quarantine: 0,
 };
 const SENDERS: u64 = 6;
 /// Between two looks at everything.

@@ -40,7 +40,7 @@ mod writer;
 pub use hole::Hole;
 pub use own::Identity;
 pub use packed::Packed;
-pub use quarantine::{Form, Quarantined, Refused};
+pub use quarantine::{Form, PIECE as QUARANTINED_BYTES, Quarantined, Refused};
 
 use crate::event::{Event, EventKey};
 use agent_common::event::{Body, Time};
@@ -64,6 +64,8 @@ pub struct Limits {
     /// Bytes of JSON, with what memory needs beside it.
     pub bytes: u64,
     pub events: u64,
+    /// Bytes of what is no event that are kept; the oldest leave.
+    pub quarantine: u64,
 }
 
 /// The events of one append that were new.
@@ -172,7 +174,7 @@ impl Inbox {
         });
         let reader = database::connect(&path)?;
         let (jobs, queue) = mpsc::channel();
-        let writer = Writer::new(connection, Arc::clone(&shared), lock);
+        let writer = Writer::new(connection, Arc::clone(&shared), limits.quarantine, lock);
         let writer = std::thread::Builder::new()
             .name("inbox".into())
             .spawn(move || writer.run(&queue))
@@ -311,13 +313,18 @@ impl Inbox {
             .await
     }
 
-    /// What was put aside, the newest first, at most `most`, before the id `before` if there is one. Blocks on the
-    /// disk.
+    /// What was put aside, the newest first, at most `most`, before the id `before` if there is one; of each at most its
+    /// first `bytes` bytes. Blocks on the disk.
     ///
     /// # Errors
     /// The database cannot be read.
-    pub fn quarantined(&self, before: Option<i64>, most: usize) -> Result<Vec<Quarantined>, Error> {
-        Ok(quarantine::list(&self.reader(), before, most)?)
+    pub fn quarantined(
+        &self,
+        before: Option<i64>,
+        most: usize,
+        bytes: usize,
+    ) -> Result<Vec<Quarantined>, Error> {
+        Ok(quarantine::list(&self.reader(), before, most, bytes)?)
     }
 
     async fn ask<T>(

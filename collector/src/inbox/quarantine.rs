@@ -6,10 +6,8 @@ use rusqlite::{Connection, params};
 use std::io::Read;
 use std::sync::Arc;
 
-/// Most bytes in it, compressed.
-pub(super) const BYTES: i64 = 64 * 1024 * 1024;
-/// Of one piece, this much is kept.
-pub(super) const PIECE: usize = 1024 * 1024;
+/// Of one piece, so many bytes are kept.
+pub const PIECE: usize = 1024 * 1024;
 /// What a row takes beside its payload, about.
 const ROW: usize = 256;
 const LEVEL: i32 = 3;
@@ -43,7 +41,7 @@ pub struct Quarantined {
     pub origin: Arc<str>,
     pub reason: String,
     pub form: Form,
-    /// At most its first 1 MiB.
+    /// Its begin: as much as was asked for, and at most [`PIECE`].
     pub bytes: Vec<u8>,
     /// Bytes that it had.
     pub length: u64,
@@ -73,7 +71,7 @@ pub(super) fn size(connection: &Connection) -> rusqlite::Result<i64> {
     })
 }
 
-/// Puts one in and lets the oldest leave, in this transaction; the bytes that are in it then.
+/// Puts one in, in this transaction; the bytes that are in it then.
 pub(super) fn put(
     connection: &Connection,
     origin: &str,
@@ -100,8 +98,12 @@ pub(super) fn put(
             taken,
             payload
         ])?;
-    let mut size = size + taken;
-    while size > BYTES {
+    Ok(size + taken)
+}
+
+/// Lets the oldest leave until no more than `most` bytes are in it; how many are then.
+pub(super) fn shrink(connection: &Connection, mut size: i64, most: i64) -> rusqlite::Result<i64> {
+    while size > most {
         let oldest = connection
             .prepare_cached(
                 "DELETE FROM quarantine WHERE id = (SELECT MIN(id) FROM quarantine) RETURNING size",
@@ -112,11 +114,12 @@ pub(super) fn put(
     Ok(size)
 }
 
-/// The newest first.
+/// The newest first, each with at most its first `bytes` bytes.
 pub(super) fn list(
     connection: &Connection,
     before: Option<i64>,
     most: usize,
+    bytes: usize,
 ) -> rusqlite::Result<Vec<Quarantined>> {
     let mut statement = connection.prepare_cached(
         "SELECT id, received, origin, reason, form, bytes, payload FROM quarantine WHERE id < ?1
@@ -124,12 +127,13 @@ pub(super) fn list(
     )?;
     let before = before.unwrap_or(i64::MAX);
     let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let limit = bytes.min(PIECE) as u64;
     statement
         .query_map(params![before, most], |row| {
             let payload = row.get_ref(6)?.as_blob()?;
             let mut bytes = Vec::new();
             zstd::stream::read::Decoder::new(payload)
-                .and_then(|decoder| decoder.take(PIECE as u64).read_to_end(&mut bytes))
+                .and_then(|decoder| decoder.take(limit).read_to_end(&mut bytes))
                 .map_err(|error| {
                     let kind = rusqlite::types::Type::Blob;
                     rusqlite::Error::FromSqlConversionFailure(6, kind, error.into())

@@ -1,5 +1,8 @@
 //! How much may wait: taken before an append is queued, given back when it fails, is a duplicate, or is sealed.
 //!
+//! The collector's own events have some room more: it starts, and records who asks for a trail, when senders have
+//! filled the rest.
+//!
 //! Invariant: what is taken is given back once.
 
 use super::{AppendError, Entry, Limits, packed};
@@ -10,6 +13,11 @@ use std::time::Duration;
 
 /// Sealing runs every few seconds.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// What the collector's own events have beside the limits: as many holes as are told of at once, and thousands of
+/// questions.
+const OWN_BYTES: u64 = 4 * 1024 * 1024;
+const OWN_EVENTS: u64 = 8_192;
 
 pub(super) struct Room {
     limits: Limits,
@@ -42,6 +50,29 @@ impl Room {
 
     /// An append that is larger than the limits finds room when nothing else waits, or it never would.
     pub(super) fn take(room: &Arc<Self>, bytes: u64, events: u64) -> Result<Place, AppendError> {
+        Self::within(room, room.limits, bytes, events)
+    }
+
+    /// For an event of the collector itself.
+    pub(super) fn take_own(
+        room: &Arc<Self>,
+        bytes: u64,
+        events: u64,
+    ) -> Result<Place, AppendError> {
+        let limits = Limits {
+            bytes: room.limits.bytes.saturating_add(OWN_BYTES),
+            events: room.limits.events.saturating_add(OWN_EVENTS),
+            ..room.limits
+        };
+        Self::within(room, limits, bytes, events)
+    }
+
+    fn within(
+        room: &Arc<Self>,
+        limits: Limits,
+        bytes: u64,
+        events: u64,
+    ) -> Result<Place, AppendError> {
         let place = Place {
             room: Arc::clone(room),
             bytes,
@@ -49,8 +80,8 @@ impl Room {
         };
         let waiting = room.bytes.fetch_add(bytes, Ordering::Relaxed);
         let waiting_events = room.events.fetch_add(events, Ordering::Relaxed);
-        let over = waiting.saturating_add(bytes) > room.limits.bytes
-            || waiting_events.saturating_add(events) > room.limits.events;
+        let over = waiting.saturating_add(bytes) > limits.bytes
+            || waiting_events.saturating_add(events) > limits.events;
         if over && (waiting > 0 || waiting_events > 0) {
             return Err(AppendError::Full { retry_after: RETRY });
         }

@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 const WIDE: Limits = Limits {
     bytes: 1 << 30,
     events: 1 << 20,
+    quarantine: 64 << 20,
 };
 
 pub(crate) fn event(agent: &str, epoch: u64, sequence: u64) -> Event {
@@ -200,6 +201,7 @@ fn full_is_said_and_passes() {
     let limits = Limits {
         bytes: 1 << 20,
         events: 10,
+        ..WIDE
     };
     let inbox = open_with(folder.path(), limits).unwrap();
     append(&inbox, events(1, 1..=8)).unwrap();
@@ -217,6 +219,7 @@ fn full_is_said_and_passes() {
     let limits = Limits {
         bytes: 4_000,
         events: 1_000,
+        ..WIDE
     };
     let inbox = open_with(folder.path(), limits).unwrap();
     let full = append(&inbox, events(1, 41..=41));
@@ -377,6 +380,28 @@ fn holes_are_told_of_once() {
 }
 
 #[test]
+fn the_collectors_own_events_have_room_when_senders_have_filled_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { events: 8, ..WIDE };
+    let body: Body = serde_json::from_value(
+        json!({ "kind": "audit", "audit": { "action": "collector_started" } }),
+    )
+    .unwrap();
+    for start in 0..3 {
+        let inbox = open_with(folder.path(), limits).unwrap();
+        if start == 0 {
+            append(&inbox, events(1, 1..=8)).unwrap();
+        }
+        let full = append(&inbox, events(1, 9..=9));
+        assert!(matches!(full, Err(AppendError::Full { .. })), "{full:?}");
+        let runtime = runtime();
+        runtime.block_on(inbox.identify(identity())).unwrap();
+        let said = inbox.say(Time::now(), body.clone());
+        assert_eq!(runtime.block_on(said).unwrap().sequence, 1);
+    }
+}
+
+#[test]
 fn the_quarantine_is_bounded_and_listed() {
     let folder = tempfile::tempdir().unwrap();
     let inbox = open(folder.path());
@@ -397,7 +422,7 @@ fn the_quarantine_is_bounded_and_listed() {
         state as u8
     };
     let piece: Vec<u8> = (0..quarantine::PIECE + 7).map(|_| noise()).collect();
-    let list = inbox.quarantined(None, 10).unwrap();
+    let list = inbox.quarantined(None, 10, QUARANTINED_BYTES).unwrap();
     assert_eq!(list.len(), 1);
     assert_eq!(
         (&*list[0].origin, &list[0].bytes[..]),
@@ -406,17 +431,17 @@ fn the_quarantine_is_bounded_and_listed() {
     for _ in 0..70 {
         put(piece.clone()).unwrap();
     }
-    let list = inbox.quarantined(None, 1_000).unwrap();
+    let list = inbox.quarantined(None, 1_000, QUARANTINED_BYTES).unwrap();
     let bytes: usize = list.iter().map(|quarantined| quarantined.bytes.len()).sum();
     assert!(
-        bytes as i64 <= quarantine::BYTES && list.len() > 55,
+        bytes as u64 <= WIDE.quarantine && list.len() > 55,
         "{}",
         list.len()
     );
     assert_eq!(list[0].length, piece.len() as u64);
     assert_eq!(list[0].bytes, piece[..quarantine::PIECE]);
-    let older = inbox.quarantined(Some(list[0].id), 1).unwrap();
-    assert_eq!(older[0].id, list[1].id);
+    let older = inbox.quarantined(Some(list[0].id), 1, 3).unwrap();
+    assert_eq!((older[0].id, older[0].bytes.len()), (list[1].id, 3));
     // Not counted as waiting events.
     assert_eq!(inbox.used(), (0, 0));
 }

@@ -65,6 +65,7 @@ pub(super) struct Writer {
     own: Option<Own>,
     /// Bytes in quarantine; nothing while it is not known.
     quarantined: Option<i64>,
+    quarantine_limit: i64,
     /// Held as long as the connection.
     _lock: File,
 }
@@ -80,12 +81,18 @@ struct Effects {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection, shared: Arc<Shared>, lock: File) -> Self {
+    pub(super) fn new(
+        connection: Connection,
+        shared: Arc<Shared>,
+        quarantine: u64,
+        lock: File,
+    ) -> Self {
         Self {
             connection,
             shared,
             own: None,
             quarantined: None,
+            quarantine_limit: i64::try_from(quarantine).unwrap_or(i64::MAX),
             _lock: lock,
         }
     }
@@ -188,6 +195,7 @@ impl Writer {
             published: self.shared.newest(),
             own: &mut self.own,
             quarantined: &mut self.quarantined,
+            quarantine_limit: self.quarantine_limit,
             effects,
             now: super::now(),
         };
@@ -253,6 +261,7 @@ struct Apply<'a> {
     published: i64,
     own: &'a mut Option<Own>,
     quarantined: &'a mut Option<i64>,
+    quarantine_limit: i64,
     effects: &'a mut Effects,
     now: i64,
 }
@@ -336,6 +345,7 @@ impl Apply<'_> {
                 None => quarantine::size(self.connection)?,
             };
             let size = quarantine::put(self.connection, origin, refused, self.now, size)?;
+            let size = quarantine::shrink(self.connection, size, self.quarantine_limit)?;
             *self.quarantined = Some(size);
         }
         let given = packed.events.len();
@@ -482,7 +492,7 @@ impl Apply<'_> {
             Ok(packed) => packed,
             Err(error) => return Ok(Err(AppendError::Disk(error.to_string()))),
         };
-        let place = match Room::take(self.room, packed.weight(), packed.count()) {
+        let place = match Room::take_own(self.room, packed.weight(), packed.count()) {
             Ok(place) => place,
             Err(full) => return Ok(Err(full)),
         };

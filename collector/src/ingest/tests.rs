@@ -87,6 +87,7 @@ fn site() -> Site {
     let inbox = inbox::Limits {
         bytes: 1 << 30,
         events: 1 << 20,
+        quarantine: 1 << 20,
     };
     site_with(inbox, Limits::default())
 }
@@ -293,14 +294,14 @@ fn what_is_no_event_is_told_of_and_kept() {
     );
     assert_eq!(said["reasons"][0]["line"], 2);
     assert_eq!(said["reasons"][1]["line"], 4);
-    let kept = site.inbox.quarantined(None, 10).unwrap();
+    let kept = site.inbox.quarantined(None, 10, 1 << 20).unwrap();
     let kept: Vec<_> = kept.iter().map(|kept| &kept.bytes[..]).collect();
     assert_eq!(kept, [&b"\xff\xfe"[..], b"{\"half\":"]);
     // Nothing that could be acknowledged: the sender keeps it.
     let answer = site.events(b"<html>\n</html>\n");
     assert_eq!(answer.status, 400);
     assert_eq!(answer.json()["reasons"][1]["line"], 2);
-    assert_eq!(site.inbox.quarantined(None, 10).unwrap().len(), 2);
+    assert_eq!(site.inbox.quarantined(None, 10, 1 << 20).unwrap().len(), 2);
     assert_eq!(site.events(b"\n\n").json()["accepted"], 0);
 }
 
@@ -366,7 +367,7 @@ fn records_that_are_no_events_are_partial() {
         "{reason}"
     );
     assert_eq!(site.stored().len(), 1);
-    let kept = site.inbox.quarantined(None, 10).unwrap();
+    let kept = site.inbox.quarantined(None, 10, 1 << 20).unwrap();
     assert_eq!(kept.len(), 3);
     let first = kept.last().unwrap();
     assert_eq!(first.form, inbox::Form::Otlp);
@@ -419,6 +420,7 @@ fn every_malformed_request_has_its_status() {
     let waiting = inbox::Limits {
         bytes: 1 << 30,
         events: 1 << 20,
+        quarantine: 1 << 20,
     };
     let site = site_with(waiting, limits);
     let good = lines("a", 1..=1);
@@ -551,7 +553,7 @@ fn a_sender_of_one_agent_speaks_for_it_alone() {
         (&1.into(), &1.into())
     );
     assert_eq!(
-        site.inbox.quarantined(None, 1).unwrap()[0].form,
+        site.inbox.quarantined(None, 1, 1).unwrap()[0].form,
         inbox::Form::Json
     );
 }
@@ -561,6 +563,7 @@ fn a_full_inbox_and_too_much_at_once_are_503() {
     let waiting = inbox::Limits {
         bytes: 1 << 30,
         events: 5,
+        quarantine: 0,
     };
     let site = site_with(waiting, Limits::default());
     assert_eq!(site.events(&lines("a", 1..=5)).status, 200);

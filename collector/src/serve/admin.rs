@@ -1,4 +1,4 @@
-//! `/v1/access`: keys and the admin's password, by HTTP.
+//! `/v1/access`: keys and the admin's password, by HTTP; and how all that only admins may is asked for.
 //!
 //! | request | does | needs |
 //! |---|---|---|
@@ -66,11 +66,16 @@ pub fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-enum Failure {
+/// Why an admin's request was not done.
+pub enum Failure {
     Denied(Denied),
     Access(Error),
     /// It cannot be a key's id.
     NoId,
+    Argument(String),
+    NotFound(String),
+    /// For the log.
+    Inbox(String),
     Unrecorded(String),
 }
 
@@ -90,6 +95,13 @@ impl IntoResponse for Failure {
                 let detail = "a key's id has 8 characters: see the list of keys".to_owned();
                 (StatusCode::BAD_REQUEST, Code::Argument, detail)
             }
+            Self::Argument(detail) => (StatusCode::BAD_REQUEST, Code::Argument, detail),
+            Self::NotFound(detail) => (StatusCode::NOT_FOUND, Code::NotFound, detail),
+            Self::Inbox(error) => {
+                tracing::error!("the inbox: {error}");
+                let detail = "the inbox could not be read; the collector's log says why".to_owned();
+                (StatusCode::INTERNAL_SERVER_ERROR, Code::Store, detail)
+            }
             Self::Access(error @ Error::Full) => {
                 (StatusCode::CONFLICT, Code::Argument, error.to_string())
             }
@@ -99,7 +111,7 @@ impl IntoResponse for Failure {
                 (StatusCode::INTERNAL_SERVER_ERROR, Code::Store, detail)
             }
             Self::Unrecorded(error) => {
-                tracing::error!("a change of keys could not be recorded: {error}");
+                tracing::error!("an admin's request could not be recorded: {error}");
                 let detail = "it could not be recorded, and was not done".to_owned();
                 (StatusCode::SERVICE_UNAVAILABLE, Code::Audit, detail)
             }
@@ -116,7 +128,7 @@ impl IntoResponse for Failure {
 
 impl Admin {
     /// `first` says whether the key of the first start is enough.
-    async fn caller(
+    pub(super) async fn caller(
         &self,
         headers: &HeaderMap,
         peer: &Peer,
@@ -133,11 +145,16 @@ impl Admin {
         Ok(caller)
     }
 
-    async fn record(&self, caller: &Caller, detail: String) -> Result<(), Failure> {
+    pub(super) async fn record(
+        &self,
+        caller: &Caller,
+        action: Action,
+        detail: String,
+    ) -> Result<(), Failure> {
         let audit = AuditDetail {
             actor: Some(caller.name.to_string()),
             detail: Some(detail),
-            ..AuditDetail::of(Action::AccessChanged)
+            ..AuditDetail::of(action)
         };
         self.inbox
             .say(Time::now(), Body::Audit(Audit { audit }))
@@ -147,7 +164,15 @@ impl Admin {
     }
 }
 
-async fn list(
+/// Keys, without their secrets.
+#[utoipa::path(
+    get,
+    path = "/v1/access/keys",
+    operation_id = "keys",
+    responses((status = 200, body = [KeyRow]), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)),
+    security(("key" = []))
+)]
+pub(crate) async fn list(
     State(admin): State<Admin>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     headers: HeaderMap,
@@ -156,7 +181,19 @@ async fn list(
     admin.access.list().map(Json).map_err(Failure::Access)
 }
 
-async fn create(
+/// Makes a key, and shows it this once.
+#[utoipa::path(
+    post,
+    path = "/v1/access/keys",
+    operation_id = "make_key",
+    request_body = NewKey,
+    responses(
+        (status = 200, body = MadeKey), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 409, body = ErrorBody), (status = 503, body = ErrorBody),
+    ),
+    security(("key" = []))
+)]
+pub(crate) async fn create(
     State(admin): State<Admin>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     headers: HeaderMap,
@@ -176,7 +213,7 @@ async fn create(
         wanted.name,
         wanted.role.name()
     );
-    if let Err(failure) = admin.record(&caller, what).await {
+    if let Err(failure) = admin.record(&caller, Action::AccessChanged, what).await {
         // Nobody has seen it, and nobody is to hold a key of which nothing is recorded.
         admin
             .access
@@ -193,7 +230,19 @@ async fn create(
     }))
 }
 
-async fn revoke(
+/// Makes a key worthless at once.
+#[utoipa::path(
+    delete,
+    path = "/v1/access/keys/{id}",
+    operation_id = "revoke_key",
+    params(("id" = String, Path, description = "the first 8 characters behind `ttk_`")),
+    responses(
+        (status = 204, description = "revoked"), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 503, body = ErrorBody),
+    ),
+    security(("key" = []))
+)]
+pub(crate) async fn revoke(
     State(admin): State<Admin>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     headers: HeaderMap,
@@ -203,12 +252,25 @@ async fn revoke(
     let Some(id) = KeyId::parse(&id) else {
         return Err(Failure::NoId);
     };
-    admin.record(&caller, format!("revoked key {id}")).await?;
+    let what = format!("revoked key {id}");
+    admin.record(&caller, Action::AccessChanged, what).await?;
     admin.access.revoke(&id, now()).map_err(Failure::Access)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn password(
+/// Sets the local admin's password.
+#[utoipa::path(
+    post,
+    path = "/v1/access/password",
+    operation_id = "set_password",
+    request_body = NewPassword,
+    responses(
+        (status = 204, description = "set"), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 503, body = ErrorBody),
+    ),
+    security(("key" = []))
+)]
+pub(crate) async fn password(
     State(admin): State<Admin>,
     ConnectInfo(peer): ConnectInfo<Peer>,
     headers: HeaderMap,
@@ -216,9 +278,8 @@ async fn password(
 ) -> Result<StatusCode, Failure> {
     let password = Zeroizing::new(wanted.password);
     let caller = admin.caller(&headers, &peer, true).await?;
-    admin
-        .record(&caller, "set the admin's password".to_owned())
-        .await?;
+    let what = "set the admin's password".to_owned();
+    admin.record(&caller, Action::AccessChanged, what).await?;
     let access = admin.access.clone();
     tokio::task::spawn_blocking(move || access.set_password(&password))
         .await

@@ -19,6 +19,7 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 pub struct Done {
     pub seals: AtomicU64,
     pub seal_failures: AtomicU64,
+    pub merges: AtomicU64,
     pub merge_failures: AtomicU64,
     pub retain_failures: AtomicU64,
     pub dropped_segments: AtomicU64,
@@ -77,6 +78,11 @@ impl Collector for Families {
                 "seal_failures",
                 "Times that it could not be",
                 &done.seal_failures,
+            ),
+            (
+                "merges",
+                "Segments that were made of smaller ones",
+                &done.merges,
             ),
             (
                 "merge_failures",

@@ -7,13 +7,14 @@
 //! Invariant: nothing but loopback is listened to in cleartext.
 //! Invariant: the collector says that it is ready only when an event that is sent then would be taken and found.
 
-mod admin;
+pub(crate) mod admin;
 mod door;
 mod gate;
 mod health;
 mod listener;
 mod metrics;
 mod objects;
+pub(crate) mod quarantine;
 mod questions;
 mod tasks;
 mod tls;
@@ -37,6 +38,7 @@ use axum::extract::{ConnectInfo, Request};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use listener::Listener;
+use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -127,6 +129,7 @@ pub async fn serve(
         inbox::Limits {
             bytes: config.inbox.max_bytes.get(),
             events: u64::MAX,
+            quarantine: config.inbox.quarantine_bytes.get(),
         },
     )?;
     inbox
@@ -177,14 +180,16 @@ pub async fn serve(
         questions.clone(),
         questions,
     ));
+    let admin = Admin {
+        access,
+        gate,
+        inbox: inbox.clone(),
+    };
     let app = Router::new()
         .merge(ingest::router(receive))
         .merge(api::router(answers))
-        .merge(admin::router(Admin {
-            access,
-            gate,
-            inbox: inbox.clone(),
-        }))
+        .merge(admin::router(admin.clone()))
+        .merge(quarantine::router(admin))
         .merge(health::router(numbers.clone()))
         .layer(middleware::from_fn(certificate));
     let tcp = TcpListener::bind(address)
@@ -262,15 +267,26 @@ async fn certificate(
     next.run(request).await
 }
 
+/// Makes the folder; its name, and those of the folders above it, are on the disk before anything in it is acknowledged.
 fn make_folder(path: &Path) -> Result<(), Error> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Folder { path, source }
+    };
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|source| Error::Folder {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(failed(path))?;
+    let whole = path.canonicalize().map_err(failed(path))?;
+    for (above, folder) in whole.ancestors().enumerate() {
+        let forced = File::open(folder).and_then(|folder| folder.sync_all());
+        // Those further up may be another's, and were there before.
+        if above < 2 {
+            forced.map_err(failed(folder))?;
+        }
+    }
+    Ok(())
 }
 
 fn host() -> Host {

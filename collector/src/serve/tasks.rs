@@ -14,7 +14,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, warn};
 
 const DAY: i64 = 24 * 3_600 * 1_000_000_000;
-const TIDY: Duration = Duration::from_secs(60);
 const HOLES: Duration = Duration::from_secs(10);
 
 /// Starts them; they end soon after `stopped` changes.
@@ -53,13 +52,20 @@ pub fn start(
     };
     let tidy = {
         let (store, done) = (store.clone(), done.clone());
-        every(TIDY, stopped.clone(), move || {
+        let period = Duration::from_secs(config.store.tidy_seconds.get());
+        every(period, stopped.clone(), move || {
             let (store, done) = (store.clone(), done.clone());
             async move {
                 let now = now();
-                if let Err(error) = store.merge(now).await {
-                    done.merge_failures.fetch_add(1, Ordering::Relaxed);
-                    warn!("segments could not be merged, and stay as they are: {error}");
+                match store.merge(now).await {
+                    Ok(merged) => {
+                        done.merges.fetch_add(merged.wholes, Ordering::Relaxed);
+                        debug!(?merged, "merged");
+                    }
+                    Err(error) => {
+                        done.merge_failures.fetch_add(1, Ordering::Relaxed);
+                        warn!("segments could not be merged, and stay as they are: {error}");
+                    }
                 }
                 match store.retain(retention, now).await {
                     Ok(retained) => {

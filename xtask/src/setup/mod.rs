@@ -12,6 +12,7 @@ mod machine;
 mod packages;
 mod probes;
 mod receivers;
+mod s3;
 
 pub use fixtures::python;
 pub use machine::{Machine, kernel_images, virtme};
@@ -94,6 +95,7 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
     }
     if needs.test {
         missing.extend(receivers::ensure(workspace)?);
+        missing.extend(s3::ensure(workspace));
     }
     if needs.vm {
         missing.extend(machine::ensure(workspace)?);

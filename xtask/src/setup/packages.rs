@@ -69,6 +69,7 @@ const TEST: &[Package] = &[
     program("gnutls-bin", "gnutls-cli", "GnuTLS as a client"),
     program("socat", "socat", "Unix sockets and proxies"),
     program("iproute2", "ip", "network namespaces"),
+    program("fuse3", "fusermount3", "the file system that loses power"),
     program("podman", "podman", "the container cell"),
     program("npm", "npm", "bun as a client"),
     program(

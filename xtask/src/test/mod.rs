@@ -136,6 +136,9 @@ fn unit(workspace: &Workspace, program: &Program, tally: &mut Tally) -> Result<(
         .env("CARGO_MANIFEST_DIR", &program.folder)
         .env("CARGO_TARGET_DIR", &workspace.target)
         .env("TOKENTRAIL_FIXTURES", workspace.fixtures())
+        .env("TOKENTRAIL_TOOLS", workspace.tools())
+        // Has what the collector's oracles are: DuckDB and Spark.
+        .env("TOKENTRAIL_PYTHON", setup::python(workspace))
         // Setup brought the programs that `agent/tests/receivers` starts.
         .env("TOKENTRAIL_RECEIVERS", "1");
     listen(&program.name, &mut command, tally)

@@ -51,6 +51,7 @@ fn a_collector_in_between_changes_nothing() {
         bytes: 1 << 30,
         // What was sent before needs room, too, until that is known.
         events: 2 * SAMPLES.lines().count() as u64,
+        quarantine: 0,
     };
     let site = site_with(waiting, Limits::default());
     let port = TcpListener::bind("127.0.0.1:0")
