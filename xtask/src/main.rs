@@ -8,6 +8,7 @@ mod build;
 mod demo;
 mod dist;
 mod interrupt;
+mod load;
 mod process;
 mod say;
 mod server;
@@ -62,6 +63,10 @@ enum Task {
     /// and OTLP, and the time from a request to its receiver. All numbers as JSON in the target folder's `bench`. A
     /// timing never fails it.
     Bench(bench::Options),
+    /// Usage events as a fleet of agents would send them, from a seed
+    ///
+    /// As NDJSON, as OTLP bodies, or sent to a collector. The same seed and sizes give the same bytes.
+    Load(load::Options),
     /// What is given to others: a binary, a Debian package, man pages, completions, sums
     ///
     /// In the target folder's `dist`. The binary needs glibc 2.34 or later and nothing else; one that needs more is
@@ -143,6 +148,7 @@ fn run(task: Task) -> Result<ExitCode> {
             }
         }
         Task::Bench(options) => bench::run(&workspace, &options)?,
+        Task::Load(options) => load::run(&options)?,
         Task::Dist(options) => dist::run(&workspace, &options)?,
         Task::Vm(arguments) => return vm(&workspace, arguments),
     }
