@@ -6,6 +6,7 @@
 mod access;
 mod ask;
 mod client;
+mod fill;
 mod serve;
 mod table;
 #[cfg(test)]
@@ -43,6 +44,9 @@ enum Command {
     Tail(ask::TailArguments),
     /// Keys of the collector, and the admin's password
     Access(access::AccessArguments),
+    /// Events of standard input (NDJSON) into a data folder, with no collector running: for measuring
+    #[command(hide = true)]
+    Fill(fill::FillArguments),
     /// Show or check the collector's configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -67,6 +71,7 @@ impl Arguments {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Fill(arguments) => fill::run(arguments),
             Command::Trail(arguments) => {
                 let (mut input, mut out) = (std::io::stdin().lock(), std::io::stdout().lock());
                 trail::trail(&arguments, &mut input, &mut out)

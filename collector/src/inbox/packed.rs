@@ -15,7 +15,7 @@ const LEVEL: i32 = 1;
 const BESIDE: u64 = size_of::<Event>() as u64 + 1;
 
 /// Events, ready to be stored.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Packed {
     pub(super) events: Vec<Event>,
     pub(super) payload: Vec<u8>,

@@ -7,12 +7,14 @@
 //! Invariant: nothing is removed or upgraded, no service is started or enabled, no boot loader is touched.
 
 mod apt;
+mod engines;
 mod fixtures;
 mod machine;
 mod packages;
 mod probes;
 mod receivers;
 
+pub use engines::python as engines_python;
 pub use fixtures::python;
 pub use machine::{Machine, kernel_images, virtme};
 pub use packages::{add_probe_clippy, add_rust_components};
@@ -33,6 +35,8 @@ pub struct Needs {
     pub test: bool,
     /// What makes load.
     pub bench: bool,
+    /// What the collector is compared with.
+    pub engines: bool,
     /// What makes packages.
     pub dist: bool,
     /// Kernels, QEMU and virtme-ng, and what makes a Debian root.
@@ -45,6 +49,7 @@ impl Needs {
         demo: false,
         test: false,
         bench: false,
+        engines: false,
         dist: false,
         vm: false,
     };
@@ -94,6 +99,9 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
     }
     if needs.test {
         missing.extend(receivers::ensure(workspace)?);
+    }
+    if needs.engines {
+        missing.extend(engines::ensure(workspace));
     }
     if needs.vm {
         missing.extend(machine::ensure(workspace)?);
