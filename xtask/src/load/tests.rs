@@ -161,3 +161,11 @@ fn both_ends_of_an_exchange_have_one_name() {
     let strange = ends.filter(|ends| *ends != both && *ends != [Direction::Client]);
     assert_eq!(strange.count(), 0);
 }
+
+#[test]
+fn the_copy_for_the_collectors_tests_is_fresh() {
+    // `cargo xtask load --events 24 --hosts 4 --fingerprints 12 > collector/tests/fixtures/load.ndjson` writes it.
+    let words = ["--events", "24", "--hosts", "4", "--fingerprints", "12"];
+    let copy = include_bytes!("../../../collector/tests/fixtures/load.ndjson");
+    assert!(written(&words) == copy);
+}
