@@ -51,12 +51,24 @@ pub enum NoEvent {
 
 impl Event {
     /// Takes what an agent has sent.
+    ///
+    /// # Errors
+    /// It is no event.
     pub fn parse(json: Bytes) -> Result<Self, NoEvent> {
+        let (key, time) = Self::head(&json)?;
+        Ok(Self { key, time, json })
+    }
+
+    /// Key and time of an event's JSON.
+    ///
+    /// # Errors
+    /// It is no event.
+    pub fn head(json: &[u8]) -> Result<(EventKey, i64), NoEvent> {
         if json.len() > SIZE_LIMIT {
             return Err(NoEvent::Size(json.len()));
         }
         let envelope: Envelope =
-            serde_json::from_slice(&json).map_err(|error| NoEvent::Json(error.to_string()))?;
+            serde_json::from_slice(json).map_err(|error| NoEvent::Json(error.to_string()))?;
         // JSON has no newline in a string, so one is between its parts.
         if json.contains(&b'\n') || json.contains(&b'\r') {
             return Err(NoEvent::Newline);
@@ -80,15 +92,12 @@ impl Event {
             value: nanos.to_string(),
             most: i64::MAX,
         })?;
-        Ok(Self {
-            key: EventKey {
-                agent: producer.id.clone(),
-                epoch: signed("producer.epoch", producer.epoch)?,
-                sequence: signed("producer.sequence", producer.sequence)?,
-            },
-            time,
-            json,
-        })
+        let key = EventKey {
+            agent: producer.id.clone(),
+            epoch: signed("producer.epoch", producer.epoch)?,
+            sequence: signed("producer.sequence", producer.sequence)?,
+        };
+        Ok((key, time))
     }
 }
 

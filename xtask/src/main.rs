@@ -8,6 +8,7 @@ mod build;
 mod demo;
 mod dist;
 mod interrupt;
+mod load;
 mod process;
 mod say;
 mod server;
@@ -63,6 +64,10 @@ enum Task {
     /// and OTLP, and the time from a request to its receiver. All numbers as JSON in the target folder's `bench`. A
     /// timing never fails it.
     Bench(bench::Options),
+    /// Usage events as a fleet of agents would send them, from a seed
+    ///
+    /// As NDJSON, as OTLP bodies, or sent to a collector. The same seed and sizes give the same bytes.
+    Load(load::Options),
     /// What is given to others: of agent and collector the binary, a Debian package, man pages, completions; sums
     ///
     /// In the target folder's `dist`. The agent needs glibc 2.34 or later, the collector 2.35, and nothing else; what
@@ -155,6 +160,7 @@ fn run(task: Task) -> Result<ExitCode> {
             }
         }
         Task::Bench(options) => bench::run(&workspace, &options)?,
+        Task::Load(options) => load::run(&options)?,
         Task::Dist(options) => dist::run(&workspace, &options)?,
         Task::Vm(arguments) => return vm(&workspace, arguments),
     }

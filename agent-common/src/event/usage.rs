@@ -72,6 +72,17 @@ pub struct Exchange {
     pub outcome: Outcome,
 }
 
+impl Exchange {
+    /// An id of its parts, in this order: the connection, which the exchanges of one have in common (so that ids that
+    /// are stored together cost little), the request's place on the wire, and the place within the TLS record there.
+    #[must_use]
+    pub fn name(connection: [u8; 8], place: u32, within: u32) -> String {
+        let connection = u128::from(u64::from_be_bytes(connection));
+        let name = connection << 64 | u128::from(place) << 32 | u128::from(within);
+        format!("{name:032x}")
+    }
+}
+
 /// How an exchange ended, as far as it was seen.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,

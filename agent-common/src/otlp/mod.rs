@@ -1,10 +1,11 @@
 //! An event as a log record of OTLP, and back, byte for byte: what agent and collector agree on beside the event.
 //!
-//! The names that a record's parts have, JSON as flat attributes ([`value`]), and the way back to the event's
-//! canonical JSON ([`restore`]). How a batch becomes a request is the agent's (`sink/otlp`).
+//! The names that a record's parts have, JSON as flat attributes ([`value`]), a batch as a request ([`request`]), and
+//! the way back to the event's canonical JSON ([`restore`]).
 //!
 //! Invariant: an event's JSON and its log record say the same, and each can be made of the other.
 
+pub mod request;
 pub mod restore;
 pub mod value;
 

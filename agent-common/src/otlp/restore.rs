@@ -171,8 +171,8 @@ fn write_object(members: &[(String, Node)], json: &mut Vec<u8>) {
     json.push(b'}');
 }
 
-/// `None` for what JSON cannot say.
-fn write_value(value: &AnyValue, depth: usize, json: &mut Vec<u8>) -> Option<()> {
+/// Appends a value, which stands `depth` levels deep, as the JSON that it was made of; `None` for what JSON cannot say.
+pub fn write_value(value: &AnyValue, depth: usize, json: &mut Vec<u8>) -> Option<()> {
     if depth > DEPTH_LIMIT {
         return None;
     }

@@ -1,7 +1,7 @@
 //! A name for an exchange that both ends of a connection give alike.
 //!
-//! It is the begin of a SHA-256 over the unordered pair of ends and the request's place on the wire. For TCP that
-//! place is the sequence number of the byte, or of the TLS record that carried it, which both ends see (also on two
+//! It is the begin of a SHA-256 over the unordered pair of ends, and behind it, as it is, the request's place on the
+//! wire: ids of one connection begin alike, and a collector stores that once. For TCP that place is the sequence number of the byte, or of the TLS record that carried it, which both ends see (also on two
 //! hosts, unless an address is translated between them); the network namespace is added for loopback addresses,
 //! because every namespace has the same ones. A Unix connection is named by its client's socket (the server's has no
 //! inode number before it is accepted), and the place is the offset since the connection began, so that a connection
@@ -11,21 +11,19 @@ use super::Facts;
 use crate::flow::Direction;
 use crate::http::head::Exchange;
 use crate::kernel::record::Endpoints;
+use agent_common::event;
 use sha2::{Digest as _, Sha256};
 use std::net::{IpAddr, SocketAddr};
-
-/// Bytes of the hash that are kept.
-const LENGTH: usize = 16;
 
 pub(super) fn of(exchange: &Exchange, facts: &Facts<'_>) -> String {
     let mut hash = Sha256::new();
     let origin = exchange.request.origin;
-    match facts.endpoints {
+    let place = match facts.endpoints {
         Endpoints::Tcp { local, peer } | Endpoints::Udp { local, peer } => {
             let (local, peer) = (canonical(local), canonical(peer));
             hash.update(match facts.endpoints {
-                Endpoints::Udp { .. } => b"tokentrail exchange 1 udp\0",
-                _ => b"tokentrail exchange 1 tcp\0",
+                Endpoints::Udp { .. } => b"tokentrail exchange 2 udp\0",
+                _ => b"tokentrail exchange 2 tcp\0",
             });
             for (address, port) in [local.min(peer), local.max(peer)] {
                 match address {
@@ -42,9 +40,9 @@ pub(super) fn of(exchange: &Exchange, facts: &Facts<'_>) -> String {
             };
             hash.update(namespace.to_be_bytes());
             match facts.sequence {
-                Some(sequence) => hash.update(u64::from(sequence).to_be_bytes()),
+                Some(sequence) => sequence,
                 // No one else can name it then, but the exchanges of a connection still differ.
-                None => hash.update((u64::from(u32::MAX) + 1 + origin.wire).to_be_bytes()),
+                None => offset(b"offset\0", &mut hash, origin.wire),
             }
         }
         Endpoints::Unix { peer_inode, .. } => {
@@ -52,19 +50,22 @@ pub(super) fn of(exchange: &Exchange, facts: &Facts<'_>) -> String {
                 Direction::Sent => facts.connection.inode,
                 Direction::Received => *peer_inode,
             };
-            hash.update(b"tokentrail exchange 1 unix\0");
+            hash.update(b"tokentrail exchange 2 unix\0");
             hash.update(client.to_be_bytes());
-            hash.update(origin.wire.to_be_bytes());
+            offset(b"", &mut hash, origin.wire)
         }
-    }
-    hash.update(origin.within.to_be_bytes());
-    let mut name = String::with_capacity(LENGTH * 2);
-    for byte in &hash.finalize()[..LENGTH] {
-        for digit in [byte >> 4, byte & 15] {
-            name.extend(char::from_digit(u32::from(digit), 16));
-        }
-    }
-    name
+    };
+    let digest = hash.finalize();
+    let mut connection = [0; 8];
+    connection.copy_from_slice(&digest[..8]);
+    event::Exchange::name(connection, place, origin.within)
+}
+
+/// The low half of an offset; the high half is a part of the connection.
+fn offset(mark: &[u8], hash: &mut Sha256, wire: u64) -> u32 {
+    hash.update(mark);
+    hash.update((wire >> 32).to_be_bytes());
+    wire as u32
 }
 
 /// A dual-stack server sees an IPv4 client as `::ffff:a.b.c.d`, and the client does not.

@@ -7,6 +7,7 @@ mod access;
 mod ask;
 mod client;
 mod documents;
+mod fill;
 mod quarantine;
 mod serve;
 mod table;
@@ -47,6 +48,9 @@ enum Command {
     Access(access::AccessArguments),
     /// What was acknowledged and is no event, with its reason
     Quarantine(quarantine::QuarantineArguments),
+    /// Events of standard input (NDJSON) into a data folder, with no collector running: for measuring
+    #[command(hide = true)]
+    Fill(fill::FillArguments),
     /// Show or check the collector's configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -74,6 +78,7 @@ impl Arguments {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Serve(arguments) => serve::run(arguments),
+            Command::Fill(arguments) => fill::run(arguments),
             Command::Trail(arguments) => {
                 let (mut input, mut out) = (std::io::stdin().lock(), std::io::stdout().lock());
                 trail::trail(&arguments, &mut input, &mut out)

@@ -39,7 +39,7 @@ mod writer;
 
 pub use hole::Hole;
 pub use own::Identity;
-pub use packed::Packed;
+pub use packed::{Lines, Packed};
 pub use quarantine::{Form, PIECE as QUARANTINED_BYTES, Quarantined, Refused};
 
 use crate::event::{Event, EventKey};

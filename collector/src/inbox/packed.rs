@@ -5,7 +5,7 @@
 //!
 //! Invariant: what is unpacked is what was packed, or an error.
 
-use crate::event::Event;
+use crate::event::{Event, EventKey};
 use bytes::Bytes;
 use std::io::Read;
 
@@ -15,10 +15,39 @@ const LEVEL: i32 = 1;
 const BESIDE: u64 = size_of::<Event>() as u64 + 1;
 
 /// Events, ready to be stored.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Packed {
     pub(super) events: Vec<Event>,
     pub(super) payload: Vec<u8>,
+}
+
+/// Events as they are collected: a line each.
+#[derive(Default)]
+pub struct Lines {
+    /// Whole lines; while an event is written, also the begin of one.
+    pub bytes: Vec<u8>,
+    /// Key, time, and where its JSON ends.
+    events: Vec<(EventKey, i64, usize)>,
+}
+
+impl Lines {
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.events.len()
+    }
+
+    /// Appends an event.
+    pub fn push(&mut self, key: EventKey, time: i64, json: &[u8]) -> Option<&EventKey> {
+        self.bytes.extend_from_slice(json);
+        self.end(key, time)
+    }
+
+    /// What was written behind the last line is this event.
+    pub fn end(&mut self, key: EventKey, time: i64) -> Option<&EventKey> {
+        self.events.push((key, time, self.bytes.len()));
+        self.bytes.push(b'\n');
+        self.events.last().map(|(key, ..)| key)
+    }
 }
 
 impl Packed {
@@ -26,26 +55,41 @@ impl Packed {
     ///
     /// # Errors
     /// Out of memory.
-    pub fn new(mut events: Vec<Event>) -> std::io::Result<Self> {
+    pub fn new(events: Vec<Event>) -> std::io::Result<Self> {
+        let mut lines = Lines::default();
+        let length = events.iter().map(|event| event.json.len() + 1).sum();
+        lines.bytes.reserve_exact(length);
+        for Event { key, time, json } in events {
+            lines.push(key, time, &json);
+        }
+        Self::of(lines)
+    }
+
+    /// The same of lines.
+    ///
+    /// # Errors
+    /// Out of memory.
+    pub fn of(lines: Lines) -> std::io::Result<Self> {
+        let Lines {
+            bytes: mut raw,
+            events,
+        } = lines;
+        // It stays in memory until it is sealed.
+        raw.shrink_to_fit();
         if events.is_empty() {
             return Ok(Self::default());
-        }
-        let length = events.iter().map(|event| event.json.len() + 1).sum();
-        let mut raw = Vec::with_capacity(length);
-        for event in &events {
-            raw.extend_from_slice(&event.json);
-            raw.push(b'\n');
         }
         let mut compressor = zstd::bulk::Compressor::new(LEVEL)?;
         compressor.include_checksum(true)?;
         let payload = compressor.compress(&raw)?;
         let raw = Bytes::from(raw);
         let mut at = 0;
-        for event in &mut events {
-            let end = at + event.json.len();
-            event.json = raw.slice(at..end);
+        let events = events.into_iter().map(|(key, time, end)| {
+            let json = raw.slice(at..end);
             at = end + 1;
-        }
+            Event { key, time, json }
+        });
+        let events = events.collect();
         Ok(Self { events, payload })
     }
 

@@ -5,9 +5,9 @@
 use super::answer::Failure;
 use super::budget::Held;
 use super::door::Sender;
-use crate::event::Event;
-use crate::inbox::{Form, Packed, Refused};
-use bytes::Bytes;
+use super::quick::{Head, Reader};
+use crate::event::{Event, EventKey, SIZE_LIMIT};
+use crate::inbox::{Form, Lines, Packed, Refused};
 use serde::Serialize;
 
 /// Records and lines of one request.
@@ -51,7 +51,8 @@ pub(super) struct Decoded {
     sender: Sender,
     limit: usize,
     held: Held,
-    events: Vec<Event>,
+    /// The events, a line each: what is compressed and kept.
+    lines: Lines,
     refused: Vec<Refused>,
     /// Bytes of both.
     bytes: usize,
@@ -73,21 +74,20 @@ impl Decoded {
             sender,
             limit,
             held,
-            events: Vec::new(),
+            lines: Lines::default(),
             refused: Vec::new(),
             bytes: 0,
             summary: Summary::default(),
         }
     }
 
-    /// What has the form of an event: it is one, or is refused with a reason. The event, if it is one.
-    pub(super) fn take(&mut self, json: Bytes) -> Result<Option<&Event>, Failure> {
-        let event = Event::parse(json.clone()).map_err(|error| error.to_string());
-        match event.and_then(|event| self.allowed(event)) {
-            Ok(event) => {
-                self.count(event.json.len())?;
-                self.events.push(event);
-                Ok(self.events.last())
+    /// What has the form of an event: it is one, or is refused with a reason. Its key, if it is one.
+    pub(super) fn take(&mut self, json: &[u8]) -> Result<Option<&EventKey>, Failure> {
+        let head = Event::head(json).map_err(|error| error.to_string());
+        match head.and_then(|(key, time)| self.allowed(&key).map(|()| (key, time))) {
+            Ok((key, time)) => {
+                self.count(json.len())?;
+                Ok(self.lines.push(key, time, json))
             }
             Err(reason) => {
                 self.refuse(reason, Form::Json, json.to_vec())?;
@@ -96,8 +96,32 @@ impl Decoded {
         }
     }
 
-    fn allowed(&self, event: Event) -> Result<Event, String> {
-        let agent = &event.key.agent;
+    /// A log record that looks like one before it; nothing, if it does not and has to be decoded.
+    pub(super) fn take_quick(
+        &mut self,
+        reader: &mut Reader,
+        head: Option<&Head>,
+        record: &[u8],
+    ) -> Result<Option<&EventKey>, Failure> {
+        let Some(head) = head.filter(|head| head.is_proven() && record.len() <= SIZE_LIMIT) else {
+            return Ok(None);
+        };
+        let before = self.lines.bytes.len();
+        let Some(taken) = reader.take(head, record, &mut self.lines.bytes) else {
+            return Ok(None);
+        };
+        let length = self.lines.bytes.len() - before;
+        // What is wrong with the sender is said the plain way.
+        if self.allowed(&taken.key).is_err() {
+            self.lines.bytes.truncate(before);
+            return Ok(None);
+        }
+        self.count(length)?;
+        Ok(self.lines.end(taken.key, taken.time))
+    }
+
+    fn allowed(&self, key: &EventKey) -> Result<(), String> {
+        let agent = &key.agent;
         if agent.is_empty() || agent.len() > AGENT_BYTES {
             return Err(format!(
                 "producer.id has {} bytes, not 1 to {AGENT_BYTES}",
@@ -108,7 +132,7 @@ impl Decoded {
             Some(own) if own != agent => Err(format!(
                 "its producer is {agent:?}, and {own:?} alone may send through this door"
             )),
-            _ => Ok(event),
+            _ => Ok(()),
         }
     }
 
@@ -123,7 +147,7 @@ impl Decoded {
         self.summary.rejected += 1;
         if self.summary.reasons.len() < REASONS {
             self.summary.reasons.push(Reason {
-                line: self.events.len() + self.refused.len() + 1,
+                line: self.lines.count() + self.refused.len() + 1,
                 reason: reason.chars().take(REASON_CHARS).collect(),
             });
         }
@@ -139,12 +163,8 @@ impl Decoded {
         self.summary.disagreements += batches;
     }
 
-    pub(super) fn events(&self) -> &[Event] {
-        &self.events
-    }
-
     fn count(&mut self, bytes: usize) -> Result<(), Failure> {
-        if self.events.len() + self.refused.len() == RECORDS {
+        if self.lines.count() + self.refused.len() == RECORDS {
             return Err(Failure::TooLarge(format!(
                 "the request holds more than {RECORDS} events"
             )));
@@ -161,10 +181,9 @@ impl Decoded {
 
     /// Compressed, and in one piece of memory each.
     pub(super) fn pack(mut self) -> Result<Packet, Failure> {
-        let bytes = self.events.iter().map(|event| event.json.len() + 1).sum();
-        // The piece, and at most as much again compressed.
-        self.held.grow(bytes)?;
-        let events = Packed::new(self.events)
+        // At most as much again compressed.
+        self.held.grow(self.lines.bytes.len())?;
+        let events = Packed::of(self.lines)
             .map_err(|error| Failure::Unreadable(format!("it cannot be compressed: {error}")))?;
         Ok(Packet {
             events,

@@ -15,7 +15,8 @@
 //! nothing more: collectors on the way split and join batches.
 //!
 //! Memory: a request takes what it needs from one [budget](Limits::in_flight) as it grows, and is told to come again
-//! when there is none; a log record becomes JSON before the next one is decoded. As many requests are decoded at once
+//! when there is none; a log record becomes JSON before the next one is decoded, and quickly if it looks like one before
+//! it ([`quick`]). As many requests are decoded at once
 //! as there are processors.
 //!
 //! Invariant: never 500 for a full inbox or a failing disk, and 2xx only for what is durable.
@@ -29,6 +30,7 @@ mod decoded;
 mod door;
 mod ndjson;
 mod otlp;
+mod quick;
 mod stated;
 #[cfg(test)]
 mod tests;
@@ -81,6 +83,7 @@ pub struct State {
     counters: Arc<Counters>,
     budget: Budget,
     decoders: Arc<Semaphore>,
+    quick: Arc<quick::Quick>,
 }
 
 impl State {
@@ -95,6 +98,7 @@ impl State {
             counters: Arc::default(),
             budget: Budget::new(limits.in_flight.max(least)),
             decoders: Arc::new(Semaphore::new(processors)),
+            quick: Arc::default(),
         }
     }
 
@@ -171,13 +175,14 @@ async fn take(
     let decoder = decoder.acquire_owned().await;
     let limit = state.limits.decoded;
     let origin = Arc::clone(&sender.origin);
+    let quick = Arc::clone(&state.quick);
     let decoding = tokio::task::spawn_blocking(move || {
         let _decoder = decoder;
         let raw = body::decompress(encoding, received, limit, &mut held)?;
         let length = raw.len();
         let mut decoded = Decoded::new(sender, limit, held);
         match speech {
-            Speech::Otlp => otlp::decode(&raw, &mut decoded)?,
+            Speech::Otlp => otlp::decode(&raw, &quick, &mut decoded)?,
             Speech::Ndjson => ndjson::decode(&raw, stated.as_ref(), &mut decoded)?,
         }
         Ok::<_, Failure>((decoded.pack()?, length))

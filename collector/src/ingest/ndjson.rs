@@ -3,27 +3,25 @@
 use super::answer::Failure;
 use super::decoded::Decoded;
 use super::stated::{Span, Stated};
-use bytes::Bytes;
 
 /// All lines of a body.
 pub(super) fn decode(
-    body: &Bytes,
+    body: &[u8],
     stated: Option<&Stated>,
     decoded: &mut Decoded,
 ) -> Result<(), Failure> {
+    let mut span = Span::default();
     for line in body.split(|byte| *byte == b'\n') {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         if !line.trim_ascii().is_empty() {
-            decoded.take(body.slice_ref(line))?;
+            let key = decoded.take(line)?;
+            if let (Some(key), Some(stated)) = (key, stated) {
+                span.add(stated, key);
+            }
         }
     }
-    let Some(stated) = stated else {
-        return Ok(());
-    };
-    let mut span = Span::default();
-    for event in decoded.events() {
-        span.add(stated, &event.key);
+    if let Some(stated) = stated {
+        decoded.disagree(u64::from(!span.agrees(stated)));
     }
-    decoded.disagree(u64::from(!span.agrees(stated)));
     Ok(())
 }

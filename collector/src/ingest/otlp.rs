@@ -4,6 +4,7 @@
 
 use super::answer::Failure;
 use super::decoded::Decoded;
+use super::quick::{Head, Quick, Reader};
 use super::stated::{Span, Stated};
 use super::wire::{Fields, Malformed};
 use crate::event::SIZE_LIMIT;
@@ -15,6 +16,7 @@ use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Field numbers of `opentelemetry/proto/collector/logs/v1/logs_service.proto` and `logs/v1/logs.proto`.
 const RESOURCE_LOGS: u64 = 1;
@@ -35,7 +37,12 @@ impl From<Malformed> for Failure {
 }
 
 /// All records of an ExportLogsServiceRequest.
-pub(super) fn decode(body: &[u8], decoded: &mut Decoded) -> Result<(), Failure> {
+pub(super) fn decode(
+    body: &[u8],
+    quick: &Arc<Quick>,
+    decoded: &mut Decoded,
+) -> Result<(), Failure> {
+    let mut reader = Reader::new(quick);
     let mut spans: BTreeMap<Stated, Span> = BTreeMap::new();
     for resource_logs in of(body, RESOURCE_LOGS) {
         let resource_logs = resource_logs?;
@@ -53,18 +60,30 @@ pub(super) fn decode(body: &[u8], decoded: &mut Decoded) -> Result<(), Failure> 
                 (span.is_some() || spans.len() < STATEMENTS)
                     .then(|| (stated, span.unwrap_or_default()))
             });
+            let mut head = one.head(scope.as_ref());
             one.scope(scope);
             for record in of(scope_logs, LOG_RECORDS) {
-                let json = match one.restore(record?)? {
-                    Ok(json) => json,
-                    Err(NoEvent { reason, request }) => {
-                        decoded.refuse(reason, Form::Otlp, request)?;
-                        continue;
-                    }
+                let record = record?;
+                let key = match decoded.take_quick(&mut reader, head.as_ref(), record)? {
+                    Some(key) => key,
+                    None => match one.restore(record)? {
+                        Ok(json) => {
+                            let Some(key) = decoded.take(&json)? else {
+                                continue;
+                            };
+                            if let Some(head) = &mut head {
+                                reader.learn(head, record, (key, &json));
+                            }
+                            key
+                        }
+                        Err(NoEvent { reason, request }) => {
+                            decoded.refuse(reason, Form::Otlp, request)?;
+                            continue;
+                        }
+                    },
                 };
-                let event = decoded.take(json.into())?;
-                if let (Some(event), Some((stated, span))) = (event, &mut span) {
-                    span.add(stated, &event.key);
+                if let Some((stated, span)) = &mut span {
+                    span.add(stated, key);
                 }
             }
             spans.extend(span);
@@ -94,6 +113,11 @@ impl One {
                 ..ResourceLogs::default()
             }],
         })
+    }
+
+    /// What the records of a scope begin with.
+    fn head(&self, scope: Option<&InstrumentationScope>) -> Option<Head> {
+        Head::of(self.0.resource_logs.first()?.resource.as_ref(), scope)
     }
 
     fn scope(&mut self, scope: Option<InstrumentationScope>) {
@@ -142,7 +166,7 @@ fn few(attributes: usize) -> Result<(), String> {
 
 /// Each field of that number, of a message.
 fn of(message: &[u8], number: u64) -> impl Iterator<Item = Result<&[u8], Malformed>> {
-    Fields(message).filter_map(move |field| match field {
+    Fields::new(message).filter_map(move |field| match field {
         Ok((found, bytes)) => (found == number).then_some(Ok(bytes)),
         Err(malformed) => Some(Err(malformed)),
     })

@@ -606,6 +606,7 @@ fn any_bytes_are_answered() {
     let mut state = 88_172_645_463_325_252u64;
     for _ in 0..3_000 {
         let mut bad = good.clone();
+        let quick = Arc::default();
         for _ in 0..3 {
             state ^= state << 13;
             state ^= state >> 7;
@@ -625,7 +626,7 @@ fn any_bytes_are_answered() {
         };
         let mut decoded = Decoded::new(sender, 1 << 20, site.state.budget.hold());
         // The same that prost says, but that what it does not decode may be broken.
-        let ours = otlp::decode(&bad, &mut decoded);
+        let ours = otlp::decode(&bad, &quick, &mut decoded);
         if ExportLogsServiceRequest::decode(&bad[..]).is_ok() {
             assert!(ours.is_ok(), "{ours:?}");
         }

@@ -124,14 +124,7 @@ pub async fn serve(
     make_folder(data)?;
     let (access, first_key) = Access::open(&data.join("access.db"), gate::now())?;
     let access = Arc::new(access);
-    let inbox = Inbox::open(
-        &data.join("inbox"),
-        inbox::Limits {
-            bytes: config.inbox.max_bytes.get(),
-            events: u64::MAX,
-            quarantine: config.inbox.quarantine_bytes.get(),
-        },
-    )?;
+    let (inbox, store) = storage(config).await?;
     inbox
         .identify(inbox::Identity {
             id: access.installation()?.into(),
@@ -140,13 +133,6 @@ pub async fn serve(
             host: Arc::new(host()),
         })
         .await?;
-    let store = Store::open(
-        objects::open(config)?,
-        Arc::new(SqliteCatalog::open(&data.join("catalog.db"))?),
-        Arc::new(inbox.clone()),
-        store::Settings::default(),
-    )
-    .await?;
     let gate = Gate::new(access.clone());
     let receive = Arc::new(ingest::State::new(
         inbox.clone(),
@@ -240,6 +226,31 @@ pub async fn serve(
     }
     say(&inbox, Action::CollectorStopped, why).await?;
     Ok(())
+}
+
+/// Inbox and store of a configuration's folder, which is made if it is not there.
+///
+/// # Errors
+/// If they cannot be used.
+pub async fn storage(config: &Config) -> Result<(Inbox, Store), Error> {
+    let data = &config.server.data;
+    make_folder(data)?;
+    let inbox = Inbox::open(
+        &data.join("inbox"),
+        inbox::Limits {
+            bytes: config.inbox.max_bytes.get(),
+            events: u64::MAX,
+            quarantine: config.inbox.quarantine_bytes.get(),
+        },
+    )?;
+    let store = Store::open(
+        objects::open(config)?,
+        Arc::new(SqliteCatalog::open(&data.join("catalog.db"))?),
+        Arc::new(inbox.clone()),
+        store::Settings::default(),
+    )
+    .await?;
+    Ok((inbox, store))
 }
 
 async fn say(inbox: &Inbox, action: Action, detail: String) -> Result<(), AppendError> {

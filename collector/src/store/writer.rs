@@ -1,6 +1,7 @@
 //! Rows into a Parquet file.
 //!
-//! Each column is encoded as the table of columns says ([`columns::Stored`]), and compressed with zstd-3.
+//! Each column is encoded as the table of columns says ([`columns::Stored`]), and compressed with zstd, the better
+//! the longer the file will stay.
 //!
 //! Invariant: rows come in sorted by [`columns::SORT`], and the file says so.
 
@@ -18,7 +19,7 @@ use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 use sha2::{Digest, Sha256};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 /// Rows of a page: what is read at least, to have one row.
@@ -40,13 +41,24 @@ pub fn fingerprint_key(fingerprint: &str) -> i64 {
     i64::from_be_bytes(first)
 }
 
-static PROPERTIES: LazyLock<WriterProperties> = LazyLock::new(properties);
+/// zstd's levels: what is written again within the hour should cost little time, what stays for months little room.
+const ZSTD: [(Level, i32); 5] = [
+    (Level::Sealed, 1),
+    (Level::Part, 1),
+    (Level::Hour, 3),
+    (Level::Day, 9),
+    (Level::Mixed, 3),
+];
 
-fn properties() -> WriterProperties {
+static PROPERTIES: LazyLock<HashMap<Level, WriterProperties>> =
+    LazyLock::new(|| ZSTD.map(|(level, zstd)| (level, properties(zstd))).into());
+
+fn properties(zstd: i32) -> WriterProperties {
+    let zstd = ZstdLevel::try_new(zstd).unwrap_or_default();
     let mut builder = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_created_by(concat!("tokentrail ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_compression(Compression::ZSTD(zstd))
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_write_batch_size(PAGE_ROWS)
         .set_max_row_group_row_count(Some(GROUP_ROWS))
@@ -59,7 +71,7 @@ fn properties() -> WriterProperties {
             Stored::Dictionary => continue,
             Stored::Delta => Encoding::DELTA_BINARY_PACKED,
             Stored::Plain => Encoding::PLAIN,
-            Stored::Lengths => Encoding::DELTA_LENGTH_BYTE_ARRAY,
+            Stored::Prefix => Encoding::DELTA_BYTE_ARRAY,
         };
         builder = builder
             .set_column_dictionary_enabled(path.clone(), false)
@@ -128,7 +140,11 @@ impl Writer {
         }
         let path = new_path(level, hour, u64::from_be_bytes(unique));
         let upload = BufWriter::with_capacity(objects.clone(), path.clone(), PART_BYTES);
-        let inner = AsyncArrowWriter::try_new(upload, columns::schema(), Some(PROPERTIES.clone()))
+        let properties = PROPERTIES
+            .get(&level)
+            .cloned()
+            .unwrap_or_else(|| properties(3));
+        let inner = AsyncArrowWriter::try_new(upload, columns::schema(), Some(properties))
             .map_err(|source| Error::Write {
                 path: path.clone(),
                 source,

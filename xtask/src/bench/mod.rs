@@ -6,9 +6,12 @@
 //! rounds, since they cost something themselves: the kernel's own run time per hit, the agent's memory at many open
 //! connections, the replay, delivery through spool and OTLP, and the time from a request to the receiver of its event.
 //!
+//! What the collector costs is apart from all that: [`collector`].
+//!
 //! Invariant: a timing never fails the command: goals stand beside what was measured.
 //! Invariant: the agent's scope is the bench's own cgroup, and its events go nowhere but to receivers of the bench.
 
+mod collector;
 mod delivery;
 mod idle;
 mod latency;
@@ -26,7 +29,7 @@ use crate::vm::Guest;
 use crate::workspace::Workspace;
 use crate::{interrupt, say};
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use load::Traffic;
 use report::{Measured, Report};
 use rustix::process::geteuid;
@@ -38,7 +41,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use variant::{Running, Variant};
 
 #[derive(Args, Clone)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
+    #[command(subcommand)]
+    subject: Option<Subject>,
     /// Measure in a virtual machine, under Debian's newest kernel, where fentry works
     #[arg(long)]
     vm: bool,
@@ -64,6 +70,16 @@ pub struct Options {
     inside: bool,
     #[arg(long, hide = true)]
     folder: Option<PathBuf>,
+}
+
+/// What else than the agent.
+#[derive(Clone, Subcommand)]
+enum Subject {
+    /// The collector: what it takes in, keeps and answers, beside DuckDB and chDB
+    ///
+    /// A generated load over OTLP on loopback, then questions over HTTP. Goals that are missed are said; answers that
+    /// differ from the other engines' fail it.
+    Collector(collector::Options),
 }
 
 /// What is measured, in this order.
@@ -116,6 +132,9 @@ const EMULATED_LOAD: u64 = 5;
 const MACHINE_LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    if let Some(Subject::Collector(options)) = &options.subject {
+        return collector::run(workspace, options);
+    }
     if let (true, Some(agent), Some(folder)) = (options.inside, &options.agent, &options.folder) {
         return measure(workspace, agent, folder, options, Pace(15));
     }

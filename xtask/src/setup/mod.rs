@@ -7,6 +7,7 @@
 //! Invariant: nothing is removed or upgraded, no service is started or enabled, no boot loader is touched.
 
 mod apt;
+mod engines;
 mod fixtures;
 mod machine;
 mod packages;
@@ -14,6 +15,7 @@ mod probes;
 mod receivers;
 mod s3;
 
+pub use engines::python as engines_python;
 pub use fixtures::python;
 pub use machine::{Machine, kernel_images, virtme};
 pub use packages::{add_probe_clippy, add_rust_components};
@@ -34,6 +36,8 @@ pub struct Needs {
     pub test: bool,
     /// What makes load.
     pub bench: bool,
+    /// What the collector is compared with.
+    pub engines: bool,
     /// What makes packages.
     pub dist: bool,
     /// Kernels, QEMU and virtme-ng, and what makes a Debian root.
@@ -46,6 +50,7 @@ impl Needs {
         demo: false,
         test: false,
         bench: false,
+        engines: false,
         dist: false,
         vm: false,
     };
@@ -96,6 +101,9 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
     if needs.test {
         missing.extend(receivers::ensure(workspace)?);
         missing.extend(s3::ensure(workspace));
+    }
+    if needs.engines {
+        missing.extend(engines::ensure(workspace));
     }
     if needs.vm {
         missing.extend(machine::ensure(workspace)?);

@@ -87,6 +87,12 @@ const TEST: &[Package] = &[
 
 const BENCH: &[Package] = &[program("wrk", "wrk", "the bench's load")];
 
+const ENGINES: &[Package] = &[Package {
+    name: "python3-venv",
+    proof: Proof::Check(fixtures::has_venv),
+    purpose: "DuckDB and chDB",
+}];
+
 const DIST: &[Package] = &[
     program("binutils", "objdump", "looking into the binary"),
     program("dpkg", "dpkg-deb", "the Debian package"),
@@ -118,6 +124,7 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
         (needs.demo, DEMO),
         (needs.test, TEST),
         (needs.bench, BENCH),
+        (needs.engines, ENGINES),
         (needs.dist, DIST),
         (needs.vm, VM),
     ];

@@ -15,10 +15,13 @@ use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
 use bytes::Bytes;
+use datafusion::datasource::MemTable;
 use datafusion::functions_aggregate::expr_fn::{count, max, min};
 use datafusion::logical_expr::{Expr, lit};
+use datafusion::prelude::DataFrame;
 use serde::Serialize;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Fingerprints of one question: a key file holds 64 keys.
 pub const FINGERPRINTS_MAX: usize = 64;
@@ -106,6 +109,9 @@ pub struct FacetRow {
     pub last: Time,
 }
 
+/// Events whose facets are counted in memory: some megabytes.
+const FEW: usize = 16 * 1024;
+
 const COUNT: &str = "count";
 const FIRST: &str = "first";
 const LAST: &str = "last";
@@ -144,6 +150,8 @@ impl Engine {
         };
         let page = self.page(snapshot, &search).await?;
         let chosen = self.choose(snapshot, &search.query, search.now).await?;
+        let few = self.few(self.filtered(snapshot, &chosen, &search.query, search.now)?);
+        let few = few.await?;
         let counted = |paths: &'static [&'static str]| {
             let groups = paths
                 .iter()
@@ -155,8 +163,14 @@ impl Engine {
                 min(time()).alias(FIRST),
                 max(time()).alias(LAST),
             ];
-            self.filtered(snapshot, &chosen, &search.query, search.now)?
-                .aggregate(groups, counts)
+            let rows = match &few {
+                Some(few) => self
+                    .context(snapshot)
+                    .read_table(few.clone())
+                    .map_err(|error| self.failed(error))?,
+                None => self.filtered(snapshot, &chosen, &search.query, search.now)?,
+            };
+            rows.aggregate(groups, counts)
                 .map_err(|error| self.failed(error))
         };
         let whole = self.collect(counted(&[])?).await?;
@@ -197,6 +211,31 @@ impl Engine {
             timeline: page.events,
             cursor: page.cursor,
         })
+    }
+}
+
+impl Engine {
+    /// What facets are counted from, in memory, if it is little: most trails are, and each facet would look into every
+    /// file again.
+    async fn few(&self, rows: DataFrame) -> Result<Option<Arc<MemTable>>, SearchError> {
+        let paths = FACETS.iter().flat_map(|(_, paths)| *paths);
+        let mut names: Vec<&str> = paths
+            .filter_map(|path| crate::search::fields::find(path))
+            .map(|field| field.column)
+            .chain([columns::TIME])
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        let read = async {
+            let rows = rows.select(names.iter().map(|name| plan::column(name)))?;
+            let schema = Arc::new(rows.schema().as_arrow().clone());
+            let rows = rows.limit(0, Some(FEW + 1))?.collect().await?;
+            if rows.iter().map(RecordBatch::num_rows).sum::<usize>() > FEW {
+                return Ok(None);
+            }
+            MemTable::try_new(schema, vec![rows]).map(|table| Some(Arc::new(table)))
+        };
+        read.await.map_err(|error| self.failed(error))
     }
 }
 

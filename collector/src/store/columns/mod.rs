@@ -19,6 +19,7 @@
 //! Invariant: a column is never renamed, retyped, removed or moved before another one: stored files have it.
 
 mod join;
+mod scan;
 mod split;
 mod table;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! From canonical JSON to a row.
 
 use super::join::{self, Rows};
+use super::scan::Scan;
 use super::table::{Child, Kind, Node, TREE};
 use super::{COLUMNS, schema};
 use crate::event::Event;
@@ -9,7 +10,6 @@ use arrow::array::{
     ArrayBuilder, ArrayRef, BooleanBuilder, Int16Builder, Int32Builder, Int64Builder, RecordBatch,
     StringViewBuilder, TimestampMicrosecondBuilder,
 };
-use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -253,7 +253,13 @@ impl Split {
     fn event(&mut self, json: &[u8]) {
         self.unplaced.clear();
         if let Ok(json) = std::str::from_utf8(json) {
-            self.object(&TREE, json);
+            let mut scan = Scan::new(json);
+            let placed = self.scanned(&TREE, &mut scan);
+            if placed.is_none() || !scan.is_done() {
+                // Values that were placed already are the same ones.
+                self.unplaced.clear();
+                self.object(&TREE, json);
+            }
         }
         if self.unplaced.is_empty() {
             self.rest.append_null();
@@ -268,6 +274,56 @@ impl Split {
         }
     }
 
+    /// The same as [`Self::object`], in one pass and for JSON as agents write it: without white space, and without
+    /// escapes in keys. `None`: it is not such; some of it may be placed.
+    fn scanned(&mut self, node: &Node, scan: &mut Scan<'_>) -> Option<bool> {
+        scan.expect(b'{')?;
+        if scan.take(b'}') {
+            return Some(false);
+        }
+        let mut next = 0;
+        loop {
+            let key = scan.key()?;
+            match node.child(key, next) {
+                None => {
+                    let value = scan.value()?;
+                    self.unplaced(&node.path, "", key, value);
+                }
+                Some((place, child)) => {
+                    next = place + 1;
+                    let begin = scan.place();
+                    let placed = match child {
+                        Child::Node(below) if scan.is_at(b'{') => self.scanned(below, scan)?,
+                        Child::Node(_) => {
+                            scan.value()?;
+                            false
+                        }
+                        Child::Leaf(leaf) => {
+                            let value = scan.value()?;
+                            self.place(*leaf, value)
+                        }
+                    };
+                    if !placed {
+                        self.unplaced(&node.path, join::MISFIT, key, scan.since(begin));
+                    }
+                }
+            }
+            if scan.take(b'}') {
+                return Some(true);
+            }
+            scan.expect(b',')?;
+        }
+    }
+
+    fn place(&mut self, leaf: usize, value: &str) -> bool {
+        match self.builders.get_mut(leaf) {
+            // A key that stands there twice: `raw` will have both.
+            Some(builder) if builder.len() > self.row => true,
+            Some(builder) => builder.append(value),
+            None => false,
+        }
+    }
+
     /// Whether `json` is an object that is not empty; its values are placed then.
     fn object(&mut self, node: &Node, json: &str) -> bool {
         let Some(entries) = join::entries(json) else {
@@ -276,20 +332,15 @@ impl Split {
         let mut next = 0;
         for (key, value) in &entries {
             match node.child(key, next) {
-                None => self.unplaced(&node.path, "", key, value),
+                None => self.unplaced(&node.path, "", key, value.get()),
                 Some((place, child)) => {
                     next = place + 1;
                     let placed = match child {
                         Child::Node(below) => self.object(below, value.get()),
-                        Child::Leaf(leaf) => match self.builders.get_mut(*leaf) {
-                            // A key that stands there twice: `raw` will have both.
-                            Some(builder) if builder.len() > self.row => true,
-                            Some(builder) => builder.append(value.get()),
-                            None => false,
-                        },
+                        Child::Leaf(leaf) => self.place(*leaf, value.get()),
                     };
                     if !placed {
-                        self.unplaced(&node.path, join::MISFIT, key, value);
+                        self.unplaced(&node.path, join::MISFIT, key, value.get());
                     }
                 }
             }
@@ -297,7 +348,7 @@ impl Split {
         !entries.is_empty()
     }
 
-    fn unplaced(&mut self, parent: &str, mark: &str, key: &str, value: &RawValue) {
+    fn unplaced(&mut self, parent: &str, mark: &str, key: &str, value: &str) {
         let dot = if parent.is_empty() { "" } else { "." };
         let path = serde_json::Value::String(format!("{mark}{parent}{dot}{key}"));
         if !self.unplaced.is_empty() {
@@ -305,7 +356,7 @@ impl Split {
         }
         self.unplaced.push_str(&path.to_string());
         self.unplaced.push(':');
-        self.unplaced.push_str(value.get());
+        self.unplaced.push_str(value);
     }
 
     /// All columns but `raw`.

@@ -34,8 +34,8 @@ pub enum Stored {
     Delta,
     /// As it is: numbers that repeat in runs alone, which the compression finds.
     Plain,
-    /// Lengths apart from the text: what never repeats.
-    Lengths,
+    /// What it has in common with the one before, and the rest: what begins alike in rows that follow each other.
+    Prefix,
 }
 
 /// One value of the contract.
@@ -186,7 +186,7 @@ const STORED: &[(&str, Stored)] = &[
     ("time", Stored::Delta),
     ("observed_time", Stored::Delta),
     ("producer.sequence", Stored::Delta),
-    ("exchange.id", Stored::Lengths),
+    ("exchange.id", Stored::Prefix),
     ("process.pid", Stored::Plain),
     ("process.linux.cgroup_id", Stored::Plain),
     ("thread.id", Stored::Plain),
