@@ -10,7 +10,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path as FilePath, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 const FOLDER: &str = "TOKENTRAIL_CRASH_FOLDER";
 const SEED: &str = "TOKENTRAIL_CRASH_SEED";
@@ -182,10 +183,22 @@ fn killed_at_random_points() {
             .map_while(std::result::Result::ok)
             .any(|line| line == "ready");
         assert!(ready, "kill {kill}: the child did not start");
-        let reading = std::thread::spawn(move || {
-            lines.map_while(std::result::Result::ok).collect::<Vec<_>>()
+        let said = Arc::new(AtomicU64::new(0));
+        let reading = std::thread::spawn({
+            let said = said.clone();
+            move || {
+                let lines = lines.map_while(std::result::Result::ok);
+                lines
+                    .inspect(|_| drop(said.fetch_add(1, Ordering::Relaxed)))
+                    .collect::<Vec<_>>()
+            }
         });
-        std::thread::sleep(Duration::from_micros(random.below(900_000)));
+        // By what it has done: time alone would be too short on a busy machine.
+        let (enough, end) = (random.below(200), Instant::now() + Duration::from_secs(30));
+        while said.load(Ordering::Relaxed) < enough && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_micros(random.below(50_000)));
         // SIGKILL.
         child.kill().unwrap();
         child.wait().unwrap();
