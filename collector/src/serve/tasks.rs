@@ -57,16 +57,7 @@ pub fn start(
             let (store, done) = (store.clone(), done.clone());
             async move {
                 let now = now();
-                match store.merge(now).await {
-                    Ok(merged) => {
-                        done.merges.fetch_add(merged.wholes, Ordering::Relaxed);
-                        debug!(?merged, "merged");
-                    }
-                    Err(error) => {
-                        done.merge_failures.fetch_add(1, Ordering::Relaxed);
-                        warn!("segments could not be merged, and stay as they are: {error}");
-                    }
-                }
+                // First: what goes is not merged.
                 match store.retain(retention, now).await {
                     Ok(retained) => {
                         let dropped = retained.aged.len() + retained.crowded.len();
@@ -76,6 +67,16 @@ pub fn start(
                     Err(error) => {
                         done.retain_failures.fetch_add(1, Ordering::Relaxed);
                         warn!("old segments could not be dropped: {error}");
+                    }
+                }
+                match store.merge(now).await {
+                    Ok(merged) => {
+                        done.merges.fetch_add(merged.wholes, Ordering::Relaxed);
+                        debug!(?merged, "merged");
+                    }
+                    Err(error) => {
+                        done.merge_failures.fetch_add(1, Ordering::Relaxed);
+                        warn!("segments could not be merged, and stay as they are: {error}");
                     }
                 }
             }

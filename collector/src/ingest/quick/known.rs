@@ -16,7 +16,7 @@ const SHAPES: usize = 512;
 const VALUES: usize = 200_000;
 const BYTES: usize = 64 * 1024 * 1024;
 /// Larger values are not worth it.
-const VALUE: usize = 16 * 1024;
+const VALUE_BYTES: usize = 16 * 1024;
 /// What a value takes beside its bytes, about.
 const BESIDE: usize = 96;
 
@@ -145,8 +145,11 @@ impl Learned {
     }
 }
 
-/// Each attribute that no rule decides, with its JSON.
-fn values(record: &Record<'_>) -> Option<Vec<(Arc<[u8]>, Arc<[u8]>)>> {
+/// An attribute's bytes, and its JSON.
+type Value = (Arc<[u8]>, Arc<[u8]>);
+
+/// Each attribute that no rule decides.
+fn values(record: &Record<'_>) -> Option<Vec<Value>> {
     let mut values = Vec::new();
     let mut written = Vec::new();
     for attribute in record.attributes.iter() {
@@ -155,7 +158,7 @@ fn values(record: &Record<'_>) -> Option<Vec<(Arc<[u8]>, Arc<[u8]>)>> {
         if super::rule::Rule::of(key).write(attribute.value, &mut written) {
             continue;
         }
-        if attribute.whole.len() > VALUE {
+        if attribute.whole.len() > VALUE_BYTES {
             return None;
         }
         written.clear();

@@ -74,7 +74,7 @@ impl Server {
             .stderr(file);
         let mut group = Group::spawn(&mut command)?;
         let address = ready(&mut group, &log)?;
-        let [ingest_key, analyst_key] = ["ingest", "analyst"].map(|role| beside(role));
+        let [ingest_key, analyst_key] = ["ingest", "analyst"].map(beside);
         if !ingest_key.exists() {
             let said = fs::read_to_string(&log).unwrap_or_default();
             let first = said
