@@ -189,7 +189,9 @@ fn killed_at_random_points() {
             move || {
                 let lines = lines.map_while(std::result::Result::ok);
                 lines
-                    .inspect(|_| drop(said.fetch_add(1, Ordering::Relaxed)))
+                    .inspect(|_| {
+                        said.fetch_add(1, Ordering::Relaxed);
+                    })
                     .collect::<Vec<_>>()
             }
         });
