@@ -101,6 +101,50 @@ fn usage_events_are_quick_once_they_are_known() {
     assert!(usage > 20);
 }
 
+/// Each attribute that there is, with values at every border that a rule may have.
+#[test]
+fn a_rule_allows_what_the_contract_does() {
+    let quick = Arc::default();
+    taught(&quick);
+    let borders = [0, 1, 8, 16, 31, 32, 63].map(|bits| 1_i128 << bits);
+    let numbers = borders
+        .iter()
+        .flat_map(|border| [border - 1, *border, -border]);
+    let numbers = numbers.filter_map(|number| i64::try_from(number).ok());
+    let mut values: Vec<Option<Value>> = numbers
+        .map(|number| Some(Value::IntValue(number)))
+        .collect();
+    values.extend([true, false].map(|truth| Some(Value::BoolValue(truth))));
+    values.extend(["", "x", "\0\"\u{e9}"].map(|text| Some(Value::StringValue(text.to_owned()))));
+    values.push(None);
+    let mut seen = std::collections::HashSet::new();
+    let (mut same, mut left) = (0, 0);
+    for request in requests() {
+        for at in 0..record(&request).attributes.len() {
+            let usage = record(&request).event_name == "tokentrail.usage";
+            if !usage || !seen.insert(record(&request).attributes[at].key.clone()) {
+                continue;
+            }
+            for value in &values {
+                let mut changed = request.clone();
+                let record = &mut changed.resource_logs[0].scope_logs[0].log_records[0];
+                record.attributes[at].value = Some(AnyValue {
+                    value: value.clone(),
+                });
+                let taken = quick_after(&quick, &request, &changed);
+                match taken {
+                    Some(taken) => {
+                        same += 1;
+                        assert_eq!(Some(taken), plain(&changed));
+                    }
+                    None => left += 1,
+                }
+            }
+        }
+    }
+    assert!(same > 300 && left > 300, "{same} {left}");
+}
+
 #[test]
 fn what_was_learned_is_bounded() {
     let quick: Arc<Quick> = Arc::default();
