@@ -7,6 +7,7 @@
 //! Invariant: an answer never changes when more bytes come (tested at every prefix length).
 //! Invariant: an answer is reached within [`UNDECIDED`] bytes.
 
+use super::h2::frame::PREFACE;
 use Verdict::{More, No, Yes};
 
 /// No stream is undecided for longer than this: the length of the request line up to which an unknown method is
@@ -221,7 +222,6 @@ fn response(bytes: &[u8]) -> Verdict {
 }
 
 fn preface(bytes: &[u8]) -> Verdict {
-    const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     matches(bytes, PREFACE.len(), Start::Http2Preface, |at, byte| {
         byte == PREFACE[at]
     })

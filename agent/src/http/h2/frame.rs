@@ -5,7 +5,7 @@
 /// Bytes of a frame's head.
 pub(super) const HEAD: usize = 9;
 /// What a client says first (section 3.4).
-pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(in crate::http) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Payloads are no longer unless a peer asked for more, which few do (section 4.2).
 const USUAL: usize = 16_384;
 
@@ -60,8 +60,7 @@ impl Head {
     pub fn is_valid(&self) -> bool {
         match self.kind {
             kind::DATA => self.stream != 0 && self.len >= usize::from(self.has(flag::PADDED)),
-            kind::HEADERS => self.stream != 0 && self.len >= self.around().0,
-            kind::PUSH_PROMISE => self.stream != 0 && self.len >= self.around().0,
+            kind::HEADERS | kind::PUSH_PROMISE => self.stream != 0 && self.len >= self.around().0,
             kind::CONTINUATION => self.stream != 0,
             kind::PRIORITY => self.stream != 0 && self.len == 5,
             kind::RST_STREAM => self.stream != 0 && self.len == 4,
