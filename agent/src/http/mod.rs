@@ -12,6 +12,7 @@
 
 mod buffer;
 pub mod detect;
+mod draft;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod h1;

@@ -30,10 +30,11 @@ mod response;
 #[cfg(test)]
 pub(super) mod tests;
 
+use super::draft::Common;
 use super::head::{Exchange, Outcome, ProxyClaim};
 use crate::flow::{Direction, Nanos, Origin, Piece};
 use lane::{Lanes, Taken};
-use open::{Common, Open, Serial};
+use open::{Open, Serial};
 use request::Requests;
 use response::Responses;
 

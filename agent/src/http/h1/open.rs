@@ -5,8 +5,9 @@
 //!
 //! Invariant: each exchange is given out once: its parts are taken.
 
-use crate::flow::{Direction, Nanos};
-use crate::http::head::{BodyPrefix, Exchange, Outcome, ProxyClaim, RequestHead, ResponseHead};
+use crate::flow::Nanos;
+use crate::http::draft::{Common, Draft};
+use crate::http::head::{Exchange, Outcome, RequestHead};
 use crate::http::prefix::Prefix;
 use std::collections::VecDeque;
 
@@ -26,24 +27,9 @@ pub(super) struct Entry {
     pub phantom: bool,
     /// The final response has ended.
     pub answered: bool,
-    parts: Option<Box<Parts>>,
+    parts: Option<Box<Draft>>,
     /// Memory of the parts.
     weight: usize,
-}
-
-/// An exchange in the making.
-pub(super) struct Parts {
-    request: RequestHead,
-    pub request_body: Prefix,
-    pub response: Option<ResponseHead>,
-    pub response_body: Prefix,
-}
-
-/// What all exchanges of a connection share.
-#[derive(Clone, Copy)]
-pub(super) struct Common {
-    pub client: Direction,
-    pub claim: Option<ProxyClaim>,
 }
 
 impl Entry {
@@ -55,13 +41,13 @@ impl Entry {
             pauses: request.method == "CONNECT" || request.headers.first("upgrade").is_some(),
             phantom: false,
             answered: false,
-            parts: Some(Box::new(Parts {
+            parts: Some(Box::new(Draft {
                 request,
                 request_body: Prefix::new(prefix),
                 response: None,
                 response_body: Prefix::new(prefix),
             })),
-            weight: weight + size_of::<Parts>(),
+            weight: weight + size_of::<Draft>(),
         }
     }
 
@@ -78,7 +64,7 @@ impl Entry {
         }
     }
 
-    pub fn parts(&mut self) -> Option<&mut Parts> {
+    pub fn parts(&mut self) -> Option<&mut Draft> {
         self.parts.as_deref_mut()
     }
 
@@ -93,12 +79,6 @@ impl Entry {
                 && parts.request_body.is_settled()
                 && parts.response_body.is_settled()
         })
-    }
-
-    fn has_response(&self) -> bool {
-        self.parts
-            .as_ref()
-            .is_some_and(|parts| parts.response.is_some())
     }
 }
 
@@ -228,33 +208,9 @@ impl Open {
         common: Common,
     ) -> Option<Exchange> {
         let entry = self.get(serial)?;
-        let outcome = if entry.has_response() {
-            Outcome::Answered
-        } else {
-            unanswered
-        };
         let parts = entry.parts.take()?;
-        let weight = std::mem::take(&mut entry.weight);
-        self.weight -= weight;
-        let Parts {
-            request,
-            mut request_body,
-            response,
-            mut response_body,
-        } = *parts;
-        Some(Exchange {
-            request_direction: common.client,
-            request,
-            request_body: request_body.take(),
-            response_body: if response.is_some() {
-                response_body.take()
-            } else {
-                BodyPrefix::default()
-            },
-            response,
-            outcome,
-            proxy_claim: common.claim,
-        })
+        self.weight -= std::mem::take(&mut entry.weight);
+        Some(parts.exchange(unanswered, common))
     }
 
     /// Drops entries at the front that are answered and given out.

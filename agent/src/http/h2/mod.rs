@@ -22,6 +22,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 
+use super::draft::Common;
 use super::h1::{Layer, Limits, Reason};
 use super::head::{Exchange, Headers, Outcome, ProxyClaim, RequestHead, ResponseHead, Version};
 use crate::flow::{Direction, Nanos, Origin, Payload, Piece};
@@ -86,7 +87,13 @@ impl Connection {
             client: start.client,
             limits,
             lanes: [lane(Direction::Sent), lane(Direction::Received)],
-            streams: Streams::new(start.client, limits, start.claim),
+            streams: Streams::new(
+                Common {
+                    client: start.client,
+                    claim: start.claim,
+                },
+                limits,
+            ),
         }
     }
 

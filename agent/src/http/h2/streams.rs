@@ -8,8 +8,9 @@
 
 use super::Output;
 use crate::flow::{Direction, Nanos};
+use crate::http::draft::{Common, Draft};
 use crate::http::h1::{Limits, Reason};
-use crate::http::head::{BodyPrefix, Exchange, Outcome, ProxyClaim, RequestHead, ResponseHead};
+use crate::http::head::{Outcome, RequestHead, ResponseHead};
 use crate::http::prefix::Prefix;
 use std::collections::BTreeMap;
 
@@ -65,20 +66,17 @@ pub(super) struct Streams {
     highest: u32,
     weight: usize,
     limits: Limits,
-    claim: Option<ProxyClaim>,
-    /// Direction of the requests.
-    client: Direction,
+    common: Common,
 }
 
 impl Streams {
-    pub fn new(client: Direction, limits: Limits, claim: Option<ProxyClaim>) -> Self {
+    pub fn new(common: Common, limits: Limits) -> Self {
         Self {
             entries: BTreeMap::new(),
             highest: 0,
             weight: 0,
             limits,
-            claim,
-            client,
+            common,
         }
     }
 
@@ -126,7 +124,7 @@ impl Streams {
     }
 
     pub fn data(&mut self, id: u32, direction: Direction, bytes: &[u8], out: &mut Vec<Output>) {
-        let client = self.client;
+        let client = self.common.client;
         let Some(stream) = self.entries.get_mut(&id).filter(|stream| !stream.given) else {
             return;
         };
@@ -152,7 +150,7 @@ impl Streams {
     /// Bytes of a body are not known.
     pub fn hole(&mut self, id: u32, direction: Direction, out: &mut Vec<Output>) {
         if let Some(stream) = self.entries.get_mut(&id) {
-            if direction == self.client {
+            if direction == self.common.client {
                 stream.request_body.cut();
             } else {
                 stream.response_body.cut();
@@ -163,7 +161,7 @@ impl Streams {
 
     pub fn end(&mut self, id: u32, direction: Direction, out: &mut Vec<Output>) {
         if let Some(stream) = self.entries.get_mut(&id) {
-            if direction == self.client {
+            if direction == self.common.client {
                 stream.request_body.end();
                 stream.request_over = true;
             } else {
@@ -192,7 +190,7 @@ impl Streams {
         let ids: Vec<u32> = self.entries.keys().copied().collect();
         for id in ids {
             if let Some(stream) = self.entries.get_mut(&id) {
-                if direction == self.client {
+                if direction == self.common.client {
                     stream.request_body.cut();
                 } else {
                     stream.response_body.cut();
@@ -289,30 +287,24 @@ impl Streams {
         let freed = stream.weight - size_of::<Stream>();
         stream.weight -= freed;
         self.weight -= freed;
-        let response = stream.response.take();
-        let outcome = match (&response, stream.response_lost) {
-            (Some(_), _) => Outcome::Answered,
-            (None, true) => Outcome::ResponseLost,
-            (None, false) => unanswered,
+        let unanswered = if stream.response_lost {
+            Outcome::ResponseLost
+        } else {
+            unanswered
         };
-        let (mut request_body, mut response_body) = (
-            std::mem::take(&mut stream.request_body),
-            std::mem::take(&mut stream.response_body),
-        );
+        let response = stream.response.take();
+        let request_body = std::mem::take(&mut stream.request_body);
+        let response_body = std::mem::take(&mut stream.response_body);
         out.push(match stream.request.take() {
-            Some(request) => Output::Exchange(Exchange {
-                request_direction: self.client,
-                request,
-                request_body: request_body.take(),
-                response_body: if response.is_some() {
-                    response_body.take()
-                } else {
-                    BodyPrefix::default()
-                },
-                response,
-                outcome,
-                proxy_claim: self.claim,
-            }),
+            Some(request) => {
+                let draft = Draft {
+                    request,
+                    request_body,
+                    response,
+                    response_body,
+                };
+                Output::Exchange(draft.exchange(unanswered, self.common))
+            }
             None => Output::Unread(Reason::ResponseWithoutRequest),
         });
         if self.entries.get(&id).is_some_and(Stream::is_over) {
