@@ -2,7 +2,7 @@
 //!
 //! Invariant: with the defaults nothing outside of this machine is listened to.
 
-pub use agent_common::config::{Error, PowerOfTwo, Ranged, Section, load, parse};
+pub use agent_common::config::{Error, PowerOfTwo, Ranged, Section, load, load_or_default, parse};
 
 use agent_common::section;
 use serde::{Deserialize, Serialize};

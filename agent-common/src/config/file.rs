@@ -72,6 +72,14 @@ pub fn load<T: DeserializeOwned>(path: &Path) -> Result<T, Error> {
     parse(path, &text)
 }
 
+/// What [`load`] returns, or every default where no file was named.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_or_default<T: DeserializeOwned + Default>(path: Option<&Path>) -> Result<T, Error> {
+    path.map(load).transpose().map(Option::unwrap_or_default)
+}
+
 /// Refuses what anyone but root and the program's own user may change. `metadata` is of the opened file, so that it
 /// cannot be exchanged meanwhile.
 ///

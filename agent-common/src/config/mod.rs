@@ -13,7 +13,7 @@ mod file;
 mod section;
 mod value;
 
-pub use file::{Error, load, parse, refuse_writable_by_others};
+pub use file::{Error, load, load_or_default, parse, refuse_writable_by_others};
 pub use section::{Key, Section};
 #[doc(hidden)]
 pub use toml;

@@ -6,7 +6,7 @@ use std::{path::Path, process::ExitCode};
 use tokentrail_agent::config::{self, Config};
 
 pub fn show(file: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let config = file.map(config::load).transpose()?.unwrap_or_default();
+    let config = config::load_or_default(file)?;
     super::print(&config.show())
 }
 

@@ -13,12 +13,7 @@ use tokentrail_agent::{
 };
 
 pub fn replay(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
-    let mut config: Config = arguments
-        .config
-        .as_deref()
-        .map(config::load)
-        .transpose()?
-        .unwrap_or_default();
+    let mut config: Config = config::load_or_default(arguments.config.as_deref())?;
     if let Some(file) = &arguments.fingerprint_key {
         config.agent.fingerprint_key = Some(file.clone());
     }

@@ -11,8 +11,7 @@ use tokentrail_agent::{
     config::{self, Config, Format, Hook},
     credential,
     flow::FlowLimits,
-    http::h1,
-    identity,
+    http, identity,
     kernel::{
         features::Rung,
         probes,
@@ -29,12 +28,7 @@ use tokentrail_agent::{
 
 /// The configuration with what the command line says over it.
 pub fn configuration(arguments: &RunArguments) -> anyhow::Result<Config> {
-    let mut config = arguments
-        .config
-        .as_deref()
-        .map(config::load)
-        .transpose()?
-        .unwrap_or_default();
+    let mut config = config::load_or_default(arguments.config.as_deref())?;
     if !arguments.scope.is_empty() {
         config.agent.scope = arguments.scope.iter().map(ToString::to_string).collect();
     }
@@ -230,11 +224,11 @@ pub fn limits(config: &Config) -> Limits {
             wait: milliseconds(limits.order_wait_ms.get()),
             ..FlowLimits::default()
         },
-        http: h1::Limits {
+        http: http::Limits {
             head: limits.head_bytes.size(),
             body_prefix: limits.body_bytes.size(),
             queued: connection_bytes,
-            ..h1::Limits::default()
+            ..http::Limits::default()
         },
         tls: tls::SessionLimits {
             waiting: connection_bytes / 4,

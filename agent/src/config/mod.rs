@@ -386,6 +386,14 @@ pub fn load(path: &Path) -> Result<Config, Error> {
     agent_common::config::load(path)
 }
 
+/// What [`load`] returns, or every default where no file was named.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_or_default(path: Option<&Path>) -> Result<Config, Error> {
+    agent_common::config::load_or_default(path)
+}
+
 /// Parses a configuration; `path` is for messages.
 ///
 /// # Errors

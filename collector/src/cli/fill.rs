@@ -38,12 +38,7 @@ pub struct FillArguments {
 }
 
 pub fn run(arguments: FillArguments) -> anyhow::Result<ExitCode> {
-    let mut config: Config = arguments
-        .config
-        .as_deref()
-        .map(config::load)
-        .transpose()?
-        .unwrap_or_default();
+    let mut config: Config = config::load_or_default(arguments.config.as_deref())?;
     config.server.data = arguments.data.unwrap_or(config.server.data);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -89,11 +89,7 @@ impl Arguments {
             Command::Access(arguments) => access::run(&arguments),
             Command::Quarantine(arguments) => quarantine::run(&arguments),
             Command::Config(ConfigCommand::Show { config }) => {
-                let config: Config = config
-                    .as_deref()
-                    .map(config::load)
-                    .transpose()?
-                    .unwrap_or_default();
+                let config: Config = config::load_or_default(config.as_deref())?;
                 print(&config.show())
             }
             Command::Config(ConfigCommand::Check { file }) => {

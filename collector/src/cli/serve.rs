@@ -30,12 +30,7 @@ pub struct ServeArguments {
 }
 
 pub fn run(arguments: ServeArguments) -> anyhow::Result<ExitCode> {
-    let mut config: Config = arguments
-        .config
-        .as_deref()
-        .map(config::load)
-        .transpose()?
-        .unwrap_or_default();
+    let mut config: Config = config::load_or_default(arguments.config.as_deref())?;
     config.server.data = arguments.data.unwrap_or(config.server.data);
     config.server.listen = arguments.listen.unwrap_or(config.server.listen);
     let filter = EnvFilter::try_from_env("TOKENTRAIL_LOG")
