@@ -1,8 +1,9 @@
 //! Fuzz entry points: deterministic, asserting each parser's invariants.
 
 use super::detect::{self, Detected};
-use super::h1::{Connection, Layer, Limits, Output, Start};
+use super::h1::{Connection, Output, Start};
 use super::proxy::{self, Parsed};
+use super::{Layer, Limits};
 use crate::flow::{Direction, GapReason, Origin, Payload, Piece};
 use crate::http::head::Outcome;
 

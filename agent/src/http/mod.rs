@@ -2,7 +2,7 @@
 //!
 //! [`detect`] says what a stream begins with, [`proxy`] reads a PROXY protocol header before it, [`h1`] pairs requests
 //! and responses of one connection, [`h2`] those of HTTP/2. What is not HTTP/1 is handed on ([`h1::Output::Inner`]) or
-//! reported with a reason ([`h1::Reason`]).
+//! reported with a reason ([`Reason`]).
 //!
 //! The pipeline makes one [`h1::Connection`] per plaintext stream pair (the socket's, or that of the TLS connection on
 //! it), pushes every [`Piece`](crate::flow::Piece) of both directions, calls `flush` now and then and `finish` at the end.
@@ -18,5 +18,12 @@ pub mod fuzz;
 pub mod h1;
 pub mod h2;
 pub mod head;
+mod layer;
+mod limits;
 mod prefix;
 pub mod proxy;
+mod reason;
+
+pub use layer::Layer;
+pub use limits::Limits;
+pub use reason::Reason;

@@ -8,7 +8,7 @@ use super::{Around, Connection, Demand, Pipeline, report};
 use crate::{
     coverage::{Snapshot, Subject},
     flow::Nanos,
-    http::h1,
+    http,
     identity::{Clock, Identity, ProcessTable},
     kernel::{
         points::Points,
@@ -151,23 +151,28 @@ impl Pipeline {
         );
     }
 
-    pub(super) fn http_unread(&mut self, key: ConnectionKey, reason: h1::Reason, around: &Around) {
+    pub(super) fn http_unread(
+        &mut self,
+        key: ConnectionKey,
+        reason: http::Reason,
+        around: &Around,
+    ) {
         let tls = around.tls.as_deref();
         let detail = report::http_detail(reason);
         let reason = match reason {
-            h1::Reason::OpaqueProtocol => CoverageReason::NotHttp,
-            h1::Reason::FieldsUnresolved => CoverageReason::FieldsUnresolved,
-            h1::Reason::HeadTooLong
-            | h1::Reason::TooManyFields
-            | h1::Reason::TooManyOutstanding
-            | h1::Reason::OverLimit => CoverageReason::Limit,
-            h1::Reason::Malformed | h1::Reason::HeadIncomplete => {
+            http::Reason::OpaqueProtocol => CoverageReason::NotHttp,
+            http::Reason::FieldsUnresolved => CoverageReason::FieldsUnresolved,
+            http::Reason::HeadTooLong
+            | http::Reason::TooManyFields
+            | http::Reason::TooManyOutstanding
+            | http::Reason::OverLimit => CoverageReason::Limit,
+            http::Reason::Malformed | http::Reason::HeadIncomplete => {
                 self.counters.heads_malformed += 1;
                 CoverageReason::NotHttp
             }
-            h1::Reason::RequestLost
-            | h1::Reason::ResponseWithoutRequest
-            | h1::Reason::FramingLost => {
+            http::Reason::RequestLost
+            | http::Reason::ResponseWithoutRequest
+            | http::Reason::FramingLost => {
                 self.counters.heads_lost += 1;
                 CoverageReason::BytesLost
             }

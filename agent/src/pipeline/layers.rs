@@ -6,7 +6,7 @@ use super::connection::gap;
 use crate::{
     flow::{Budget, Direction, Nanos, Piece},
     http::{
-        h1, h2,
+        self, h1, h2,
         head::{Exchange, Outcome, ProxyClaim},
     },
     kernel::record::{PointId, ProcessKey},
@@ -20,7 +20,7 @@ const DEPTH: u8 = 4;
 /// Limits that every layer of a connection is made with.
 #[derive(Clone)]
 pub struct Settings {
-    pub http: h1::Limits,
+    pub http: http::Limits,
     pub tls: tls::SessionLimits,
     pub budget: Budget,
 }
@@ -29,7 +29,7 @@ pub struct Settings {
 #[expect(clippy::large_enum_variant, reason = "exchanges are the common case")]
 pub enum Output {
     Exchange(Exchange, Around),
-    HttpUnread(h1::Reason, Around),
+    HttpUnread(http::Reason, Around),
     /// Something that is neither HTTP nor TLS follows (WebSocket, another upgrade).
     Switched,
     Proved(PointId),
@@ -50,7 +50,7 @@ pub struct Around {
 /// A stream that begins somewhere: the socket's, TLS plaintext, or a tunnel's.
 pub struct Stream {
     http: h1::Connection,
-    layer: h1::Layer,
+    layer: http::Layer,
     claim: Option<ProxyClaim>,
     depth: u8,
     inner: Inner,
@@ -89,7 +89,7 @@ impl Stream {
     pub fn new(settings: &Settings, from_start: bool) -> Self {
         Self::nested(
             settings,
-            h1::Layer::Socket,
+            http::Layer::Socket,
             from_start,
             None,
             Around::default(),
@@ -99,7 +99,7 @@ impl Stream {
 
     fn nested(
         settings: &Settings,
-        layer: h1::Layer,
+        layer: http::Layer,
         from_start: bool,
         claim: Option<ProxyClaim>,
         around: Around,
@@ -294,7 +294,7 @@ impl Stream {
                 let session = tls::Session::new(with.settings.tls, &with.settings.budget);
                 let inside = Stream::nested(
                     with.settings,
-                    h1::Layer::Record,
+                    http::Layer::Record,
                     true,
                     self.claim,
                     Around::default(),

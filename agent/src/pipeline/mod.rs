@@ -25,7 +25,7 @@ use crate::{
     credential::Observer,
     flow::{Budget, FlowLimits, Nanos},
     http::{
-        h1,
+        self,
         head::{Exchange, Outcome},
     },
     identity::{Clock, ProcessTable},
@@ -55,7 +55,7 @@ pub struct Limits {
     pub connections: NonZeroUsize,
     pub total_bytes: usize,
     pub flow: FlowLimits,
-    pub http: h1::Limits,
+    pub http: http::Limits,
     pub tls: tls::SessionLimits,
     /// How long a request waits for its response.
     pub response_wait: Nanos,

@@ -1,6 +1,6 @@
 //! Numbers: the events' own, and the counters that must add up.
 
-use crate::http::h1;
+use crate::http;
 use agent_common::event::{Body, CoverageReason, Envelope, Host, Producer, Time, V1};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -156,8 +156,8 @@ pub fn name(reason: CoverageReason) -> &'static str {
 }
 
 /// More about what HTTP did not read.
-pub fn http_detail(reason: h1::Reason) -> &'static str {
-    use h1::Reason as R;
+pub fn http_detail(reason: http::Reason) -> &'static str {
+    use http::Reason as R;
     match reason {
         R::OpaqueProtocol => "opaque_protocol",
         R::RequestLost => "request_lost",

@@ -7,7 +7,7 @@ use super::{Limits, Numbering, Pipeline};
 use crate::{
     credential::{self, Observer},
     flow::{Direction, FlowLimits, Nanos, Payload},
-    http::h1,
+    http,
     identity::{self, Clock, ProcessTable},
     kernel::{
         points::Points,
@@ -57,7 +57,7 @@ pub fn limits(connections: usize) -> Limits {
             segments: 32,
             wait: 1_000,
         },
-        http: h1::Limits {
+        http: http::Limits {
             head: 4 << 10,
             fields: 32,
             body_prefix: 512,

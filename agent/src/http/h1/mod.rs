@@ -32,68 +32,12 @@ pub(super) mod tests;
 
 use super::draft::Common;
 use super::head::{Exchange, Outcome, ProxyClaim};
-use crate::flow::{Direction, Nanos, Origin, Piece};
+use super::{Layer, Limits, Reason};
+use crate::flow::{Direction, Nanos, Piece};
 use lane::{Lanes, Taken};
 use open::{Open, Serial};
 use request::Requests;
 use response::Responses;
-
-/// Bounds of one connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Longest head, in bytes.
-    pub head: usize,
-    /// Most header fields in a head.
-    pub fields: usize,
-    /// Bytes of each body that are handed on.
-    pub body_prefix: usize,
-    /// Most requests that wait for their response.
-    pub outstanding: usize,
-    /// Most bytes in exchanges that are not given out yet; over it the oldest are given out unfinished.
-    pub queued: usize,
-    /// Most memory of pieces that wait for the other direction.
-    pub held: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            head: 64 * 1024,
-            fields: 256,
-            body_prefix: 16 * 1024,
-            outstanding: 256,
-            queued: 1024 * 1024,
-            held: 256 * 1024,
-        }
-    }
-}
-
-/// What [`Origin`]s mean on this connection: where a byte within a piece came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Layer {
-    /// Cleartext: each byte has its own place in the socket's stream.
-    Socket,
-    /// Plaintext of TLS, each piece within one record: bytes have their place in the record.
-    Record,
-}
-
-impl Layer {
-    pub(super) fn advance(self, origin: Origin, by: u64) -> Origin {
-        match self {
-            Self::Socket => Origin {
-                wire: origin.wire.saturating_add(by),
-                ..origin
-            },
-            Self::Record => {
-                let by = u32::try_from(by).unwrap_or(u32::MAX);
-                Origin {
-                    within: origin.within.saturating_add(by),
-                    ..origin
-                }
-            }
-        }
-    }
-}
 
 /// What a connection turned into: what its inner pieces may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -115,34 +59,6 @@ pub enum Switch {
     WebSocket,
     /// 101 to something else.
     OtherUpgrade,
-}
-
-/// What was not read, and why. Each is said once per loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
-    /// The connection does not begin with anything known. Once.
-    OpaqueProtocol,
-    /// Bytes in which at least one request's head lay are not known.
-    RequestLost,
-    /// A response whose request was not seen.
-    ResponseWithoutRequest,
-    /// Where a message ends could not be known: a chunked body with a gap or an error, contradictory lengths, a lost
-    /// answer to CONNECT or Upgrade.
-    FramingLost,
-    /// Over [`Limits::head`].
-    HeadTooLong,
-    /// Over [`Limits::fields`].
-    TooManyFields,
-    /// Not a head where one was due.
-    Malformed,
-    /// The connection ended within a request's head.
-    HeadIncomplete,
-    /// Over [`Limits::outstanding`]: from here on requests are given out without their responses.
-    TooManyOutstanding,
-    /// Header fields refer to what was sent before the agent could read it (HTTP/2); the exchange is given out without.
-    FieldsUnresolved,
-    /// Over [`Limits::held`] while a CONNECT or Upgrade was unanswered: nothing more is read.
-    OverLimit,
 }
 
 /// What comes out, in order.

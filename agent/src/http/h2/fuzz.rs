@@ -3,8 +3,8 @@
 use super::frame::{PREFACE, flag, kind};
 use super::{Connection, Output, Start};
 use crate::flow::{Direction, GapReason, Origin, Payload, Piece};
-use crate::http::h1::{Layer, Limits};
 use crate::http::head::Outcome;
+use crate::http::{Layer, Limits};
 use std::collections::BTreeSet;
 
 /// Frames, loose bytes, gaps and flushes, made of `data`. Its first byte says how the connection begins and how small

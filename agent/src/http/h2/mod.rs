@@ -23,8 +23,8 @@ mod streams;
 mod tests;
 
 use super::draft::Common;
-use super::h1::{Layer, Limits, Reason};
 use super::head::{Exchange, Headers, Outcome, ProxyClaim, RequestHead, ResponseHead, Version};
+use super::{Layer, Limits, Reason};
 use crate::flow::{Direction, Nanos, Origin, Payload, Piece};
 use hpack::{Decoder, Fields, Most};
 use reader::{Event, Loss, Reader};

@@ -4,7 +4,7 @@
 //! one loses nothing but itself. A gap anywhere else, or a frame that cannot be one, loses the way: it is found again
 //! at a piece that begins with a chain of frames ([`frame::is_chain`]), since programs write whole frames.
 //!
-//! Invariant: memory is at most [`Limits::head`](crate::http::h1::Limits) and a frame's head.
+//! Invariant: memory is at most [`Limits::head`](crate::http::http::Limits) and a frame's head.
 //! Invariant: how the bytes are cut changes nothing, but for finding the way again.
 
 use super::frame::{self, HEAD, Head, flag, kind};

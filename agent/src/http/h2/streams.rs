@@ -9,9 +9,9 @@
 use super::Output;
 use crate::flow::{Direction, Nanos};
 use crate::http::draft::{Common, Draft};
-use crate::http::h1::{Limits, Reason};
 use crate::http::head::{Outcome, RequestHead, ResponseHead};
 use crate::http::prefix::Prefix;
+use crate::http::{Limits, Reason};
 use std::collections::BTreeMap;
 
 /// One stream, as far as it was seen.
