@@ -126,6 +126,11 @@ pub fn collector(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
     program(workspace, profile, "collector", NAME)
 }
 
+/// This program, in another profile than it runs in.
+pub fn itself(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
+    program(workspace, profile, "xtask", "xtask")
+}
+
 fn program(
     workspace: &Workspace,
     profile: Profile,

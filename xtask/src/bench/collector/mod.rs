@@ -17,11 +17,12 @@ mod questions;
 mod report;
 mod server;
 
+use crate::build::{self, Profile};
 use crate::load::{DAY, Sent};
 use crate::process;
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
-use crate::{build, interrupt, say};
+use crate::{interrupt, say};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use questions::Questions;
@@ -140,25 +141,24 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The collector, and this program built with optimisation, which makes the load.
+/// The collector as `cargo xtask dist` builds it, and this program built with optimisation, which makes the load.
 fn programs(workspace: &Workspace, options: &Options) -> Result<(PathBuf, PathBuf)> {
-    let beside = |collector: &Path| collector.with_file_name("xtask");
     if let Some(collector) = &options.collector {
         let collector = fs::canonicalize(collector)
             .with_context(|| format!("cannot find {}", collector.display()))?;
-        let loader = beside(&collector);
+        let loader = collector.with_file_name("xtask");
         ensure!(loader.exists(), "there is no {}", loader.display());
         return Ok((collector, loader));
     }
     say::heading("build");
-    let mut command = workspace.cargo();
-    command.args(["build", "--release", "--workspace"]);
-    command.args(["--bin", "tokentrail", "--bin", "xtask"]);
-    let (_, built) = build::messages(&mut command)?;
-    ensure!(built, "{} failed", process::display(&command));
-    let collector = workspace.target.join("release/tokentrail");
-    let loader = beside(&collector);
-    Ok((collector, loader))
+    let profile = Profile {
+        release: true,
+        ..Profile::DEV
+    };
+    Ok((
+        build::collector(workspace, profile)?,
+        build::itself(workspace, profile)?,
+    ))
 }
 
 impl Bench<'_> {
