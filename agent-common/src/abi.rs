@@ -146,7 +146,10 @@ pub const LABEL_MAX: usize = 32;
 /// SHA-384's output, the longest traffic secret; a TLS 1.2 master secret has 48 bytes too.
 pub const SECRET_MAX: usize = 48;
 
-/// One hit of a key-log point. 168 bytes.
+/// Client and server random of TLS (RFC 8446 section 4.1.2), in bytes.
+pub const RANDOM_LEN: usize = 32;
+
+/// One hit of a key-log point. 200 bytes.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Secret {
@@ -159,7 +162,43 @@ pub struct Secret {
     /// NUL terminated.
     pub label: [u8; LABEL_MAX],
     pub secret: [u8; SECRET_MAX],
-    pub _pad: [u8; 8],
+    pub client_random: [u8; RANDOM_LEN],
+    /// 1 if `client_random` is told.
+    pub random_known: u32,
+    pub _pad: u32,
+}
+
+/// A value when a key-log point is hit: `register + offsets[0]`, then so many times as `loads` says the 8 bytes at
+/// that address, plus the next offset. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub offsets: [i32; 3],
+    /// Its number in x86-64 machine code (0 `rax`, 1 `rcx`, ... 15 `r15`), or [`Place::CONSTANT`].
+    pub register: u8,
+    /// 0 to 2.
+    pub loads: u8,
+    pub _pad: [u8; 2],
+}
+
+impl Place {
+    /// No register: `offsets[0]` is the value.
+    pub const CONSTANT: u8 = 16;
+}
+
+/// What a key-log point passes that is no C function, by the attachment's cookie. 80 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Address.
+    pub label: Place,
+    /// 0: there is no label, and the secret is a TLS 1.2 master secret.
+    pub label_len: Place,
+    /// Address.
+    pub secret: Place,
+    pub secret_len: Place,
+    /// Address, 0 if it is not told.
+    pub client_random: Place,
 }
 
 /// What of an argument vector is copied.
@@ -473,7 +512,9 @@ const _: () = {
     assert!(offset_of!(Socket, local) == 128);
     assert!(size_of::<Closed>() == 32);
     assert!(size_of::<UnixPath>() == 144);
-    assert!(size_of::<Secret>() == 168);
+    assert!(size_of::<Secret>() == 200);
+    assert!(size_of::<Place>() == 16);
+    assert!(size_of::<Places>() == 80);
     assert!(size_of::<Exec>() == 120);
     assert!(size_of::<Fork>() == 48);
     assert!(size_of::<Exit>() == 32);

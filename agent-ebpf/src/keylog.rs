@@ -3,15 +3,21 @@
 use crate::{
     emit,
     kernel::{count, describe_current},
+    maps::PLACES,
     scope,
 };
-use agent_common::abi::{self, LABEL_MAX, SECRET_MAX, kind, probe, reason};
+use agent_common::abi::{
+    self, LABEL_MAX, Place, Places, RANDOM_LEN, SECRET_MAX, kind, probe, reason,
+};
 use aya_ebpf::{
     EbpfContext,
     helpers::generated::{bpf_get_attach_cookie, bpf_probe_read_user, bpf_probe_read_user_str},
     macros::uprobe,
     programs::ProbeContext,
 };
+
+/// The label of a TLS 1.2 master secret.
+const MASTER: [u8; 16] = *b"CLIENT_RANDOM\0\0\0";
 
 /// OpenSSL 3 and BoringSSL `ssl_log_secret(ssl, label, secret, length)`, GnuTLS
 /// `_gnutls_call_keylog_func(session, label, secret, size)`: one form.
@@ -25,52 +31,175 @@ pub fn keylog_point(ctx: ProbeContext) -> u32 {
     else {
         return 0;
     };
+    let Some(mut record) = begin(&ctx, len) else {
+        return 0;
+    };
+    // SAFETY: the array's size; the helper checks the address.
+    let labelled = unsafe {
+        bpf_probe_read_user_str(
+            record.label.as_mut_ptr().cast(),
+            LABEL_MAX as u32,
+            label as *const _,
+        ) > 0
+    };
+    let read = labelled && copy_secret(&mut record, secret);
+    finish(&mut record, read);
+    0
+}
+
+/// The same of code in another form: Go, rustls. `PLACES` says where label, secret and client random lie.
+#[uprobe]
+pub fn keylog_placed(ctx: ProbeContext) -> u32 {
+    if !scope::holds_current() {
+        return 0;
+    }
+    // SAFETY: the context of this program.
+    let point = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
+    // SAFETY: the loader changes no entry of a point that is attached.
+    let Some(places) = (unsafe { PLACES.get(point) }) else {
+        return 0;
+    };
+    let registers = registers(&ctx);
+    let Some(mut record) = begin(&ctx, value(&registers, &places.secret_len).unwrap_or(0)) else {
+        return 0;
+    };
+    let found = label(&mut record, &registers, places)
+        && value(&registers, &places.secret)
+            .is_some_and(|secret| copy_secret(&mut record, secret));
+    if let Some(random) = value(&registers, &places.client_random)
+        && random != 0
+    {
+        // SAFETY: the array's size; the helper checks the address.
+        record.random_known = u32::from(unsafe {
+            bpf_probe_read_user(
+                record.client_random.as_mut_ptr().cast(),
+                RANDOM_LEN as u32,
+                random as *const _,
+            ) == 0
+        });
+    }
+    finish(&mut record, found);
+    0
+}
+
+/// A hit with a secret of so many bytes; `None`, and counted, if that is none.
+#[inline(always)]
+fn begin(ctx: &ProbeContext, len: u64) -> Option<abi::Secret> {
     count(probe::KEYLOG, reason::SEEN, 1);
     crate::diagnose!(
         debug,
-        &ctx,
+        ctx,
         "key-log point hit with a secret of {} bytes",
         len
     );
     if len == 0 || len > SECRET_MAX as u64 {
         crate::diagnose!(
             warn,
-            &ctx,
+            ctx,
             "a secret of {} bytes is none: is this a key-log point?",
             len
         );
         count(probe::KEYLOG, reason::OVERSIZE, 1);
         count(probe::KEYLOG, reason::LOST, 1);
-        return 0;
+        return None;
     }
-    // SAFETY: the context of this program.
-    let point = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
     // SAFETY: all integers.
     let mut record: abi::Secret = unsafe { core::mem::zeroed() };
     record.header = emit::header(kind::SECRET, size_of::<abi::Secret>());
-    record.point = point;
+    // SAFETY: the context of this program.
+    record.point = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
     record.len = len as u32;
-    // SAFETY: the arrays' sizes; the helpers check the addresses.
-    let failed = unsafe {
-        bpf_probe_read_user_str(
-            record.label.as_mut_ptr().cast(),
-            LABEL_MAX as u32,
-            label as *const _,
-        ) <= 0
-            || bpf_probe_read_user(
-                record.secret.as_mut_ptr().cast(),
-                len as u32,
-                secret as *const _,
-            ) != 0
-    };
-    if failed {
+    Some(record)
+}
+
+/// Copies as many bytes as `len` says, which [`begin`] has bounded.
+#[inline(always)]
+fn copy_secret(record: &mut abi::Secret, secret: u64) -> bool {
+    let len = record.len;
+    if len > SECRET_MAX as u32 {
+        return false;
+    }
+    // SAFETY: within the array; the helper checks the address.
+    unsafe { bpf_probe_read_user(record.secret.as_mut_ptr().cast(), len, secret as *const _) == 0 }
+}
+
+#[inline(always)]
+fn finish(record: &mut abi::Secret, read: bool) {
+    if !read {
         count(probe::KEYLOG, reason::FAULT, 1);
         count(probe::KEYLOG, reason::LOST, 1);
-        return 0;
+        return;
     }
     describe_current(&mut record.task);
-    emit::report(probe::KEYLOG, &record, emit::QUIET);
-    0
+    emit::report(probe::KEYLOG, record, emit::QUIET);
+}
+
+/// The general registers by their numbers in machine code.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+fn registers(ctx: &ProbeContext) -> [u64; 16] {
+    // SAFETY: the context of this program.
+    let regs = unsafe { &*ctx.regs };
+    [
+        regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8,
+        regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
+    ]
+}
+
+/// No file of another machine is searched, so that nothing is attached there.
+#[cfg(not(bpf_target_arch = "x86_64"))]
+#[inline(always)]
+fn registers(_: &ProbeContext) -> [u64; 16] {
+    [0; 16]
+}
+
+#[inline(always)]
+fn value(registers: &[u64; 16], place: &Place) -> Option<u64> {
+    let start = if place.register == Place::CONSTANT {
+        0
+    } else {
+        registers[usize::from(place.register & 15)]
+    };
+    let mut value = start.wrapping_add_signed(i64::from(place.offsets[0]));
+    if place.loads > 0 {
+        value = word(value)?.wrapping_add_signed(i64::from(place.offsets[1]));
+    }
+    if place.loads > 1 {
+        value = word(value)?.wrapping_add_signed(i64::from(place.offsets[2]));
+    }
+    Some(value)
+}
+
+#[inline(always)]
+fn word(address: u64) -> Option<u64> {
+    // SAFETY: the helper checks the address.
+    unsafe { bpf_probe_read_user_value(address) }.ok()
+}
+
+#[inline(always)]
+fn label(record: &mut abi::Secret, registers: &[u64; 16], places: &Places) -> bool {
+    let Some(len) = value(registers, &places.label_len) else {
+        return false;
+    };
+    if len == 0 {
+        record.label[..MASTER.len()].copy_from_slice(&MASTER);
+        return true;
+    }
+    // One byte stays NUL.
+    if len >= LABEL_MAX as u64 {
+        return false;
+    }
+    let Some(label) = value(registers, &places.label) else {
+        return false;
+    };
+    // SAFETY: within the array; the helper checks the address.
+    unsafe {
+        bpf_probe_read_user(
+            record.label.as_mut_ptr().cast(),
+            len as u32,
+            label as *const _,
+        ) == 0
+    }
 }
 
 /// `OSSL_PARAM` (openssl/core.h), 40 bytes.
@@ -142,7 +271,7 @@ pub fn kdf_derive(ctx: ProbeContext) -> u32 {
     if label.1 == 3 && key.1 != 0 && starts_with(label.0, *b"key") {
         give(ctx, *b"KDF\0\0\0\0\0\0\0\0\0\0\0\0\0", key);
     } else if seed.1 == 13 && master.1 != 0 && starts_with(seed.0, *b"key expansion") {
-        give(ctx, *b"CLIENT_RANDOM\0\0\0", master);
+        give(ctx, MASTER, master);
     }
     0
 }

@@ -1,10 +1,11 @@
 //! Every map and global of the probes.
 
 use agent_common::abi::{
-    self, COUNTERS as COUNTER_COUNT, Connection, File, Offsets, PAYLOAD_MAX, ProcessId, Settings,
-    Socket, VECTOR_MAX,
+    self, COUNTERS as COUNTER_COUNT, Connection, File, Offsets, PAYLOAD_MAX, Places, ProcessId,
+    Settings, Socket, VECTOR_MAX,
 };
 use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
@@ -81,6 +82,10 @@ pub static FILES: LruHashMap<File, u32> = LruHashMap::with_max_entries(8_192, 0)
 /// A send or receive between fentry and fexit, by thread.
 #[map]
 pub static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(16_384, 0);
+
+/// By cookie: what a point of `keylog_placed` passes, and where.
+#[map]
+pub static PLACES: HashMap<u32, Places> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
 
 /// One slot per direction, so that a send and a receive that preempt each other on a CPU do not share one.
 #[map]

@@ -200,7 +200,7 @@ fn secret(bytes: &[u8]) -> Option<SecretRecord> {
         point: PointId(record.point),
         label: until_nul(&record.label),
         secret: Payload::copy_from(record.secret.get(..record.len as usize)?),
-        client_random: None,
+        client_random: (record.random_known != 0).then_some(record.client_random),
     })
 }
 
@@ -439,7 +439,9 @@ mod tests {
             len: 32,
             label: [0; abi::LABEL_MAX],
             secret: [7; abi::SECRET_MAX],
-            _pad: [0; 8],
+            client_random: [9; abi::RANDOM_LEN],
+            random_known: 0,
+            _pad: 0,
         };
         record.label[..13].copy_from_slice(b"CLIENT_RANDOM");
         let mut decoder = Decoder::default();
@@ -451,6 +453,12 @@ mod tests {
             ("CLIENT_RANDOM", PointId(3))
         );
         assert_eq!(secret.secret[..], [7; 32]);
+        assert_eq!(secret.client_random, None);
+        record.random_known = 1;
+        let Decoded::Record(Record::Secret(secret)) = decoder.decode(raw(&record)) else {
+            panic!("not a secret")
+        };
+        assert_eq!(secret.client_random, Some([9; 32]));
         record.len = abi::SECRET_MAX as u32 + 1;
         assert!(matches!(decoder.decode(raw(&record)), Decoded::Nothing));
         assert_eq!(decoder.undecoded, 1);

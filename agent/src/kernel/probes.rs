@@ -114,6 +114,12 @@ unsafe impl Pod for FileValue {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
+struct PlacesValue(abi::Places);
+// SAFETY: integers with explicit padding.
+unsafe impl Pod for PlacesValue {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
 pub(super) struct ConnectionValue(abi::Connection);
 // SAFETY: integers with explicit padding.
 unsafe impl Pod for ConnectionValue {}
@@ -146,6 +152,7 @@ pub struct Probes {
     pub(super) files: HashMap<MapData, FileValue, u32>,
     pub(super) connections: HashMap<MapData, u64, ConnectionValue>,
     pub(super) calls: HashMap<MapData, u64, CallValue>,
+    places: HashMap<MapData, u32, PlacesValue>,
     pub(super) members: Vec<Member>,
     /// By [`PointId`].
     pub(super) point_kinds: Vec<PointKind>,
@@ -241,6 +248,7 @@ impl Probes {
             files: map(&mut ebpf, "FILES")?,
             connections: map(&mut ebpf, "CONNECTIONS")?,
             calls: map(&mut ebpf, "CALLS")?,
+            places: map(&mut ebpf, "PLACES")?,
             ebpf,
             hooks: Vec::new(),
             scopes,
@@ -330,6 +338,15 @@ impl Probes {
         file_offset: u64,
     ) -> Result<(PointId, UProbeLinkId), Error> {
         let id = self.point_kinds.len() as u32;
+        if let PointKind::Placed(places) = kind {
+            let places = PlacesValue(places.into());
+            self.places
+                .insert(id, places, 0)
+                .map_err(|source| Error::Map {
+                    name: "PLACES",
+                    source,
+                })?;
+        }
         let program = self.point_program(kind)?;
         let failed = |source| Error::Program {
             name: point_probe(kind),
@@ -376,12 +393,18 @@ impl Probes {
         let Some(kind) = self.point_kinds.get(id.0 as usize).copied() else {
             return Ok(());
         };
-        self.point_program(kind)?
+        let detached = self
+            .point_program(kind)?
             .detach(link)
             .map_err(|source| Error::Program {
                 name: point_probe(kind),
                 source,
-            })
+            });
+        if let PointKind::Placed(_) = kind {
+            // A hit that is under way finds nothing and reads nothing.
+            let _ = self.places.remove(&id.0);
+        }
+        detached
     }
 
     fn point_program(&mut self, kind: PointKind) -> Result<&mut UProbe, Error> {
@@ -428,14 +451,12 @@ impl Probes {
 
     /// Loads the programs of key-log points, so that attaching them needs no right to load programs.
     pub fn load_points(&mut self) -> Result<(), Error> {
-        for kind in [PointKind::KeyLog, PointKind::KdfDerive] {
-            let failed = |source| Error::Program {
-                name: point_probe(kind),
-                source,
-            };
-            let program = self.point_program(kind)?;
+        for name in POINT_PROBES {
+            let program: &mut UProbe = program(&mut self.ebpf, name)?;
             if program.fd().is_err() {
-                program.load().map_err(failed)?;
+                program
+                    .load()
+                    .map_err(|source| Error::Program { name, source })?;
             }
         }
         Ok(())
@@ -513,11 +534,14 @@ impl Totals {
     }
 }
 
+const POINT_PROBES: [&str; 3] = ["keylog_point", "kdf_derive", "keylog_placed"];
+
 /// The probe that reads a point of this kind: the one place to extend for a library of another form.
 fn point_probe(kind: PointKind) -> &'static str {
     match kind {
         PointKind::KeyLog => "keylog_point",
         PointKind::KdfDerive => "kdf_derive",
+        PointKind::Placed(_) => "keylog_placed",
     }
 }
 

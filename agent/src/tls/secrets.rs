@@ -77,7 +77,8 @@ pub enum Inserted {
 /// One secret that waits, as a trial sees it.
 pub struct Candidate {
     pub(super) id: SecretId,
-    pub(super) point: PointId,
+    /// That gave it: more than one, where a library passes a secret in several places.
+    points: Vec<PointId>,
     pub(super) label: Label,
     pub(super) secret: TrafficSecret,
     time: Nanos,
@@ -134,7 +135,7 @@ pub struct Query<'a> {
 pub struct Found<T> {
     pub process: ProcessKey,
     pub id: SecretId,
-    pub point: PointId,
+    pub points: Vec<PointId>,
     pub label: Label,
     pub result: T,
 }
@@ -154,15 +155,22 @@ impl OfProcess {
         self.candidates.insert(place, candidate);
     }
 
-    /// Gives the candidate of this digest a later number and time.
-    fn renew(&mut self, digest: u64, id: SecretId, time: Nanos) {
+    /// Gives the candidate that came again a later number and time.
+    fn renew(&mut self, digest: u64, id: SecretId, record: &SecretRecord) {
         let mut all = self.candidates.iter();
         if let Some(place) = all.position(|candidate| candidate.digest == digest)
             && let Some(mut candidate) = self.candidates.remove(place)
         {
             candidate.id = id;
-            candidate.time = candidate.time.max(time);
-            candidate.used = candidate.used.max(time);
+            candidate.time = candidate.time.max(record.time);
+            candidate.used = candidate.used.max(record.time);
+            if !candidate.points.contains(&record.point) {
+                candidate.points.push(record.point);
+            }
+            // Connections that resume have other randoms: it may be for either.
+            if candidate.client_random != record.client_random {
+                candidate.client_random = None;
+            }
             self.place(candidate);
         }
     }
@@ -233,14 +241,14 @@ impl Pool {
         if !of_process.digests.insert(digest) {
             // A library may log at a resumption what it logged before: it is news for the connection that resumes.
             self.counts.duplicate += 1;
-            of_process.renew(digest, self.last, record.time);
+            of_process.renew(digest, self.last, &record);
             self.arrivals.push_back((process, self.last));
             self.compact();
             return Inserted::Duplicate;
         }
         let candidate = Candidate {
             id: self.last,
-            point: record.point,
+            points: vec![record.point],
             label,
             secret: TrafficSecret::copy_from(&record.secret),
             time: record.time,
@@ -331,11 +339,11 @@ impl Pool {
                     continue;
                 }
                 if let Some(result) = trial(candidate) {
-                    let (id, point, label) = (candidate.id, candidate.point, candidate.label);
+                    let (id, label) = (candidate.id, candidate.label);
                     return Some(Found {
                         process: *process,
                         id,
-                        point,
+                        points: candidate.points.clone(),
                         label,
                         result,
                     });

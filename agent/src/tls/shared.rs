@@ -139,12 +139,15 @@ impl Shared {
         }
     }
 
-    pub fn proved(&mut self, point: PointId, label: Label) {
+    /// The first of `points` is the one by which the connection is known.
+    pub fn proved(&mut self, points: &[PointId], label: Label) {
         self.facts.proven = true;
         if self.protocol == Some(Protocol::Tls12) {
             self.facts.resumed = Some(!self.full);
         }
-        self.push(Output::Proved { point, label });
+        for &point in points.iter().rev() {
+            self.push(Output::Proved { point, label });
+        }
     }
 
     /// Hands out a gap of plaintext at `offset`; the offset after it.

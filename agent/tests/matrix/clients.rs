@@ -64,7 +64,7 @@ impl<'a> Stage<'a> {
 }
 
 /// Clients whose TLS code is in files that the agent meets only when they run.
-const OWN_FILES: [&str; 4] = ["curl_cffi", "cryptography", "node-fetch", "bun-fetch"];
+const OWN_FILES: [&str; 5] = ["curl_cffi", "cryptography", "node-fetch", "bun-fetch", "go"];
 
 /// One request by each client with TLS code of its own: the first handshake of a file may be over before the file is
 /// known, the second must be read. Gives what the first ones would have been.
@@ -166,6 +166,7 @@ fn clients() {
     let web = nginx::start(&lab, &lab.inside(), Some(upstream)).unwrap();
     let mut agent = Agent::start(&lab).unwrap();
     let aiohttp = servers::aiohttp(&lab, &lab.inside());
+    let go = servers::go(&lab, &lab.inside());
     let mut stage = Stage {
         lab: &lab,
         cells: Cells::new("clients"),
@@ -188,13 +189,18 @@ fn clients() {
         }
     }
     for wire in Wire::ALL {
-        for server in [Ok(&python_before), aiohttp.as_ref()] {
-            let Ok(server) = server else {
-                stage.cells.skip(
-                    &format!("curl-aiohttp-{}", wire.name()),
-                    "TOKENTRAIL_FIXTURES has no venv",
-                );
-                continue;
+        for (name, server) in [
+            ("python", Ok(&python_before)),
+            ("aiohttp", aiohttp.as_ref()),
+            ("go", go.as_ref()),
+        ] {
+            let server = match server {
+                Ok(server) => server,
+                Err(missing) => {
+                    let name = format!("curl-to-{name}-{}", wire.name());
+                    stage.cells.skip(&name, &format!("{missing:#}"));
+                    continue;
+                }
             };
             let name = format!("curl-to-{}-{}", server.name, wire.name());
             let target = server.target(wire);

@@ -1,15 +1,15 @@
-//! What is not read must be listed, with its reason: Java and Go, a suite of no AEAD, what is no HTTP.
+//! What is not read must be listed, with its reason: Java, a suite of no AEAD, what is no HTTP.
 
 use crate::support::agent::Agent;
 use crate::support::clients::{CURL, Errand, run};
 use crate::support::event::Event;
-use crate::support::expect::{Expectations, Expected, Side, stop, unread_in};
+use crate::support::expect::{Expectations, Expected, stop, unread_in};
 use crate::support::fixtures;
 use crate::support::lab::Lab;
 use crate::support::process::{Program, Spec};
 use crate::support::report::Cells;
 use crate::support::scenario::{Request, Script};
-use crate::support::servers::{self, Fact, Server, Target, Wire};
+use crate::support::servers::{Fact, Server, Target, Wire};
 use crate::support::token;
 use crate::support::{nginx, turn};
 use anyhow::{Context, Result, ensure};
@@ -40,60 +40,31 @@ fn unread() {
     let mut listed = Vec::new();
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
     let mut agent = Agent::start(&lab).unwrap();
-    let go = servers::go(&lab, &lab.inside());
 
     for wire in [Wire::Tls12, Wire::Tls13] {
-        for (library, client) in [
-            ("go", go_client as fn(&Errand) -> Result<Spec>),
-            ("jsse", java_client),
-        ] {
-            let cell = format!("{library}-client-{}", wire.name());
-            match foreign_client(&lab, &web, wire, &cell, client) {
-                Ok(None) => cells.skip(&cell, "not installed"),
-                Ok(Some((fact, executable, server_event))) => {
-                    listed.push(Listed {
-                        cell,
-                        local: fact.remote().unwrap(),
-                        peer: fact.local().unwrap(),
-                        executable,
-                        reasons: NOT_READ_YET,
-                        library: Some(library),
-                        detail: None,
-                    });
-                    expected.add([server_event]);
-                }
-                Err(error) => cells.check(&cell, Err(error)),
-            }
-        }
-        let cell = format!("go-server-{}", wire.name());
-        match go.as_ref().map(|go| go_server(&lab, go, wire, &cell)) {
-            Ok(Ok((fact, client_event, executable))) => {
+        let cell = format!("jsse-client-{}", wire.name());
+        match foreign_client(&lab, &web, wire, &cell) {
+            Ok(None) => cells.skip(&cell, "not installed"),
+            Ok(Some((fact, executable, server_event))) => {
                 listed.push(Listed {
                     cell,
-                    local: fact.local().unwrap(),
-                    peer: fact.remote().unwrap(),
+                    local: fact.remote().unwrap(),
+                    peer: fact.local().unwrap(),
                     executable,
                     reasons: NOT_READ_YET,
-                    library: Some("go"),
+                    library: Some("jsse"),
                     detail: None,
                 });
-                expected.add([client_event]);
+                expected.add([server_event]);
             }
-            Ok(Err(error)) => cells.check(&cell, Err(error)),
-            Err(missing) => cells.skip(&cell, &format!("{missing:#}")),
-        }
-    }
-    // Java and Go in cleartext are read like everything else.
-    for (name, client) in [
-        ("go", go_client as fn(&Errand) -> Result<Spec>),
-        ("java", java_client),
-    ] {
-        let cell = format!("{name}-cleartext");
-        match clear_client(&lab, &web, &cell, client) {
-            Ok(Some(both)) => expected.add(both),
-            Ok(None) => cells.skip(&cell, "not installed"),
             Err(error) => cells.check(&cell, Err(error)),
         }
+    }
+    // Java in cleartext is read like everything else.
+    match clear_client(&lab, &web, "java-cleartext") {
+        Ok(Some(both)) => expected.add(both),
+        Ok(None) => cells.skip("java-cleartext", "not installed"),
+        Err(error) => cells.check("java-cleartext", Err(error)),
     }
     match cbc(&lab, &web) {
         Ok((both, credential)) => {
@@ -146,14 +117,6 @@ fn errand<'a>(lab: &'a Lab, target: Target, cell: &str) -> Errand<'a> {
     }
 }
 
-fn go_client(errand: &Errand) -> Result<Spec> {
-    let plan = serde_json::json!({
-        "url": errand.target.url(&errand.path), "method": "GET", "body": "", "ca": errand.lab.certificate(),
-        "headers": [["Authorization", format!("Bearer {}", errand.credential)]],
-    });
-    Ok(Spec::new(fixtures::go_client()?).stdin(format!("{plan}\n")))
-}
-
 fn java_client(errand: &Errand) -> Result<Spec> {
     Ok(Spec::new(fixtures::system("/usr/bin/java")?)
         .args(["-Xshare:auto", "-XX:TieredStopAtLevel=1", "-Xmx64m", "-cp"])
@@ -163,9 +126,9 @@ fn java_client(errand: &Errand) -> Result<Spec> {
         .env("TEST_CREDENTIAL", &errand.credential))
 }
 
-/// Runs a client of ours; `None` where it cannot be had.
-fn status_of(errand: &Errand, client: fn(&Errand) -> Result<Spec>) -> Result<Option<(u32, Spec)>> {
-    let Ok(spec) = client(errand) else {
+/// Runs the Java client; `None` where it cannot be had.
+fn status_of(errand: &Errand) -> Result<Option<(u32, Spec)>> {
+    let Ok(spec) = java_client(errand) else {
         return Ok(None);
     };
     let program = Program::start(&spec, &errand.lab.inside())?;
@@ -186,10 +149,9 @@ fn foreign_client(
     web: &Server,
     wire: Wire,
     cell: &str,
-    client: fn(&Errand) -> Result<Spec>,
 ) -> Result<Option<(Fact, PathBuf, Expected)>> {
     let errand = errand(lab, web.target(wire), cell);
-    let Some((_, spec)) = status_of(&errand, client)? else {
+    let Some((_, spec)) = status_of(&errand)? else {
         return Ok(None);
     };
     let fact = web.fact(&errand.path)?;
@@ -197,14 +159,9 @@ fn foreign_client(
     Ok(Some((fact, spec.executable(), event)))
 }
 
-fn clear_client(
-    lab: &Lab,
-    web: &Server,
-    cell: &str,
-    client: fn(&Errand) -> Result<Spec>,
-) -> Result<Option<Vec<Expected>>> {
+fn clear_client(lab: &Lab, web: &Server, cell: &str) -> Result<Option<Vec<Expected>>> {
     let errand = errand(lab, web.target(Wire::Clear), cell);
-    let Some((pid, spec)) = status_of(&errand, client)? else {
+    let Some((pid, spec)) = status_of(&errand)? else {
         return Ok(None);
     };
     let fact = web.fact(&errand.path)?;
@@ -213,25 +170,6 @@ fn clear_client(
         Expected::client(cell, &errand.credential, &fact, who, spec.executable()),
         Expected::server(cell, &errand.credential, &fact, web),
     ]))
-}
-
-/// curl's end is read, the Go server's is not.
-fn go_server(lab: &Lab, go: &Server, wire: Wire, cell: &str) -> Result<(Fact, Expected, PathBuf)> {
-    let errand = errand(lab, go.target(wire), cell);
-    let ran = CURL.run(&errand, &lab.inside())?;
-    let fact = go.fact(&errand.path)?;
-    let both = Expected::both(
-        &format!("{cell}-at-curl"),
-        &errand.credential,
-        &fact,
-        go,
-        &ran,
-    );
-    let client = both
-        .into_iter()
-        .find(|one| one.side == Side::Client)
-        .context("the client's")?;
-    Ok((fact, client, go.executable.clone()))
 }
 
 /// curl by a TLS 1.2 suite with CBC, which is not read: both ends must be listed, and the suite named.

@@ -80,7 +80,7 @@ const TEST: &[Package] = &[
     program(
         "golang-go",
         "go",
-        "the Go client, which must be listed as unread",
+        "the Go client and server",
     ),
     program("wrk", "wrk", "load, for the bench and the loss counters"),
 ];

@@ -11,7 +11,7 @@
 //! error. Invariant: both maps are bounded.
 
 use super::elf::BuildId;
-use super::finder::{Found, PointKind};
+use super::finder::Found;
 use lru::LruCache;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ const BUILDS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// Largest cache file read, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Raised whenever the search or the format changes: older answers are then searched anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const NAME: &str = "key-log-points.json";
 /// Where the agent keeps it.
 pub const FOLDER: &str = "/var/cache/tokentrail";
@@ -165,7 +165,7 @@ impl Cache {
         let has_point = found
             .points
             .iter()
-            .any(|point| point.kind == PointKind::KeyLog);
+            .any(|point| point.kind.is_first_choice());
         if let (true, Some(build_id)) = (has_point, &found.build_id) {
             self.builds
                 .put((build_id.clone(), found.size), found.clone());

@@ -10,6 +10,7 @@
 use super::cache::{Cache, FileState};
 use super::elf::{BuildId, Elf, ElfError, FileSource, Source};
 use super::forms::{FORMS, Search, still_holds};
+use super::places::Places;
 use super::scan::Scanner;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -62,6 +63,15 @@ pub enum PointKind {
     /// Entry of `EVP_KDF_derive(ctx, out, outlen, const OSSL_PARAM params[])`: the fallback, dearer and more often
     /// hit. Attach it only where the libssl beside it has no key-log point.
     KdfDerive,
+    /// An instruction of code in another form, and where that has what it passes.
+    Placed(Places),
+}
+
+impl PointKind {
+    /// Attached wherever it is found.
+    pub fn is_first_choice(self) -> bool {
+        self != Self::KdfDerive
+    }
 }
 
 /// A TLS library by name, for reports and coverage.
@@ -128,13 +138,28 @@ pub enum How {
     Labels(Vec<Site>),
     /// The name of an exported function.
     Export(String),
+    /// A name in the table of functions that Go programs carry.
+    GoFunction(GoFunction),
+}
+
+/// Where the name of a Go function is bound to its address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GoFunction {
+    pub name: String,
+    /// Address of the table (`runtime.pcHeader`).
+    pub table: u64,
+    /// Number of the function's entry in it.
+    pub index: u64,
+    /// Address of the `runtime.moduledata` that says what the entries count from, if it is not the table itself.
+    pub module: Option<u64>,
 }
 
 impl How {
     pub fn votes(&self) -> usize {
         match self {
             Self::Labels(sites) => sites.len(),
-            Self::Export(_) => 1,
+            Self::Export(_) | Self::GoFunction(_) => 1,
         }
     }
 }
@@ -150,7 +175,7 @@ pub struct Point {
     pub library: Library,
     pub version: Option<String>,
     pub how: How,
-    /// To be attached by default: the most votes of its kind, ties included.
+    /// To be attached by default: the most votes of its kind, ties included; every one of [`PointKind::Placed`].
     pub chosen: bool,
 }
 
@@ -201,11 +226,11 @@ pub struct Found {
 }
 
 impl Found {
-    /// The key-log points to attach by default: usually one, none in most files.
+    /// The points to attach by default: none in most files, one in a C library, some in other programs.
     pub fn key_log_points(&self) -> impl Iterator<Item = &Point> {
         self.points
             .iter()
-            .filter(|point| point.chosen && point.kind == PointKind::KeyLog)
+            .filter(|point| point.chosen && point.kind.is_first_choice())
     }
 
     /// The fallback, in a libcrypto.

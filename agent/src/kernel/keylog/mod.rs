@@ -14,6 +14,7 @@ pub mod elf;
 pub mod finder;
 pub mod forms;
 mod ldcache;
+mod places;
 pub mod report;
 mod scan;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use cache::Cache;
 pub use finder::{
     Finder, Found, Library, Limits, LookError, Point, PointKind, Unread, UnreadReason,
 };
+pub use places::Places;
 
 #[doc(hidden)]
 pub mod fuzz {

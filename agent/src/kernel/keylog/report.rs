@@ -274,7 +274,7 @@ impl FileReport {
 
 fn write_point(text: &mut String, point: &Point) -> std::fmt::Result {
     let kind = match point.kind {
-        PointKind::KeyLog => "key log ",
+        PointKind::KeyLog | PointKind::Placed(_) => "key log ",
         PointKind::KdfDerive => "fallback",
     };
     let version = version(point.version.as_deref());
@@ -293,6 +293,7 @@ fn write_point(text: &mut String, point: &Point) -> std::fmt::Result {
             write!(text, "{count} {votes} from {}", labels.join(", "))?;
         }
         How::Export(name) => write!(text, "exported as {name}")?,
+        How::GoFunction(function) => write!(text, "{}", function.name)?,
     }
     writeln!(
         text,

@@ -187,6 +187,15 @@ impl<'a> Scanner<'a> {
         Ok(functions.map(|(&target, _)| target).collect())
     }
 
+    /// For a search's own walk through a file: an error once the time is up.
+    pub fn in_time(&self) -> Result<(), LookError> {
+        if Instant::now() > self.deadline {
+            Err(LookError::Time(self.limits.time))
+        } else {
+            Ok(())
+        }
+    }
+
     /// Calls `visit(segment, offset within it, bytes, fresh)` for each window; hits that start at `fresh` or later
     /// belong to the next one.
     fn pass(
@@ -202,9 +211,7 @@ impl<'a> Scanner<'a> {
         for segment in wanted {
             let mut at = 0;
             while at < segment.file_size {
-                if Instant::now() > self.deadline {
-                    return Err(LookError::Time(self.limits.time));
-                }
+                self.in_time()?;
                 let left = usize::try_from(segment.file_size - at).unwrap_or(usize::MAX);
                 let length = left.min(self.window + OVERLAP);
                 if self.buffer.len() < length {

@@ -153,7 +153,7 @@ impl Half {
         let Some((secret, Some(keys))) = taken else {
             return false;
         };
-        shared.proved(found.point, found.label);
+        shared.proved(&found.points, found.label);
         if found.label == of_handshake {
             self.drop_early(place.at, shared);
             self.phase = Phase::Handshake(Opener::new(suite, keys, None, 0));
@@ -220,7 +220,7 @@ impl Half {
         candidates
             .pool
             .keep_proven(found.process, found.id, candidates.now);
-        shared.proved(found.point, found.label);
+        shared.proved(&found.points, found.label);
         shared.connection_keys[self.direction.opposite().index()] = Some(other);
         let opener = Opener::new(suite, own, None, sequence);
         self.begin_application(place, opener, sequence, shared);

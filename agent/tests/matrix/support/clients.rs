@@ -55,7 +55,7 @@ pub const CURL: Client = Client {
 };
 
 /// Every client whose traffic the agent reads.
-pub const CLIENTS: [Client; 16] = [
+pub const CLIENTS: [Client; 17] = [
     CURL,
     Client {
         name: "curl-key-header",
@@ -120,6 +120,11 @@ pub const CLIENTS: [Client; 16] = [
     Client {
         name: "bun-fetch",
         call: bun_fetch,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "go",
+        call: go,
         wires: &Wire::ALL,
     },
     Client {
@@ -325,6 +330,10 @@ fn script(errand: &Errand, spec: Spec) -> Call {
         "headers": [["Authorization", format!("Bearer {}", errand.credential)]],
     });
     bearer(spec.stdin(format!("{plan}\n")), errand)
+}
+
+fn go(errand: &Errand) -> Result<Call> {
+    Ok(script(errand, Spec::new(fixtures::go_client()?)))
 }
 
 fn venv(errand: &Errand, name: &str) -> Result<Call> {

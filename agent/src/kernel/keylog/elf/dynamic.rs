@@ -17,6 +17,8 @@ const DT_NEEDED: u64 = 1;
 const DT_HASH: u64 = 4;
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
+const DT_RELA: u64 = 7;
+const DT_RELASZ: u64 = 8;
 const DT_STRSZ: u64 = 10;
 const DT_SONAME: u64 = 14;
 const DT_RPATH: u64 = 15;
@@ -36,6 +38,8 @@ pub struct Dynamic {
     pub(super) strings_size: u64,
     pub(super) hash: Option<u64>,
     pub(super) gnu_hash: Option<u64>,
+    pub(super) relocations: Option<u64>,
+    pub(super) relocations_size: u64,
 }
 
 impl Dynamic {
@@ -56,6 +60,8 @@ impl Dynamic {
                 DT_SYMTAB => dynamic.symbols = Some(value),
                 DT_HASH => dynamic.hash = Some(value),
                 DT_GNU_HASH => dynamic.gnu_hash = Some(value),
+                DT_RELA => dynamic.relocations = Some(value),
+                DT_RELASZ => dynamic.relocations_size = value,
                 // Names are offsets into a table that may be declared later.
                 DT_SONAME | DT_RPATH | DT_RUNPATH | DT_NEEDED => names.push((tag, value)),
                 _ => {}

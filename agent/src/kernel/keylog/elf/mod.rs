@@ -10,6 +10,7 @@
 
 mod dynamic;
 mod notes;
+mod relocations;
 mod source;
 mod symbols;
 
@@ -18,7 +19,8 @@ pub use notes::BuildId;
 pub use source::{FileSource, Source};
 pub use symbols::Symbol;
 
-use source::{le16, le32, le64};
+use source::le16;
+pub(super) use source::{le32, le64};
 use std::io;
 
 /// Segments accepted in a file. Real programs have 4 to 20.

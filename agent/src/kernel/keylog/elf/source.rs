@@ -82,11 +82,11 @@ pub(super) fn le16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(array(bytes, at)?))
 }
 
-pub(super) fn le32(bytes: &[u8], at: usize) -> Option<u32> {
+pub(in super::super) fn le32(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(array(bytes, at)?))
 }
 
-pub(super) fn le64(bytes: &[u8], at: usize) -> Option<u64> {
+pub(in super::super) fn le64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(array(bytes, at)?))
 }
 

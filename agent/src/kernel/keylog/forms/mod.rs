@@ -4,6 +4,7 @@
 //!
 //! Invariant: a form only adds to [`Search::found`]; forms do not know each other, but for the order of [`FORMS`].
 
+mod go;
 mod identity;
 mod kdf_derive;
 mod key_log_function;
@@ -31,6 +32,10 @@ pub const FORMS: &[Form] = &[
         search: kdf_derive::search,
     },
     Form {
+        name: "crypto/tls of Go",
+        search: go::search,
+    },
+    Form {
         name: "libraries that are not read",
         search: unread::search,
     },
@@ -44,6 +49,7 @@ pub(super) fn still_holds(elf: &Elf<'_>, found: &Found) -> io::Result<bool> {
             PointKind::KdfDerive => {
                 kdf_derive::place(elf)? == Some((point.virtual_address, point.file_offset))
             }
+            PointKind::Placed(_) => go::check(elf, point)?,
         };
         if !holds {
             return Ok(false);

@@ -2,8 +2,8 @@
 //!
 //! Invariant: names what it knows by text or symbols of the file; it never yields a point.
 
-use super::{Search, is_version_character};
-use crate::kernel::keylog::finder::{Library, LookError, PointKind, Unread, UnreadReason};
+use super::Search;
+use crate::kernel::keylog::finder::{Library, LookError, Unread, UnreadReason};
 use crate::kernel::keylog::scan::Part;
 
 /// One library by its marks: any of them is enough.
@@ -21,16 +21,6 @@ struct Mark {
 }
 
 const MARKS: &[Mark] = &[
-    Mark {
-        library: Library::Go,
-        reason: UnreadReason::NoReader,
-        sonames: &[],
-        exports: &[],
-        // The magic of `.go.buildinfo` (debug/buildinfo); with the labels, crypto/tls is linked.
-        texts: &[b"\xff Go buildinf:"],
-        with_labels: true,
-        version: None,
-    },
     Mark {
         library: Library::Rustls,
         reason: UnreadReason::NoReader,
@@ -129,7 +119,6 @@ fn exports(search: &Search<'_>, mark: &Mark) -> Result<bool, LookError> {
 fn version(search: &mut Search<'_>, part: Part, mark: &Mark) -> Result<Option<String>, LookError> {
     match mark.version {
         Some(prefix) => search.version_after(part, prefix),
-        None if mark.library == Library::Go => go_version(search, part),
         None => Ok(None),
     }
 }
@@ -140,7 +129,7 @@ fn known_but_not_found(search: &mut Search<'_>) {
         .found
         .points
         .iter()
-        .any(|point| point.kind == PointKind::KeyLog);
+        .any(|point| point.kind.is_first_choice());
     if has_point || !search.found.unread.is_empty() {
         return;
     }
@@ -162,25 +151,4 @@ fn known_but_not_found(search: &mut Search<'_>) {
             UnreadReason::NotFound
         },
     });
-}
-
-/// `.go.buildinfo` (debug/buildinfo): from Go 1.18 on, flag 2 says that a string with its length before it stands at byte 32.
-fn go_version(search: &mut Search<'_>, part: Part) -> Result<Option<String>, LookError> {
-    const MAGIC: &[u8] = b"\xff Go buildinf:";
-    let hits = search.scanner.strings(part, &[MAGIC], false)?;
-    for &hit in hits.iter().flatten() {
-        let mut bytes = [0; 32 + 1 + 32];
-        let read = search.elf.source().read_at(hit, &mut bytes)?;
-        let text = (read == bytes.len() && bytes[15] & 2 != 0)
-            .then(|| bytes[33..].get(..usize::from(bytes[32])))
-            .flatten()
-            .and_then(|text| std::str::from_utf8(text).ok())
-            // Experiments may follow: `go1.26.8 X:nogreenteagc`.
-            .and_then(|text| text.strip_prefix("go")?.split(' ').next())
-            .filter(|text| text.chars().all(is_version_character));
-        if let Some(text) = text {
-            return Ok(Some(text.to_owned()));
-        }
-    }
-    Ok(None)
 }

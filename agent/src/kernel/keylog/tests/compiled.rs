@@ -199,7 +199,7 @@ fn unread_libraries_are_named() {
         (
             labelled(go),
             "",
-            Some((Library::Go, UnreadReason::NoReader, Some("1.26.8"))),
+            Some((Library::Go, UnreadReason::NotFound, Some("1.26.8"))),
         ),
         (
             labelled("x/rustls-0.23.46/src/msgs/codec.rs"),
