@@ -219,6 +219,124 @@ fn boringssl_in_bun() {
     }
 }
 
+/// The functions by the program's own symbols, and the same without them, however Go has linked it.
+#[test]
+fn go_stripped_or_not() {
+    let Some(go) = ["/usr/local/go/bin/go", "/usr/bin/go"]
+        .iter()
+        .map(Path::new)
+        .find(|path| path.exists())
+    else {
+        println!("skipped: no Go: apt-get install golang-go");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let main = folder.path().join("main.go");
+    fs::write(&main, include_str!("programs/client.go")).unwrap();
+    let ways: [(&str, &[&str]); 4] = [
+        ("fixed", &["-buildmode=exe"]),
+        ("independent", &["-buildmode=pie"]),
+        ("outside", &["-ldflags=-linkmode=external"]),
+        ("both", &["-buildmode=pie", "-ldflags=-linkmode=external"]),
+    ];
+    for (name, arguments) in ways {
+        let linked = folder.path().join(name);
+        let output = Command::new(go)
+            .args(["build", "-o"])
+            .arg(&linked)
+            .args(arguments)
+            .arg(&main)
+            .env("GOTOOLCHAIN", "local")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name}: {said}");
+        let found = look(&linked);
+        let points: Vec<&Point> = found.key_log_points().collect();
+        let bytes = fs::read(&linked).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        let expected = [
+            "crypto/tls.(*Config).writeKeyLog",
+            "crypto/tls.keysFromMasterSecret",
+        ];
+        let mut expected = expected.map(|name| {
+            let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
+            symbol.unwrap().address()
+        });
+        expected.sort_unstable();
+        let mut addresses: Vec<u64> = points.iter().map(|point| point.virtual_address).collect();
+        addresses.sort_unstable();
+        assert_eq!(addresses, expected, "{name}");
+        assert!(points.iter().all(|point| point.library == Library::Go));
+        let stripped = folder.path().join("stripped");
+        let status = Command::new("strip")
+            .arg("-o")
+            .args([&stripped, &linked])
+            .status()
+            .unwrap();
+        assert!(status.success());
+        // Section headers are gone from the file's end; what is loaded is the same.
+        let without: Vec<Point> = look(&stripped).points;
+        let addresses = |points: &[Point]| -> Vec<u64> {
+            points.iter().map(|point| point.virtual_address).collect()
+        };
+        assert_eq!(addresses(&without), addresses(&found.points), "{name}");
+    }
+}
+
+/// Every point is an indirect call, and the cache's second look finds the same.
+#[test]
+fn rustls_in_programs_and_wheels() {
+    for (name, version) in [
+        ("bin/uv", true),
+        ("bin/deno", true),
+        ("primp/primp.abi3.so", true),
+        ("impit/impit.cpython-311-x86_64-linux-gnu.so", true),
+    ] {
+        let Some(path) = fixture("venv", &[name]) else {
+            continue;
+        };
+        let start = Instant::now();
+        let mut finder = Finder::new(Cache::in_memory());
+        let file = File::open(&path).unwrap();
+        let found = finder.look_at_file(&file).unwrap();
+        println!(
+            "{name}: {} points in {:?}",
+            found.points.len(),
+            start.elapsed()
+        );
+        let points: Vec<&Point> = found.key_log_points().collect();
+        // Both versions of TLS.
+        assert!(points.len() >= 3, "{name}: {found:?}");
+        let bytes = fs::read(&path).unwrap();
+        for point in points {
+            assert_eq!(point.library, Library::Rustls, "{name}");
+            assert_eq!(point.version.is_some(), version, "{name}");
+            let at = usize::try_from(point.file_offset).unwrap();
+            // `call r/m64`: an optional prefix, ff /2.
+            let code = &bytes[at..at + 3];
+            let code = if code[0] & 0xf0 == 0x40 {
+                &code[1..]
+            } else {
+                code
+            };
+            assert!(
+                code[0] == 0xff && (code[1] >> 3) & 7 == 2,
+                "{name}: no call at {at:#x}"
+            );
+        }
+        // Another file of the same build is answered by the checked memory of the first.
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("copy");
+        fs::copy(&path, &copy).unwrap();
+        let again = finder.look_at_file(&File::open(&copy).unwrap()).unwrap();
+        assert_eq!(again.points, found.points, "{name}");
+        if found.build_id.is_some() {
+            assert_eq!(finder.counts().from_cache, 1, "{name}");
+        }
+    }
+}
+
 /// The development packages' archives, linked here: with the symbol known, and then stripped.
 #[test]
 fn static_archives() {

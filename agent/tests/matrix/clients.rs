@@ -64,7 +64,17 @@ impl<'a> Stage<'a> {
 }
 
 /// Clients whose TLS code is in files that the agent meets only when they run.
-const OWN_FILES: [&str; 5] = ["curl_cffi", "cryptography", "node-fetch", "bun-fetch", "go"];
+const OWN_FILES: [&str; 9] = [
+    "curl_cffi",
+    "cryptography",
+    "node-fetch",
+    "bun-fetch",
+    "go",
+    "deno-fetch",
+    "uv",
+    "primp",
+    "impit",
+];
 
 /// One request by each client with TLS code of its own: the first handshake of a file may be over before the file is
 /// known, the second must be read. Gives what the first ones would have been.

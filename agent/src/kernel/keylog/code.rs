@@ -53,7 +53,7 @@ impl<'a> Decoding<'a> {
     }
 
     /// The instruction at `address`; `None` if it is not valid code.
-    fn decode(&mut self, address: u64) -> io::Result<Option<Instruction>> {
+    pub(super) fn decode(&mut self, address: u64) -> io::Result<Option<Instruction>> {
         let held = address
             .checked_sub(self.at)
             .and_then(|within| usize::try_from(within).ok())
@@ -184,6 +184,15 @@ impl<'a> Decoding<'a> {
                     ) && instruction.immediate(1) == target
                 }
         }))
+    }
+
+    /// Registers of which `instruction` changes any part.
+    pub(super) fn written(&mut self, instruction: &Instruction) -> Vec<Register> {
+        let used = self.info.info(instruction).used_registers();
+        used.iter()
+            .filter(|used| writes(used.access()) && used.register().is_gpr())
+            .map(|used| used.register().full_register())
+            .collect()
     }
 
     /// Which registers hold the label after an instruction that does not branch.

@@ -140,6 +140,8 @@ pub enum How {
     Export(String),
     /// A name in the table of functions that Go programs carry.
     GoFunction(GoFunction),
+    /// Code that takes a label's address, or that of a table of labels, and then makes this indirect call.
+    CallSite { reference: u64, target: u64 },
 }
 
 /// Where the name of a Go function is bound to its address.
@@ -159,7 +161,7 @@ impl How {
     pub fn votes(&self) -> usize {
         match self {
             Self::Labels(sites) => sites.len(),
-            Self::Export(_) | Self::GoFunction(_) => 1,
+            Self::Export(_) | Self::GoFunction(_) | Self::CallSite { .. } => 1,
         }
     }
 }

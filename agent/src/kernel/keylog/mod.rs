@@ -17,6 +17,7 @@ mod ldcache;
 mod places;
 pub mod report;
 mod scan;
+mod symbolic;
 #[cfg(test)]
 mod tests;
 

@@ -25,6 +25,31 @@ pub enum Register {
     R15,
 }
 
+impl Register {
+    const ALL: [Self; 16] = [
+        Self::Rax,
+        Self::Rcx,
+        Self::Rdx,
+        Self::Rbx,
+        Self::Rsp,
+        Self::Rbp,
+        Self::Rsi,
+        Self::Rdi,
+        Self::R8,
+        Self::R9,
+        Self::R10,
+        Self::R11,
+        Self::R12,
+        Self::R13,
+        Self::R14,
+        Self::R15,
+    ];
+
+    pub fn from_number(number: usize) -> Option<Self> {
+        Self::ALL.get(number).copied()
+    }
+}
+
 /// A value when the point is hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -38,6 +63,8 @@ pub enum Place {
     Behind(Register, i32, i32),
     /// An address: register + offset.
     Sum(Register, i32),
+    /// An address: the 8 bytes at register + offset, then + offset.
+    Past(Register, i32, i32),
 }
 
 /// What the label of a point is.
@@ -69,6 +96,7 @@ impl From<Place> for abi::Place {
             Place::Sum(register, offset) => (register as u8, 0, [offset, 0, 0]),
             Place::At(register, offset) => (register as u8, 1, [offset, 0, 0]),
             Place::Behind(register, first, second) => (register as u8, 2, [first, second, 0]),
+            Place::Past(register, first, second) => (register as u8, 1, [first, second, 0]),
         };
         Self {
             offsets,

@@ -294,6 +294,9 @@ fn write_point(text: &mut String, point: &Point) -> std::fmt::Result {
         }
         How::Export(name) => write!(text, "exported as {name}")?,
         How::GoFunction(function) => write!(text, "{}", function.name)?,
+        How::CallSite { reference, .. } => {
+            write!(text, "call of KeyLog after {reference:#x}")?;
+        }
     }
     writeln!(
         text,

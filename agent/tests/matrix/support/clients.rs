@@ -55,7 +55,7 @@ pub const CURL: Client = Client {
 };
 
 /// Every client whose traffic the agent reads.
-pub const CLIENTS: [Client; 17] = [
+pub const CLIENTS: [Client; 21] = [
     CURL,
     Client {
         name: "curl-key-header",
@@ -125,6 +125,26 @@ pub const CLIENTS: [Client; 17] = [
     Client {
         name: "go",
         call: go,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "deno-fetch",
+        call: deno_fetch,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "uv",
+        call: uv,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "primp",
+        call: primp,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "impit",
+        call: impit,
         wires: &Wire::ALL,
     },
     Client {
@@ -386,6 +406,44 @@ fn bun_fetch(errand: &Errand) -> Result<Call> {
         spec.env("BUN_RUNTIME_TRANSPILER_CACHE_PATH", "0")
             .env("DO_NOT_TRACK", "1"),
     ))
+}
+
+/// rustls with aws-lc.
+fn deno_fetch(errand: &Errand) -> Result<Call> {
+    let spec = Spec::new(fixtures::venv_program("deno")?)
+        .args(["run", "--quiet", "--allow-all", "--no-config", "--no-lock"])
+        .arg("--cert")
+        .arg(errand.lab.certificate())
+        .arg(errand.lab.path("client_fetch.mjs"))
+        .env("DENO_DIR", errand.lab.path("deno"))
+        .env("DENO_NO_UPDATE_CHECK", "1");
+    Ok(script(errand, spec))
+}
+
+/// uv publishes a package: rustls with aws-lc. Its exit status says whether the answer was 200.
+fn uv(errand: &Errand) -> Result<Call> {
+    let spec = Spec::new("/bin/sh")
+        .args(["-c", r#""$@" && echo 200"#, "sh"])
+        .arg(fixtures::venv_program("uv")?)
+        .args(["publish", "--quiet", "--no-cache", "--no-config"])
+        .args(["--token", &errand.credential, "--publish-url"])
+        .arg(errand.target.url(&errand.path))
+        .arg(fixtures::wheel()?)
+        .env("SSL_CERT_FILE", errand.lab.certificate());
+    Ok(Call {
+        scheme: "Basic",
+        executable: fixtures::venv_program("uv")?,
+        descendant: true,
+        ..bearer(spec, errand)
+    })
+}
+
+fn primp(errand: &Errand) -> Result<Call> {
+    venv(errand, "client_primp.py")
+}
+
+fn impit(errand: &Errand) -> Result<Call> {
+    venv(errand, "client_impit.py")
 }
 
 fn raw_request(errand: &Errand) -> String {

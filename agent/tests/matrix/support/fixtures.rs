@@ -17,7 +17,7 @@ macro_rules! program {
 }
 
 /// Sources that are written to a test's folder and run there.
-pub const SCRIPTS: [(&str, &str); 12] = [
+pub const SCRIPTS: [(&str, &str); 14] = [
     program!("server.py"),
     program!("server_aiohttp.py"),
     program!("proxy.py"),
@@ -28,6 +28,8 @@ pub const SCRIPTS: [(&str, &str); 12] = [
     program!("client_aiohttp.py"),
     program!("client_curl_cffi.py"),
     program!("client_cryptography.py"),
+    program!("client_impit.py"),
+    program!("client_primp.py"),
     program!("client_fetch.mjs"),
     program!("client_https.mjs"),
 ];
@@ -35,6 +37,7 @@ pub const SCRIPTS: [(&str, &str); 12] = [
 const SERVER_GO: &str = include_str!("../../programs/server.go");
 const CLIENT_GO: &str = include_str!("../../programs/client.go");
 const CLIENT_JAVA: &str = include_str!("../../programs/Client.java");
+const WHEEL_PY: &str = include_str!("../../programs/wheel.py");
 const CALLS_C: &str = include_str!("../../programs/calls.c");
 
 /// A program of the system by absolute path, or what is missing.
@@ -53,6 +56,26 @@ pub fn python() -> Result<PathBuf> {
 /// The interpreter of the virtual environment with the client libraries.
 pub fn venv_python() -> Result<PathBuf> {
     existing(folder()?.join("venv/bin/python"))
+}
+
+/// A program that a package has put beside the interpreter.
+pub fn venv_program(name: &str) -> Result<PathBuf> {
+    existing(folder()?.join("venv/bin").join(name))
+}
+
+/// A package for Python, with nothing in it.
+pub fn wheel() -> Result<PathBuf> {
+    let folder = built("wheel", WHEEL_PY, |folder, target| {
+        let file = folder.join("wheel.py");
+        std::fs::write(&file, WHEEL_PY)?;
+        std::fs::create_dir_all(target)?;
+        run(
+            &Spec::new(python()?).arg(&file).arg(target),
+            &Place::default(),
+        )
+        .map(drop)
+    })?;
+    existing(folder.join("nothing-1.0-py3-none-any.whl"))
 }
 
 pub fn bun() -> Result<PathBuf> {

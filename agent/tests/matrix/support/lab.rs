@@ -86,7 +86,7 @@ impl Lab {
         format!("/cell/{}-{cell}", self.test)
     }
 
-    /// Its own authority: clients are given it as the root to trust.
+    /// Trusted by itself: clients are given it as the root. rustls takes no authority for a server.
     pub fn certificate(&self) -> PathBuf {
         self.path("certificate.pem")
     }
@@ -107,6 +107,7 @@ impl Lab {
                 "-nodes",
             ])
             .args(["-days", "3650", "-subj", "/CN=localhost"])
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .args([
                 "-addext",
                 "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",

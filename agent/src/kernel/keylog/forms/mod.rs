@@ -8,6 +8,7 @@ mod go;
 mod identity;
 mod kdf_derive;
 mod key_log_function;
+mod rustls;
 mod unread;
 
 use super::elf::Elf;
@@ -36,6 +37,10 @@ pub const FORMS: &[Form] = &[
         search: go::search,
     },
     Form {
+        name: "calls of rustls's KeyLog",
+        search: rustls::search,
+    },
+    Form {
         name: "libraries that are not read",
         search: unread::search,
     },
@@ -49,7 +54,7 @@ pub(super) fn still_holds(elf: &Elf<'_>, found: &Found) -> io::Result<bool> {
             PointKind::KdfDerive => {
                 kdf_derive::place(elf)? == Some((point.virtual_address, point.file_offset))
             }
-            PointKind::Placed(_) => go::check(elf, point)?,
+            PointKind::Placed(_) => go::check(elf, point)? || rustls::check(elf, point)?,
         };
         if !holds {
             return Ok(false);

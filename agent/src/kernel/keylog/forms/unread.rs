@@ -22,16 +22,6 @@ struct Mark {
 
 const MARKS: &[Mark] = &[
     Mark {
-        library: Library::Rustls,
-        reason: UnreadReason::NoReader,
-        sonames: &[],
-        exports: &[],
-        // Source paths in panic messages, and the text of `rustls::Error`.
-        texts: &[b"/rustls-0.", b"received corrupt message of type "],
-        with_labels: true,
-        version: Some(b"/rustls-"),
-    },
-    Mark {
         library: Library::S2n,
         reason: UnreadReason::NoReader,
         sonames: &["libs2n.so"],
