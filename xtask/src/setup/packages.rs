@@ -77,11 +77,7 @@ const TEST: &[Package] = &[
         "javac",
         "the Java client, which must be listed as unread",
     ),
-    program(
-        "golang-go",
-        "go",
-        "the Go client and server",
-    ),
+    program("golang-go", "go", "the Go client and server"),
     program("wrk", "wrk", "load, for the bench and the loss counters"),
 ];
 

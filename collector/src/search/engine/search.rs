@@ -6,7 +6,8 @@ use super::{Engine, SearchError};
 use crate::event::Event;
 use crate::search::language::Query;
 use crate::search::plan;
-use crate::store::{Snapshot, columns};
+use crate::store::Snapshot;
+use crate::store::columns::Rows;
 use bytes::Bytes;
 use datafusion::logical_expr::SortExpr;
 use datafusion::prelude::DataFrame;
@@ -71,15 +72,15 @@ impl Engine {
         let batches = self.collect(frame).await?;
         let mut events = Vec::new();
         let mut cursor = None;
-        for (batch, row) in batches
-            .iter()
-            .flat_map(|batch| (0..batch.num_rows()).map(move |row| (batch, row)))
-        {
-            if events.len() == limit {
+        for batch in &batches {
+            let rows = Rows::new(batch);
+            let room = limit - events.len();
+            let taken = (0..batch.num_rows().min(room)).map(|row| Bytes::from(rows.json(row)));
+            events.extend(taken);
+            if batch.num_rows() > room {
                 cursor = Some(());
                 break;
             }
-            events.push(Bytes::from(columns::json(batch, row)));
         }
         let cursor = match (cursor, events.last()) {
             (Some(()), Some(last)) => {

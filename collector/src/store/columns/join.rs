@@ -18,12 +18,6 @@ use std::io::Write;
 /// In `rest`, before the path of a value that its column cannot hold.
 pub(super) const MISFIT: &str = "=";
 
-/// The canonical JSON of one row. For many rows make [`Rows`] once.
-#[must_use]
-pub fn json(batch: &RecordBatch, row: usize) -> Vec<u8> {
-    Rows::new(batch).json(row)
-}
-
 /// A batch whose rows can be turned into the events that they were made from.
 ///
 /// Takes any batch that has the columns by name, in any order, whatever Arrow type of text it has; columns that are

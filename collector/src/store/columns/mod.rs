@@ -1,7 +1,7 @@
 //! Events as columns, and back: the only place that knows which columns there are.
 //!
 //! [`COLUMNS`] is the table: one row per value of the contract, in the contract's order. From it come the Arrow
-//! schema ([`schema`]), the way of an event into a row ([`batch`]), the way back ([`json`], [`Rows`]), and the names
+//! schema ([`schema`]), the way of an event into a row ([`batch`]), the way back ([`Rows`]), and the names
 //! that the search language takes ([`field`]).
 //!
 //! - A column is named by its contract path with underscores for dots (`token.provider` is `token_provider`). Files
@@ -15,7 +15,7 @@
 //! - The canonical JSON is rebuilt byte for byte. Where that fails (another order, other white space or escapes),
 //!   `raw` keeps the bytes; every row is tried when it is made.
 //!
-//! Invariant: `json(batch(events), i)` is `events[i].json`, whatever its bytes.
+//! Invariant: `Rows::new(&batch(events)).json(i)` is `events[i].json`, whatever its bytes.
 //! Invariant: a column is never renamed, retyped, removed or moved before another one: stored files have it.
 
 mod join;
@@ -25,7 +25,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use join::{Rows, json};
+pub use join::Rows;
 pub use split::batch;
 pub use table::{COLUMNS, Column, Kind, Stored};
 

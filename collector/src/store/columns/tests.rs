@@ -38,7 +38,7 @@ fn raw_rows(batch: &RecordBatch) -> usize {
 
 fn check(json: &str) -> RecordBatch {
     let batch = batch(&[unchecked(json.to_owned())]);
-    assert_eq!(String::from_utf8(super::json(&batch, 0)).unwrap(), json);
+    assert_eq!(String::from_utf8(Rows::new(&batch).json(0)).unwrap(), json);
     batch
 }
 
@@ -172,7 +172,7 @@ fn text_of_another_type_and_missing_columns_are_read() {
         .unzip();
     let other = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).unwrap();
     for (row, event) in events.iter().enumerate() {
-        assert_eq!(super::json(&other, row), event.json);
+        assert_eq!(Rows::new(&other).json(row), event.json);
     }
 }
 
