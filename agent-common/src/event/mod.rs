@@ -49,8 +49,8 @@ pub use principal::{
 };
 pub use scalar::{Fingerprint, Hex, InvalidFingerprint, InvalidHex, InvalidTime, Sha256, Time, V1};
 pub use usage::{
-    Direction, Evidence, Exchange, Hook, Http, HttpRequest, HttpResponse, Outcome,
-    ProviderEvidence, SocketEvidence, Token, Url, Usage, UserAgent,
+    Direction, Evidence, Exchange, Grpc, Hook, Http, HttpRequest, HttpResponse, Outcome,
+    ProviderEvidence, Rpc, SocketEvidence, Token, Url, Usage, UserAgent,
 };
 
 use schemars::JsonSchema;

@@ -144,6 +144,12 @@ fn samples() -> Vec<Envelope> {
             },
             response: Some(HttpResponse { status_code: 200 }),
         },
+        rpc: Some(Rpc {
+            system: "grpc".into(),
+            service: Some("example.Vault".into()),
+            method: Some("Read".into()),
+            grpc: Some(Grpc { status_code: 7 }),
+        }),
         url: Url {
             scheme: "https".into(),
             path: "/v1/items/7".into(),

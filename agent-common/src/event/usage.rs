@@ -31,6 +31,9 @@ pub struct Usage {
     pub tls: Option<Tls>,
     /// Request and response.
     pub http: Http,
+    /// The remote procedure call that the exchange is. Absent if it is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rpc: Option<Rpc>,
     /// The request's target, secrets replaced.
     pub url: Url,
     /// The client's software.
@@ -120,6 +123,29 @@ pub struct HttpRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HttpResponse {
     /// Status code, 100 to 999.
+    pub status_code: u16,
+}
+
+/// A remote procedure call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Rpc {
+    /// `grpc`.
+    pub system: String,
+    /// Package and service, as in the request's path. Absent where the path is not of that form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Method of the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// What gRPC says of the call beyond the HTTP response. Absent if it was not seen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<Grpc>,
+}
+
+/// How a gRPC call ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Grpc {
+    /// Status code: 0 is OK, 7 PERMISSION_DENIED, 16 UNAUTHENTICATED.
     pub status_code: u16,
 }
 

@@ -113,6 +113,7 @@ fn exchange(data: &[u8]) -> Exchange {
             headers: headers(&response),
         }),
         response_body: BodyPrefix::default(),
+        grpc_status: None,
         outcome: Outcome::Answered,
         proxy_claim: None,
     }

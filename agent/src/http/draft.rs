@@ -11,6 +11,7 @@ pub(super) struct Draft {
     pub request_body: Prefix,
     pub response: Option<ResponseHead>,
     pub response_body: Prefix,
+    pub grpc_status: Option<u16>,
 }
 
 /// What all exchanges of a connection share.
@@ -34,6 +35,7 @@ impl Draft {
             request_body: self.request_body.take(),
             response: self.response,
             response_body,
+            grpc_status: self.grpc_status,
             outcome,
             proxy_claim: common.claim,
         }

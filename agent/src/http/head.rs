@@ -154,6 +154,8 @@ pub struct Exchange {
     pub request_body: BodyPrefix,
     pub response: Option<ResponseHead>,
     pub response_body: BodyPrefix,
+    /// `grpc-status` of the response: of its trailers, or of its head if it is nothing else.
+    pub grpc_status: Option<u16>,
     pub outcome: Outcome,
     pub proxy_claim: Option<ProxyClaim>,
 }

@@ -15,6 +15,7 @@ pub mod detect;
 mod draft;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod grpc;
 pub mod h1;
 pub mod h2;
 pub mod head;

@@ -188,7 +188,10 @@ impl Report {
         row(
             "uprobes",
             match &self.uprobes {
-                Ok(()) => "available: TLS of OpenSSL 3, BoringSSL and GnuTLS can be read".into(),
+                Ok(()) => {
+                    "available: TLS of OpenSSL 3, BoringSSL, GnuTLS, Go and rustls can be read"
+                        .into()
+                }
                 Err(why) => format!("NO: {why}; TLS is listed as unread"),
             },
         );

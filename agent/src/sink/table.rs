@@ -191,9 +191,13 @@ fn row(time: Time, usage: &Usage) -> [String; COUNT] {
         Some(query) => format!("{}?{query}", usage.url.path),
         None => usage.url.path.clone(),
     };
-    let status = match (&usage.http.response, usage.exchange.outcome) {
-        (Some(response), _) => response.status_code.to_string(),
-        (None, outcome) => outcome_name(outcome).to_owned(),
+    let grpc = usage.rpc.as_ref().and_then(|rpc| rpc.grpc.as_ref());
+    let status = match (&usage.http.response, grpc, usage.exchange.outcome) {
+        (Some(response), Some(grpc), _) => {
+            format!("{} grpc {}", response.status_code, grpc.status_code)
+        }
+        (Some(response), None, _) => response.status_code.to_string(),
+        (None, _, outcome) => outcome_name(outcome).to_owned(),
     };
     [
         clock(time),

@@ -18,7 +18,10 @@ pub use network::{network, tls};
 use crate::{
     credential::observation::{Observation, Observed, Sanitized},
     flow::Direction,
-    http::head::{Exchange, Outcome},
+    http::{
+        grpc,
+        head::{Exchange, Outcome},
+    },
     identity::Identity,
     kernel::{
         points::Attached,
@@ -107,6 +110,7 @@ fn common(exchange: &Exchange, sanitized: Sanitized, facts: &Facts<'_>) -> Usage
                 status_code: head.status,
             }),
         },
+        rpc: grpc::is_call(&exchange.request).then(|| rpc(exchange, &sanitized.path)),
         url: event::Url {
             scheme: if facts.tls.is_some() { "https" } else { "http" }.into(),
             path: bounded(sanitized.path, LONG),
@@ -152,6 +156,19 @@ fn server(
     event::Server {
         address: bounded(address, SHORT),
         port: sanitized.port.or_else(|| end?.port),
+    }
+}
+
+fn rpc(exchange: &Exchange, path: &str) -> event::Rpc {
+    let called = grpc::called(path);
+    let name = |text: &str| bounded(text.to_owned(), SHORT);
+    event::Rpc {
+        system: "grpc".into(),
+        service: called.as_ref().map(|called| name(called.service)),
+        method: called.as_ref().map(|called| name(called.method)),
+        grpc: exchange
+            .grpc_status
+            .map(|status_code| event::Grpc { status_code }),
     }
 }
 

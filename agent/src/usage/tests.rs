@@ -45,6 +45,7 @@ fn exchange(direction: Direction) -> Exchange {
             headers,
         }),
         response_body: body,
+        grpc_status: None,
         outcome: Outcome::Answered,
         proxy_claim: None,
     }

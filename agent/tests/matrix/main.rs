@@ -9,6 +9,7 @@ mod connections;
 mod container;
 mod coverage;
 mod fixtures;
+mod grpc;
 mod hostile;
 mod http2;
 mod kill;

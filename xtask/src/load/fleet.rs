@@ -356,6 +356,7 @@ fn envelope(
             },
             response: Some(HttpResponse { status_code: 200 }),
         },
+        rpc: None,
         url: Url {
             scheme: String::new(),
             path: String::new(),

@@ -7,6 +7,7 @@ use super::super::names::Filter;
 use super::super::{basic, params, scheme, text};
 use super::{cookie, subprotocol};
 use agent_common::fingerprint::Secret;
+use zeroize::Zeroizing;
 
 /// How a header is read.
 #[derive(Clone, Copy)]
@@ -116,10 +117,9 @@ pub(super) fn request(name: &str, value: &[u8], finds: &mut Finds<'_>) {
             if let Some((name, kind)) = listed(name) {
                 read(name, kind, value, finds);
             } else if let Some((name, kind)) = name.strip_suffix("-bin").and_then(listed) {
-                // gRPC: a name that ends in -bin carries base64.
-                if let Some(value) = text::base64(value.trim_ascii()) {
+                if let Some(bytes) = binary(value) {
                     finds.hide(value.trim_ascii());
-                    read(name, kind, &value, finds);
+                    read(name, kind, &bytes, finds);
                 }
             } else {
                 let extra = finds.config.extra_headers.iter();
@@ -131,6 +131,15 @@ pub(super) fn request(name: &str, value: &[u8], finds: &mut Finds<'_>) {
                 }
             }
         }
+    }
+}
+
+/// What a gRPC header whose name ends in `-bin` carries: base64, or the bytes themselves behind a NUL, where both ends
+/// have agreed on that (`doc/PROTOCOL-HTTP2.md` of grpc/grpc, "True Binary Metadata").
+fn binary(value: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    match value.strip_prefix(b"\0") {
+        Some(bytes) => Some(Zeroizing::new(bytes.to_vec())),
+        None => text::base64(value.trim_ascii()),
     }
 }
 

@@ -36,7 +36,12 @@ fn api_key_headers() {
             }
         };
         check(header, &format!("GET /\n{header}: {key}"), &[expected()]);
-        // gRPC metadata: the same names, and base64 under `-bin`.
+        // gRPC metadata: the same names, and base64 under `-bin`, or bytes behind a NUL.
+        check(
+            header,
+            &format!("POST /pkg.Service/Method\n{header}-bin: \0{key}"),
+            &[expected()],
+        );
         check(
             header,
             &format!(

@@ -106,6 +106,7 @@ fn exchange(text: &str) -> Exchange {
             }
         }),
         response_body: BodyPrefix::default(),
+        grpc_status: None,
         outcome: Outcome::Answered,
         proxy_claim: None,
     }
@@ -284,6 +285,7 @@ impl Exchange {
             request_body: self.request_body.clone(),
             response: self.response.clone(),
             response_body: self.response_body.clone(),
+            grpc_status: self.grpc_status,
             outcome: self.outcome,
             proxy_claim: self.proxy_claim,
         }

@@ -46,6 +46,7 @@ impl Entry {
                 request_body: Prefix::new(prefix),
                 response: None,
                 response_body: Prefix::new(prefix),
+                grpc_status: None,
             })),
             weight: weight + size_of::<Draft>(),
         }

@@ -221,7 +221,9 @@ impl Read<'_> {
                 self.streams
                     .request(stream, request(&fields, place), fields.len(), self.out);
             }
-        } else if !self.streams.has_response(stream) {
+        } else if self.streams.has_response(stream) {
+            self.streams.trailers(stream, regular(&fields));
+        } else {
             match response(&fields, place) {
                 Some(head) => self.streams.response(stream, head, fields.len(), self.out),
                 None if fields.pseudo(":status").is_none() => self.streams.unknown_response(stream),

@@ -9,6 +9,7 @@
 use super::Output;
 use crate::flow::{Direction, Nanos};
 use crate::http::draft::{Common, Draft};
+use crate::http::grpc;
 use crate::http::head::{Outcome, RequestHead, ResponseHead};
 use crate::http::prefix::Prefix;
 use crate::http::{Limits, Reason};
@@ -22,6 +23,7 @@ pub(super) struct Stream {
     request_body: Prefix,
     response: Option<ResponseHead>,
     response_body: Prefix,
+    grpc_status: Option<u16>,
     request_over: bool,
     response_over: bool,
     /// Its exchange was given out, or there will be none.
@@ -39,6 +41,7 @@ impl Stream {
             request_body: Prefix::new(prefix),
             response: None,
             response_body: Prefix::new(prefix),
+            grpc_status: None,
             request_over: false,
             response_over: false,
             given: false,
@@ -47,8 +50,10 @@ impl Stream {
         }
     }
 
+    /// What came of a gRPC call is said at its end.
     fn is_complete(&self) -> bool {
-        self.request.is_some()
+        let request = self.request.as_ref();
+        request.is_some_and(|head| self.response_over || !grpc::is_call(head))
             && self.response.is_some()
             && self.request_body.is_settled()
             && self.response_body.is_settled()
@@ -118,6 +123,7 @@ impl Streams {
 
     pub fn response(&mut self, id: u32, head: ResponseHead, weight: usize, out: &mut Vec<Output>) {
         let stream = self.entry(id, head.time, out);
+        stream.grpc_status = grpc::status(head.headers.parts());
         stream.response = Some(head);
         self.grew(id, weight);
         self.settle(id, out);
@@ -138,6 +144,13 @@ impl Streams {
         let grown = body.len() - before;
         self.grew(id, grown);
         self.settle(id, out);
+    }
+
+    /// Fields behind a response's body.
+    pub fn trailers<'a>(&mut self, id: u32, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
+        if let Some(stream) = self.entries.get_mut(&id) {
+            stream.grpc_status = grpc::status(fields).or(stream.grpc_status);
+        }
     }
 
     /// A response came, and what it says is not known.
@@ -293,6 +306,7 @@ impl Streams {
             unanswered
         };
         let response = stream.response.take();
+        let grpc_status = stream.grpc_status;
         let request_body = std::mem::take(&mut stream.request_body);
         let response_body = std::mem::take(&mut stream.response_body);
         out.push(match stream.request.take() {
@@ -302,6 +316,7 @@ impl Streams {
                     request_body,
                     response,
                     response_body,
+                    grpc_status,
                 };
                 Output::Exchange(draft.exchange(unanswered, self.common))
             }

@@ -194,7 +194,37 @@ fn blocks_in_parts_padding_and_priority() {
                 frame(kind::GOAWAY, 0, 0, &[0; 8]),
             ]),
         ]),
-        &["Sent GET /long x=y . => 200 ab."],
+        &["Sent GET /long x=y . => 200 ab. grpc 0"],
+    );
+}
+
+#[test]
+fn a_grpc_call_waits_for_its_end() {
+    let called = || field("content-type", "application/grpc+proto");
+    let long = b"longer than the prefix of a body that is handed on";
+    gives(
+        &talk([
+            sent(&[
+                request(1, 0, "/a.B/Denied", &called()),
+                data(1, END, long),
+                request(3, END, "/a.B/Refused", &[0xbf]),
+                request(5, END, "/a.B/Cut", &[0xc0]),
+            ]),
+            received(&[
+                response(1, 0, OK),
+                data(1, 0, long),
+                // Nothing but a head.
+                response(3, END, &[OK, &field("grpc-status", "16")].concat()),
+                response(5, 0, OK),
+                response(1, END, &field("grpc-status", "7")),
+                frame(kind::RST_STREAM, 0, 5, &[0, 0, 0, 8]),
+            ]),
+        ]),
+        &[
+            "Sent GET /a.B/Refused content-type=application/grpc+proto . => 200 grpc-status=16 . grpc 16",
+            "Sent GET /a.B/Denied content-type=application/grpc+proto longer than the … => 200 longer than the … grpc 7",
+            "Sent GET /a.B/Cut content-type=application/grpc+proto . => 200 …",
+        ],
     );
 }
 

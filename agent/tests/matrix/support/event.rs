@@ -180,6 +180,16 @@ impl Event {
         self.number("http.response.status_code")
     }
 
+    /// System, service, method and gRPC status of the call.
+    pub fn rpc(&self) -> (Option<&str>, Option<&str>, Option<&str>, Option<u64>) {
+        (
+            self.text("rpc.system"),
+            self.text("rpc.service"),
+            self.text("rpc.method"),
+            self.number("rpc.grpc.status_code"),
+        )
+    }
+
     pub fn path(&self) -> Option<&str> {
         self.text("url.path")
     }

@@ -17,7 +17,7 @@ macro_rules! program {
 }
 
 /// Sources that are written to a test's folder and run there.
-pub const SCRIPTS: [(&str, &str); 14] = [
+pub const SCRIPTS: [(&str, &str); 16] = [
     program!("server.py"),
     program!("server_aiohttp.py"),
     program!("proxy.py"),
@@ -28,6 +28,8 @@ pub const SCRIPTS: [(&str, &str); 14] = [
     program!("client_aiohttp.py"),
     program!("client_curl_cffi.py"),
     program!("client_cryptography.py"),
+    program!("client_grpc.py"),
+    program!("server_grpc.py"),
     program!("client_impit.py"),
     program!("client_primp.py"),
     program!("client_fetch.mjs"),

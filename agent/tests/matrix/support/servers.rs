@@ -190,6 +190,16 @@ pub fn aiohttp(lab: &Lab, place: &Place) -> Result<Server> {
     )
 }
 
+/// grpcio; not over TLS 1.2.
+pub fn grpc(lab: &Lab, place: &Place) -> Result<Server> {
+    scripted(
+        lab,
+        place,
+        "grpc",
+        Spec::new(fixtures::venv_python()?).arg(lab.path("server_grpc.py")),
+    )
+}
+
 /// Go's net/http.
 pub fn go(lab: &Lab, place: &Place) -> Result<Server> {
     scripted(lab, place, "go", Spec::new(fixtures::go_server()?))

@@ -51,7 +51,10 @@ pub const FACETS: [(&str, &[&str]); 7] = [
         "operation",
         &["direction", "http.request.method", "url.template"],
     ),
-    ("status", &["http.response.status_code"]),
+    (
+        "status",
+        &["http.response.status_code", "rpc.grpc.status_code"],
+    ),
 ];
 
 /// A question for a trail.

@@ -256,6 +256,9 @@ pub(in crate::http) fn render_exchange(exchange: &Exchange) -> String {
         )),
         None => assert!(exchange.response_body.bytes.is_empty() && !exchange.response_body.whole),
     }
+    if let Some(status) = exchange.grpc_status {
+        line.push_str(&format!(" grpc {status}"));
+    }
     if exchange.outcome != Outcome::Answered {
         line.push_str(&format!(" => {:?}", exchange.outcome));
     }
