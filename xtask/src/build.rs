@@ -142,6 +142,9 @@ fn program(
     command.arg("build");
     if profile.release {
         command.args(["--release", "--package", package]);
+        if package == "agent" {
+            command.env("CARGO_PROFILE_RELEASE_LTO", "thin");
+        }
     } else {
         command.arg("--workspace");
     }

@@ -21,18 +21,31 @@ use std::collections::BTreeSet;
 /// The filter; `now` in nanoseconds since the Unix epoch.
 #[must_use]
 pub fn filter(query: &Query, now: i64) -> Expr {
-    holds(query, now, true)
+    filter_alone(query, now, &BTreeSet::new())
+}
+
+/// The filter for rows none of which has one of the fingerprints `alone` in a list.
+#[must_use]
+pub fn filter_alone(query: &Query, now: i64, alone: &BTreeSet<&str>) -> Expr {
+    holds(query, Known { now, alone }, true)
+}
+
+/// What terms are read with.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    now: i64,
+    alone: &'a BTreeSet<&'a str>,
 }
 
 /// `positive`: that it holds; else that it does not.
-fn holds(query: &Query, now: i64, positive: bool) -> Expr {
+fn holds(query: &Query, known: Known<'_>, positive: bool) -> Expr {
     let joined = |queries: &[Query], operator| {
-        let parts = queries.iter().map(|query| holds(query, now, positive));
+        let parts = queries.iter().map(|query| holds(query, known, positive));
         balanced(parts.collect(), operator)
     };
     match query {
         Query::All => lit(positive),
-        Query::Not(query) => holds(query, now, !positive),
+        Query::Not(query) => holds(query, known, !positive),
         Query::And(queries) if positive => joined(queries, Operator::And),
         Query::Or(queries) if !positive => joined(queries, Operator::And),
         Query::And(queries) | Query::Or(queries) => joined(queries, Operator::Or),
@@ -40,8 +53,8 @@ fn holds(query: &Query, now: i64, positive: bool) -> Expr {
             field,
             test: Test::Exists,
         }) if !positive => column(field.column).is_null(),
-        Query::Term(term) if positive => term_holds(term, now),
-        Query::Term(term) => Expr::IsNotTrue(Box::new(term_holds(term, now))),
+        Query::Term(term) if positive => term_holds(term, known),
+        Query::Term(term) => Expr::IsNotTrue(Box::new(term_holds(term, known))),
     }
 }
 
@@ -72,11 +85,12 @@ fn text(value: &str) -> Expr {
     lit(ScalarValue::Utf8View(Some(value.to_owned())))
 }
 
-fn term_holds(term: &Term, now: i64) -> Expr {
+fn term_holds(term: &Term, known: Known<'_>) -> Expr {
+    let now = known.now;
     let field = term.field;
     match &term.test {
         Test::Exists => column(field.column).is_not_null(),
-        Test::Equals(value) => equals(field, value, now),
+        Test::Equals(value) => equals(field, value, known),
         Test::Prefix(prefix) => starts_with(field, prefix),
         Test::Range(low, high) => {
             let low = low
@@ -94,10 +108,11 @@ fn term_holds(term: &Term, now: i64) -> Expr {
     }
 }
 
-fn equals(field: &Field, value: &Value, now: i64) -> Expr {
+fn equals(field: &Field, value: &Value, known: Known<'_>) -> Expr {
     let own = || column(field.column);
     match value {
         Value::Text(value) => match field.kind {
+            Kind::Fingerprint if known.alone.contains(value.as_str()) => own().eq(text(value)),
             Kind::Fingerprint => own().eq(text(value)).or(text_contains(
                 column(columns::FINGERPRINTS_MORE),
                 quoted(value, true),
@@ -108,7 +123,7 @@ fn equals(field: &Field, value: &Value, now: i64) -> Expr {
         Value::Integer(number) => own().eq(lit(*number)),
         Value::Boolean(value) => own().eq(lit(*value)),
         Value::Moment(moment) => {
-            let (begin, end) = moment.span(now);
+            let (begin, end) = moment.span(known.now);
             from(field.column, begin).and(before(field.column, end))
         }
     }

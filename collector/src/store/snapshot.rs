@@ -4,7 +4,7 @@ use super::Inner;
 use super::catalog::Catalog;
 use super::error::Result;
 use super::segment::Segment;
-use super::writer::fingerprint_key;
+use super::writer::{fingerprint_key, listed_key};
 use arrow::array::RecordBatch;
 use object_store::ObjectStore;
 use std::sync::Arc;
@@ -26,9 +26,25 @@ impl Snapshot {
     /// # Errors
     /// The catalog cannot be read.
     pub async fn holding(&self, fingerprints: &[impl AsRef<str>]) -> Result<Vec<Arc<Segment>>> {
+        self.named(fingerprints, fingerprint_key).await
+    }
+
+    /// Those that may hold one of them in a list, beside the fingerprint under another key.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub async fn listing(&self, fingerprints: &[impl AsRef<str>]) -> Result<Vec<Arc<Segment>>> {
+        self.named(fingerprints, listed_key).await
+    }
+
+    async fn named(
+        &self,
+        fingerprints: &[impl AsRef<str>],
+        key: fn(&str) -> i64,
+    ) -> Result<Vec<Arc<Segment>>> {
         let keys = fingerprints
             .iter()
-            .map(|fingerprint| fingerprint_key(fingerprint.as_ref()))
+            .map(|fingerprint| key(fingerprint.as_ref()))
             .collect();
         let ids = self.catalog.holding(keys).await?;
         let named = |segment: &&Arc<Segment>| ids.binary_search(&segment.id).is_ok();

@@ -41,6 +41,13 @@ pub fn fingerprint_key(fingerprint: &str) -> i64 {
     i64::from_be_bytes(first)
 }
 
+/// The same of a fingerprint that stands in a list, not alone in its column: the catalog has both. A question for one
+/// that is in no list of a segment finds its pages by the column's minima and maxima; one for a list reads every row.
+#[must_use]
+pub fn listed_key(fingerprint: &str) -> i64 {
+    fingerprint_key(&format!("listed {fingerprint}"))
+}
+
 /// zstd's levels: what is written again within the hour should cost little time, what stays for months little room.
 const ZSTD: [(Level, i32); 5] = [
     (Level::Sealed, 1),
@@ -121,7 +128,7 @@ pub(super) struct Writer {
 /// A segment that is written and durable, and that no catalog names yet.
 pub(super) struct Written {
     pub facts: Facts,
-    /// [`fingerprint_key`] of every fingerprint in it.
+    /// [`fingerprint_key`] of every fingerprint in it, and [`listed_key`] of those in lists.
     pub keys: Vec<i64>,
 }
 
@@ -229,6 +236,9 @@ impl Writer {
             for list in lists.as_string_view().iter().flatten() {
                 for fingerprint in serde_json::from_str::<Vec<String>>(list).unwrap_or_default() {
                     self.keys.insert(fingerprint_key(&fingerprint));
+                    if column == FINGERPRINTS_MORE {
+                        self.keys.insert(listed_key(&fingerprint));
+                    }
                 }
             }
         }

@@ -20,6 +20,8 @@ pub struct Chosen {
     /// Left out because the catalog knows that no such fingerprint is in it.
     pub by_fingerprint: usize,
     pub pending_rows: u64,
+    /// Ids of the segments in which every fingerprint that the query needs stands alone, in no list.
+    pub alone: HashSet<i64>,
 }
 
 impl Chosen {
@@ -43,6 +45,7 @@ impl Engine {
         let all = &snapshot.segments;
         let mut segments: Vec<Arc<Segment>> = all.iter().filter(in_time).cloned().collect();
         let by_time = all.len() - segments.len();
+        let mut alone = HashSet::new();
         if let Some(needed) = plan::fingerprints(query)
             && !segments.is_empty()
         {
@@ -51,6 +54,12 @@ impl Engine {
             let holding = holding.map_err(|error| SearchError::Store(error.to_string()))?;
             let ids: HashSet<i64> = holding.iter().map(|segment| segment.id).collect();
             segments.retain(|segment| ids.contains(&segment.id));
+            let listing = snapshot.listing(&needed).await;
+            let listing = listing.map_err(|error| SearchError::Store(error.to_string()))?;
+            alone = ids;
+            for segment in listing {
+                alone.remove(&segment.id);
+            }
         }
         let by_fingerprint = all.len() - by_time - segments.len();
         segments.sort_by_key(|segment| std::cmp::Reverse((segment.max_time, segment.id)));
@@ -61,6 +70,7 @@ impl Engine {
             by_time,
             by_fingerprint,
             pending_rows: pending.sum(),
+            alone,
         })
     }
 

@@ -142,7 +142,8 @@ impl Engine {
         Ok(Planned { chosen, frame, now })
     }
 
-    /// The chosen rows that the query takes.
+    /// The chosen rows that the query takes. Where no list has a needed fingerprint, lists are not looked into: the
+    /// files' pages can be told by their first and last fingerprint then.
     pub(super) fn filtered(
         &self,
         snapshot: &Snapshot,
@@ -150,15 +151,31 @@ impl Engine {
         query: &Query,
         now: i64,
     ) -> Result<DataFrame, SearchError> {
-        let table = self.table(
-            chosen.segments.clone(),
-            snapshot.pending.clone(),
-            snapshot.objects.clone(),
-        );
-        self.context(snapshot)
-            .read_table(table)
-            .and_then(|frame| frame.filter(plan::filter(query, now)))
-            .map_err(|error| self.failed(error))
+        let (alone, others): (Vec<_>, Vec<_>) = chosen
+            .segments
+            .iter()
+            .cloned()
+            .partition(|segment| chosen.alone.contains(&segment.id));
+        let context = self.context(snapshot);
+        let frame = |segments, pending, filter| {
+            context
+                .read_table(self.table(segments, pending, snapshot.objects.clone()))
+                .and_then(|frame| frame.filter(filter))
+        };
+        let whole = plan::filter(query, now);
+        let read = if alone.is_empty() {
+            frame(others, snapshot.pending.clone(), whole)
+        } else {
+            let needed = plan::fingerprints(query).unwrap_or_default();
+            let found = frame(alone, Vec::new(), plan::filter_alone(query, now, &needed));
+            if others.is_empty() && snapshot.pending.is_empty() {
+                found
+            } else {
+                let rest = frame(others, snapshot.pending.clone(), whole);
+                found.and_then(|found| found.union(rest?))
+            }
+        };
+        read.map_err(|error| self.failed(error))
     }
 }
 

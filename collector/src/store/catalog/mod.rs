@@ -17,7 +17,8 @@ use async_trait::async_trait;
 #[derive(Clone, Debug)]
 pub struct NewSegment {
     pub facts: Facts,
-    /// [`super::writer::fingerprint_key`] of each of its fingerprints.
+    /// [`super::writer::fingerprint_key`] of each of its fingerprints, and [`super::writer::listed_key`] of those in
+    /// lists.
     pub keys: Vec<i64>,
 }
 
