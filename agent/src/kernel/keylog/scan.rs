@@ -12,7 +12,9 @@
 
 use super::elf::{Elf, Segment};
 use super::finder::{Limits, LookError};
+use aho_corasick::{AhoCorasick, AhoCorasickKind};
 use memchr::memmem::Finder;
+use std::io;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
@@ -71,16 +73,21 @@ impl<'a> Scanner<'a> {
         strings: &[&[u8]],
         first_only: bool,
     ) -> Result<Vec<Vec<u64>>, LookError> {
-        let finders: Vec<_> = strings.iter().map(Finder::new).collect();
         let mut hits = vec![Vec::new(); strings.len()];
+        if strings.is_empty() {
+            return Ok(hits);
+        }
+        // One walk however many there are; a text may be the beginning of another.
+        let all = AhoCorasick::builder()
+            .kind(Some(AhoCorasickKind::DFA))
+            .build(strings)
+            .map_err(io::Error::other)?;
         let cap = if first_only { 1 } else { STRING_HITS };
         self.pass(part, |segment, at, bytes, fresh| {
-            for (finder, hits) in finders.iter().zip(&mut hits) {
-                for hit in finder.find_iter(bytes).take_while(|&hit| hit < fresh) {
-                    if hits.len() >= cap {
-                        break;
-                    }
-                    hits.push(segment.offset + at + hit as u64);
+            for found in all.find_overlapping_iter(bytes) {
+                let hits = &mut hits[found.pattern().as_usize()];
+                if found.start() < fresh && hits.len() < cap {
+                    hits.push(segment.offset + at + found.start() as u64);
                 }
             }
             if hits.iter().all(|hits| hits.len() >= cap) {

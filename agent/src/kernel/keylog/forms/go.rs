@@ -25,6 +25,12 @@ use std::ops::ControlFlow;
 const MAGIC: &[u8] = b"\xf1\xff\xff\xff\0\0\x01\x08";
 /// `.go.buildinfo` (debug/buildinfo).
 const BUILD: &[u8] = b"\xff Go buildinf:";
+/// The functions' names as the table has them: each ends with a NUL, and so does the one before.
+const NAMES: [&[u8]; 2] = [
+    b"\0crypto/tls.(*Config).writeKeyLog\0",
+    b"\0crypto/tls.keysFromMasterSecret\0",
+];
+pub(super) const TEXTS: [&[u8]; 4] = [MAGIC, BUILD, NAMES[0], NAMES[1]];
 /// Bytes of a `pcHeader`.
 const HEADER: u64 = 72;
 /// Functions in one program. The largest known have about 500,000.
@@ -70,19 +76,13 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
     if search.label_part()?.is_none() {
         return Ok(());
     }
-    let built = search
-        .scanner
-        .strings(Part::Data, &[BUILD], false)?
-        .concat();
+    let built = search.standing(BUILD)?;
     if built.is_empty() {
         return Ok(());
     }
     let version = version(search.elf, &built)?;
     let before = search.found.points.len();
-    let tables = search
-        .scanner
-        .strings(Part::Data, &[MAGIC], false)?
-        .concat();
+    let tables = search.standing(MAGIC)?;
     let addresses: Vec<u64> = tables
         .into_iter()
         .flat_map(|offset| search.elf.addresses_of(offset))
@@ -221,13 +221,10 @@ fn functions(
 ) -> Result<Vec<(GoFunction, PointKind)>, LookError> {
     let mut found = Vec::new();
     let module = module(search, table)?;
-    // Names are terminated, and the one before ends so, too.
-    let terminated = KNOWN.map(|(name, _)| format!("\0{name}\0").into_bytes());
-    let strings: Vec<&[u8]> = terminated.iter().map(Vec::as_slice).collect();
-    let hits = search.scanner.strings(Part::Data, &strings, false)?;
     let names = (table.address + table.names)..(table.address + table.names_end);
     let mut wanted = Vec::new();
-    for ((name, places), hits) in KNOWN.into_iter().zip(hits) {
+    for ((name, places), text) in KNOWN.into_iter().zip(NAMES) {
+        let hits = search.standing(text)?;
         let at = hits
             .into_iter()
             .flat_map(|hit| search.elf.addresses_of(hit + 1))

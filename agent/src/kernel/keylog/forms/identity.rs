@@ -12,29 +12,27 @@ const BORINGSSL: &[u8] = b"PSK_IDENTITY_BINDER_COUNT_MISMATCH";
 const OPENSSL: &[u8] = b"ssl/statem/";
 const OPENSSL_VERSION: &[u8] = b"OpenSSL ";
 const GNUTLS_VERSION: &[u8] = b"Enabled GnuTLS ";
+pub(super) const TEXTS: [&[u8]; 4] = [BORINGSSL, OPENSSL, OPENSSL_VERSION, GNUTLS_VERSION];
 
 /// Library and version of a key-log point of this file.
 pub(super) fn of_point(search: &mut Search<'_>) -> Result<(Library, Option<String>), LookError> {
-    let part = search.label_part()?.unwrap_or(Part::Data);
     if search.is_called(&["libgnutls.so", "libgnutls-"]) {
-        let version = search.version_after(part, GNUTLS_VERSION)?;
+        let version = search.version_after(GNUTLS_VERSION)?;
         return Ok((Library::Gnutls, version));
     }
-    let boringssl = search.scanner.strings(part, &[BORINGSSL], true)?;
-    if boringssl.iter().any(|hits| !hits.is_empty()) {
+    if !search.standing(BORINGSSL)?.is_empty() {
         return Ok((Library::Boringssl, None));
     }
-    if let Some(version) = search.version_after(part, OPENSSL_VERSION)? {
+    if let Some(version) = search.version_after(OPENSSL_VERSION)? {
         return Ok((Library::Openssl, Some(version)));
     }
     if let Some(version) = soname_version(search, "libssl.so.") {
         return Ok((Library::Openssl, Some(version)));
     }
-    if let Some(version) = search.version_after(part, GNUTLS_VERSION)? {
+    if let Some(version) = search.version_after(GNUTLS_VERSION)? {
         return Ok((Library::Gnutls, Some(version)));
     }
-    let openssl = search.scanner.strings(part, &[OPENSSL], true)?;
-    if openssl.iter().any(|hits| !hits.is_empty()) {
+    if !search.standing(OPENSSL)?.is_empty() {
         return Ok((Library::Openssl, None));
     }
     Ok((Library::Unknown, None))
@@ -43,7 +41,7 @@ pub(super) fn of_point(search: &mut Search<'_>) -> Result<(Library, Option<Strin
 /// OpenSSL's version, where its name is known already.
 pub(super) fn of_openssl(search: &mut Search<'_>) -> Result<(Library, Option<String>), LookError> {
     for part in [Part::Data, Part::Code] {
-        if let Some(version) = search.version_after(part, OPENSSL_VERSION)? {
+        if let Some(version) = search.version_in(part, OPENSSL_VERSION)? {
             return Ok((Library::Openssl, Some(version)));
         }
     }

@@ -19,6 +19,8 @@ use std::io;
 
 /// The labels that lead straight to the function in all three libraries.
 const LABELS: [&str; 2] = ["CLIENT_RANDOM", "EXPORTER_SECRET"];
+/// As they stand in the code of C.
+pub(super) const TEXTS: [&[u8]; 2] = [b"CLIENT_RANDOM\0", b"EXPORTER_SECRET\0"];
 /// Candidates looked at, most votes first.
 const CANDIDATES: usize = 16;
 /// Sites kept per candidate.
@@ -100,14 +102,11 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
 /// Addresses of the NUL-terminated labels.
 fn labels(search: &mut Search<'_>) -> Result<BTreeMap<u64, &'static str>, LookError> {
     let mut labels = BTreeMap::new();
-    let Some(part) = search.label_part()? else {
+    if search.label_part()?.is_none() {
         return Ok(labels);
-    };
-    let terminated = LABELS.map(|label| format!("{label}\0").into_bytes());
-    let strings: Vec<&[u8]> = terminated.iter().map(Vec::as_slice).collect();
-    let hits = search.scanner.strings(part, &strings, false)?;
-    for (label, hits) in LABELS.into_iter().zip(hits) {
-        for hit in hits {
+    }
+    for (label, text) in LABELS.into_iter().zip(TEXTS) {
+        for hit in search.standing(text)? {
             labels.extend(search.elf.addresses_of(hit).map(|address| (address, label)));
         }
     }

@@ -14,6 +14,7 @@ mod unread;
 use super::elf::Elf;
 use super::finder::{Found, LookError, PointKind};
 use super::scan::{Part, Scanner};
+use std::collections::BTreeMap;
 use std::io;
 
 /// A way of recognising TLS code.
@@ -63,12 +64,25 @@ pub(super) fn still_holds(elf: &Elf<'_>, found: &Found) -> io::Result<bool> {
     Ok(true)
 }
 
+/// What the forms look for beside the key log's labels.
+fn texts() -> impl Iterator<Item = &'static [u8]> {
+    let lists: [&[&'static [u8]]; 4] = [
+        &key_log_function::TEXTS,
+        &identity::TEXTS,
+        &go::TEXTS,
+        &rustls::TEXTS,
+    ];
+    lists.into_iter().flatten().copied().chain(unread::texts())
+}
+
 /// A file on its way through the forms.
 pub(super) struct Search<'a> {
     pub elf: &'a Elf<'a>,
     pub scanner: Scanner<'a>,
     pub found: Found,
     label_part: Option<Option<Part>>,
+    /// Where in that part each of [`texts`] stands.
+    texts: Option<BTreeMap<&'static [u8], Vec<u64>>>,
     rejected: usize,
     referenced: bool,
 }
@@ -80,6 +94,7 @@ impl<'a> Search<'a> {
             scanner,
             found,
             label_part: None,
+            texts: None,
             rejected: 0,
             referenced: false,
         }
@@ -103,20 +118,41 @@ impl<'a> Search<'a> {
         Ok(part)
     }
 
+    /// Offsets at which one of [`texts`] stands in the part that has the labels. One pass finds them all, since a pass
+    /// reads the whole part.
+    pub fn standing(&mut self, text: &'static [u8]) -> Result<Vec<u64>, LookError> {
+        let part = self.label_part()?.unwrap_or(Part::Data);
+        if self.texts.is_none() {
+            let texts: Vec<&'static [u8]> = texts().collect();
+            let hits = self.scanner.strings(part, &texts, false)?;
+            self.texts = Some(texts.into_iter().zip(hits).collect());
+        }
+        let known = self.texts.as_ref().and_then(|texts| texts.get(text));
+        debug_assert!(known.is_some(), "a text that is not looked for");
+        Ok(known.cloned().unwrap_or_default())
+    }
+
     /// The file's soname begins with one of `names`.
     pub fn is_called(&self, names: &[&str]) -> bool {
         let soname = self.elf.dynamic().soname.as_deref().unwrap_or_default();
         names.iter().any(|name| soname.starts_with(name))
     }
 
-    /// The first version (`3.0.19`, `1.1.1w`, `4.0.0-beta1`) that directly follows a place where `prefix` stands.
-    pub fn version_after(
-        &mut self,
-        part: Part,
-        prefix: &[u8],
-    ) -> Result<Option<String>, LookError> {
-        let hits = self.scanner.strings(part, &[prefix], false)?;
-        for &hit in hits.iter().flatten() {
+    /// The first version (`3.0.19`, `1.1.1w`, `4.0.0-beta1`) that directly follows a place where `prefix` stands, beside
+    /// the labels.
+    pub fn version_after(&mut self, prefix: &'static [u8]) -> Result<Option<String>, LookError> {
+        let hits = self.standing(prefix)?;
+        self.version_at(&hits, prefix)
+    }
+
+    /// The same in a part that has no labels.
+    pub fn version_in(&mut self, part: Part, prefix: &[u8]) -> Result<Option<String>, LookError> {
+        let hits = self.scanner.strings(part, &[prefix], false)?.concat();
+        self.version_at(&hits, prefix)
+    }
+
+    fn version_at(&self, hits: &[u64], prefix: &[u8]) -> Result<Option<String>, LookError> {
+        for &hit in hits {
             let mut bytes = [0; 32];
             let read = self
                 .elf

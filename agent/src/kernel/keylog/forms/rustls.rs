@@ -36,6 +36,17 @@ const LABELS: [&str; 6] = [
     "SERVER_TRAFFIC_SECRET_0",
     "CLIENT_EARLY_TRAFFIC_SECRET",
 ];
+pub(super) const TEXTS: [&[u8]; 9] = [
+    MARKS[0],
+    MARKS[1],
+    VERSION,
+    LABELS[0].as_bytes(),
+    LABELS[1].as_bytes(),
+    LABELS[2].as_bytes(),
+    LABELS[3].as_bytes(),
+    LABELS[4].as_bytes(),
+    LABELS[5].as_bytes(),
+];
 /// Entries that a table of labels may have before the first that is known.
 const TABLE: u64 = 8;
 /// Pointers to labels that are looked at.
@@ -46,17 +57,16 @@ const POINTS: usize = 64;
 const REACH: usize = 70;
 
 pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
-    let Some(part) = search.label_part()? else {
-        return Ok(());
-    };
-    let marks = search.scanner.strings(part, &MARKS, true)?;
-    if marks.iter().all(Vec::is_empty) {
+    if search.label_part()?.is_none() {
         return Ok(());
     }
-    let version = search.version_after(part, VERSION)?;
-    let labels = labels(search, part)?;
-    let mut targets: BTreeSet<u64> = labels.keys().copied().collect();
-    for pointer in pointers(search, &targets)? {
+    if search.standing(MARKS[0])?.is_empty() && search.standing(MARKS[1])?.is_empty() {
+        return Ok(());
+    }
+    let version = search.version_after(VERSION)?;
+    let labels = labels(search)?;
+    let mut targets = labels.clone();
+    for pointer in pointers(search, &labels)? {
         targets.extend((0..TABLE).filter_map(|before| pointer.checked_sub(8 * before)));
     }
     let targets: Vec<u64> = targets.into_iter().collect();
@@ -115,13 +125,11 @@ pub(super) fn check(elf: &Elf<'_>, point: &Point) -> io::Result<bool> {
 }
 
 /// Addresses of the labels, which in Rust stand in the middle of other text.
-fn labels(search: &mut Search<'_>, part: Part) -> Result<BTreeMap<u64, &'static str>, LookError> {
-    let strings = LABELS.map(str::as_bytes);
-    let hits = search.scanner.strings(part, &strings, false)?;
-    let mut labels = BTreeMap::new();
-    for (label, hits) in LABELS.into_iter().zip(hits) {
-        for hit in hits {
-            labels.extend(search.elf.addresses_of(hit).map(|address| (address, label)));
+fn labels(search: &mut Search<'_>) -> Result<BTreeSet<u64>, LookError> {
+    let mut labels = BTreeSet::new();
+    for label in LABELS {
+        for hit in search.standing(label.as_bytes())? {
+            labels.extend(search.elf.addresses_of(hit));
         }
     }
     Ok(labels)

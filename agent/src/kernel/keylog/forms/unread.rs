@@ -16,8 +16,6 @@ struct Mark {
     texts: &'static [&'static [u8]],
     /// The texts count only beside the key log's labels, which this library has.
     with_labels: bool,
-    /// Text that its version follows.
-    version: Option<&'static [u8]>,
 }
 
 const MARKS: &[Mark] = &[
@@ -28,7 +26,6 @@ const MARKS: &[Mark] = &[
         exports: &["s2n_connection_new"],
         texts: &[b"/s2n_key_log.c"],
         with_labels: true,
-        version: None,
     },
     Mark {
         library: Library::Nss,
@@ -37,7 +34,6 @@ const MARKS: &[Mark] = &[
         exports: &["SSL_ImportFD"],
         texts: &[],
         with_labels: true,
-        version: None,
     },
     Mark {
         library: Library::Jsse,
@@ -46,7 +42,6 @@ const MARKS: &[Mark] = &[
         exports: &[],
         texts: &[],
         with_labels: false,
-        version: None,
     },
     Mark {
         library: Library::Mbedtls,
@@ -55,7 +50,6 @@ const MARKS: &[Mark] = &[
         exports: &["mbedtls_ssl_handshake"],
         texts: &[b"mbedtls_ssl_flush_output"],
         with_labels: false,
-        version: None,
     },
     Mark {
         library: Library::Wolfssl,
@@ -64,31 +58,41 @@ const MARKS: &[Mark] = &[
         exports: &["wolfSSL_connect"],
         texts: &[b"Duplicate HandShake message Error"],
         with_labels: false,
-        version: None,
     },
 ];
 
+/// Every text of every mark.
+pub(super) fn texts() -> impl Iterator<Item = &'static [u8]> {
+    MARKS.iter().flat_map(|mark| mark.texts).copied()
+}
+
 pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
     let labels = search.label_part()?;
-    let part = labels.unwrap_or(Part::Data);
-    let texts: Vec<(usize, &[u8])> = MARKS
+    // Without the labels there is no pass that the others share.
+    let few: Vec<&[u8]> = MARKS
         .iter()
-        .enumerate()
-        .filter(|(_, mark)| labels.is_some() || !mark.with_labels)
-        .flat_map(|(index, mark)| mark.texts.iter().map(move |&text| (index, text)))
+        .filter(|mark| !mark.with_labels)
+        .flat_map(|mark| mark.texts.iter().copied())
         .collect();
-    let strings: Vec<&[u8]> = texts.iter().map(|(_, text)| *text).collect();
-    let hits = search.scanner.strings(part, &strings, true)?;
-    for (index, mark) in MARKS.iter().enumerate() {
-        let has_text = texts
-            .iter()
-            .zip(&hits)
-            .any(|((owner, _), hits)| *owner == index && !hits.is_empty());
+    let standing = match labels {
+        Some(_) => Vec::new(),
+        None => search.scanner.strings(Part::Data, &few, true)?,
+    };
+    for mark in MARKS {
+        let mut has_text = false;
+        for &text in mark.texts {
+            has_text |= match labels {
+                Some(_) => !search.standing(text)?.is_empty(),
+                None => few
+                    .iter()
+                    .zip(&standing)
+                    .any(|(few, hits)| *few == text && !hits.is_empty()),
+            };
+        }
         if has_text || search.is_called(mark.sonames) || exports(search, mark)? {
-            let version = version(search, part, mark)?;
             search.found.unread.push(Unread {
                 library: mark.library,
-                version,
+                version: None,
                 reason: mark.reason,
             });
         }
@@ -104,13 +108,6 @@ fn exports(search: &Search<'_>, mark: &Mark) -> Result<bool, LookError> {
         }
     }
     Ok(false)
-}
-
-fn version(search: &mut Search<'_>, part: Part, mark: &Mark) -> Result<Option<String>, LookError> {
-    match mark.version {
-        Some(prefix) => search.version_after(part, prefix),
-        None => Ok(None),
-    }
 }
 
 /// A library of a form that is read, whose point was not found.

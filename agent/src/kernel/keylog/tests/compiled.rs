@@ -204,7 +204,7 @@ fn unread_libraries_are_named() {
         (
             labelled("x/rustls-0.23.46/src/msgs/codec.rs"),
             "",
-            Some((Library::Rustls, UnreadReason::NoReader, Some("0.23.46"))),
+            Some((Library::Rustls, UnreadReason::NotFound, Some("0.23.46"))),
         ),
         // A program that is written in Rust and only mentions it.
         (plain("x/rustls-0.23.46/src/msgs/codec.rs"), "", None),
