@@ -75,13 +75,14 @@ pub fn pause(count: u64) {
     std::thread::sleep(seconds(count).min(Duration::from_secs(count * 3)));
 }
 
+/// On a machine that is many times slower: less of the same.
+pub fn brief() -> bool {
+    flag("TOKENTRAIL_BRIEF")
+}
+
 /// Fewer repetitions of the same, for slow machines: `TOKENTRAIL_BRIEF=1`. No cell is left out.
 pub fn repeat(count: usize) -> usize {
-    if flag("TOKENTRAIL_BRIEF") {
-        count.div_ceil(5)
-    } else {
-        count
-    }
+    if brief() { count.div_ceil(5) } else { count }
 }
 
 /// Looks every 20 ms until there is an answer or the time is over.
