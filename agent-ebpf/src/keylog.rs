@@ -64,8 +64,7 @@ pub fn keylog_placed(ctx: ProbeContext) -> u32 {
         return 0;
     };
     let found = label(&mut record, &registers, places)
-        && value(&registers, &places.secret)
-            .is_some_and(|secret| copy_secret(&mut record, secret));
+        && value(&registers, &places.secret).is_some_and(|secret| copy_secret(&mut record, secret));
     if let Some(random) = value(&registers, &places.client_random)
         && random != 0
     {
