@@ -266,7 +266,9 @@ fn overlap(at: Value, size: usize, address: Value) -> bool {
     let (Value::Sum(base, start), Value::Sum(other, from)) = (at, address) else {
         return false;
     };
-    base == other && from < start.saturating_add_unsigned(size as u64) && start < from + 8
+    base == other
+        && from < start.saturating_add_unsigned(size as u64)
+        && start < from.saturating_add(8)
 }
 
 /// A register that a call keeps, or the stack's.
