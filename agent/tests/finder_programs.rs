@@ -70,6 +70,16 @@ fn find(folder: &Path, name: &str, depth: usize) -> Option<PathBuf> {
     entries.iter().find_map(|path| find(path, name, next))
 }
 
+/// A copy of a program, without its symbols.
+fn strip(linked: &Path, stripped: &Path) {
+    let status = Command::new("strip")
+        .arg("-o")
+        .args([stripped, linked])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
 /// One key-log point, of that library, at the beginning of a function, found soon.
 fn check(path: &Path, library: Library, symbol: &str) {
     let start = Instant::now();
@@ -269,12 +279,7 @@ fn go_stripped_or_not() {
         assert_eq!(addresses, expected, "{name}");
         assert!(points.iter().all(|point| point.library == Library::Go));
         let stripped = folder.path().join("stripped");
-        let status = Command::new("strip")
-            .arg("-o")
-            .args([&stripped, &linked])
-            .status()
-            .unwrap();
-        assert!(status.success());
+        strip(&linked, &stripped);
         // Section headers are gone from the file's end; what is loaded is the same.
         let without: Vec<Point> = look(&stripped).points;
         let addresses = |points: &[Point]| -> Vec<u64> {
@@ -383,12 +388,7 @@ fn static_archives() {
             String::from_utf8_lossy(&output.stderr)
         );
         check(&linked, library, symbol);
-        let status = Command::new("strip")
-            .arg("-o")
-            .args([&stripped, &linked])
-            .status()
-            .unwrap();
-        assert!(status.success());
+        strip(&linked, &stripped);
         check(&stripped, library, symbol);
         assert_eq!(look(&stripped).points, look(&linked).points);
     }

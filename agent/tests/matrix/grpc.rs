@@ -114,12 +114,7 @@ fn run(
     let program = Program::start(&spec, &lab.inside())?;
     let pid = program.pid();
     let finished = program.finish()?;
-    ensure!(
-        finished.stdout.last().map(String::as_str) == Some("200"),
-        "it said {:?} {}",
-        finished.stdout,
-        finished.stderr
-    );
+    finished.said_200()?;
     let mut both = Vec::new();
     for call in calls {
         let mut fact = server.fact(&call.path)?;

@@ -134,12 +134,7 @@ fn status_of(errand: &Errand) -> Result<Option<(u32, Spec)>> {
     let program = Program::start(&spec, &errand.lab.inside())?;
     let pid = program.pid();
     let finished = program.finish()?;
-    ensure!(
-        finished.stdout.last().map(String::as_str) == Some("200"),
-        "it said {:?} {}",
-        finished.stdout,
-        finished.stderr
-    );
+    finished.said_200()?;
     Ok(Some((pid, spec)))
 }
 

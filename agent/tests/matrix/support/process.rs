@@ -138,6 +138,16 @@ pub struct Finished {
     pub stderr: String,
 }
 
+impl Finished {
+    /// Its own word for the answer's status was 200.
+    pub fn said_200(&self) -> Result<()> {
+        let (said, errors) = (&self.stdout, &self.stderr);
+        let last = said.last().map(String::as_str);
+        anyhow::ensure!(last == Some("200"), "it said {said:?} {errors}");
+        Ok(())
+    }
+}
+
 impl Program {
     /// Starts it with standard input left open after what `spec` says is written.
     pub fn start(spec: &Spec, place: &Place) -> Result<Self> {

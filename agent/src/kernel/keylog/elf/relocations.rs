@@ -13,6 +13,26 @@ const WINDOW: usize = 4096 * ENTRY;
 const R_X86_64_RELATIVE: u64 = 8;
 
 impl Elf<'_> {
+    /// Addresses of the first `most` pointers that `DT_RELA` makes with a value that is `wanted`.
+    pub fn relative_pointers_to(
+        &self,
+        wanted: impl Fn(u64) -> bool,
+        most: usize,
+    ) -> io::Result<Vec<u64>> {
+        let mut found = Vec::new();
+        self.relative_pointers(|at, value| {
+            if wanted(value) {
+                found.push(at);
+            }
+            if found.len() < most {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+        Ok(found)
+    }
+
     /// Calls `visit(address, value)` for each pointer that `DT_RELA` makes, relative to where the file is loaded, until
     /// it breaks. Those that `DT_RELR` makes have their value in place.
     pub fn relative_pointers(

@@ -288,17 +288,7 @@ fn place(elf: &Elf<'_>, function: &GoFunction) -> io::Result<Option<(u64, u64)>>
 /// The `runtime.moduledata` of a table.
 fn module(search: &mut Search<'_>, table: &Table) -> Result<Option<u64>, LookError> {
     let elf = search.elf;
-    let mut candidates = Vec::new();
-    elf.relative_pointers(|at, value| {
-        if value == table.address {
-            candidates.push(at);
-        }
-        if candidates.len() < MODULES {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    })?;
+    let mut candidates = elf.relative_pointers_to(|value| value == table.address, MODULES)?;
     let word = table.address.to_le_bytes();
     let hits = search
         .scanner

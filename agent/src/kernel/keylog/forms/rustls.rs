@@ -22,7 +22,6 @@ use crate::kernel::keylog::symbolic::{self, Value};
 use iced_x86::{FlowControl, Mnemonic, Register};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::ops::ControlFlow;
 
 /// Source paths in panic messages, and the text of `rustls::Error`.
 const MARKS: [&[u8]; 2] = [b"/rustls-0.", b"received corrupt message of type "];
@@ -137,17 +136,8 @@ fn labels(search: &mut Search<'_>) -> Result<BTreeSet<u64>, LookError> {
 
 /// Addresses of pointers to labels.
 fn pointers(search: &mut Search<'_>, labels: &BTreeSet<u64>) -> Result<Vec<u64>, LookError> {
-    let mut pointers = Vec::new();
-    search.elf.relative_pointers(|at, value| {
-        if labels.contains(&value) {
-            pointers.push(at);
-        }
-        if pointers.len() < POINTERS {
-            ControlFlow::Continue(())
-        } else {
-            ControlFlow::Break(())
-        }
-    })?;
+    let is_label = |value| labels.contains(&value);
+    let mut pointers = search.elf.relative_pointers_to(is_label, POINTERS)?;
     let words: Vec<[u8; 8]> = labels.iter().map(|label| label.to_le_bytes()).collect();
     let words: Vec<&[u8]> = words.iter().map(<[u8; 8]>::as_slice).take(32).collect();
     let hits = search.scanner.strings(Part::Data, &words, false)?.concat();
