@@ -3,7 +3,7 @@
 //! Environment: `TOKENTRAIL_E2E=1` runs these tests at all; `TOKENTRAIL_FIXTURES` is a folder with `venv` and
 //! `node/node_modules`; `TOKENTRAIL_RUNG` forces a rung; `TOKENTRAIL_SCOPE=host` (virtual machines only, with
 //! `TOKENTRAIL_IN_VM=1`) watches the whole machine; `TOKENTRAIL_TIME_SCALE` stretches every time limit;
-//! `TOKENTRAIL_BRIEF=1` repeats less often; `TOKENTRAIL_KEEP` is a folder that gets each agent's output; `TOKENTRAIL_AGENT` is another agent program; `TOKENTRAIL_CELLS` is a file that gets one JSON line per cell.
+//! `TOKENTRAIL_BRIEF=1` repeats less often and skips cells that others stand for; `TOKENTRAIL_KEEP` is a folder that gets each agent's output; `TOKENTRAIL_AGENT` is another agent program; `TOKENTRAIL_CELLS` is a file that gets one JSON line per cell.
 //!
 //! Invariant: every process started here is ended by its own pid, also when a test panics.
 //! Invariant: field names of events are known to `event.rs` alone, the form of the counters to `counters.rs` alone.
@@ -75,12 +75,12 @@ pub fn pause(count: u64) {
     std::thread::sleep(seconds(count).min(Duration::from_secs(count * 3)));
 }
 
-/// On a machine that is many times slower: less of the same.
+/// `TOKENTRAIL_BRIEF=1`, on a machine that is many times slower: less of the same.
 pub fn brief() -> bool {
     flag("TOKENTRAIL_BRIEF")
 }
 
-/// Fewer repetitions of the same, for slow machines: `TOKENTRAIL_BRIEF=1`. No cell is left out.
+/// Fewer repetitions of the same where it is [`brief`].
 pub fn repeat(count: usize) -> usize {
     if brief() { count.div_ceil(5) } else { count }
 }
