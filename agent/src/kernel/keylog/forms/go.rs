@@ -25,12 +25,8 @@ use std::ops::ControlFlow;
 const MAGIC: &[u8] = b"\xf1\xff\xff\xff\0\0\x01\x08";
 /// `.go.buildinfo` (debug/buildinfo).
 const BUILD: &[u8] = b"\xff Go buildinf:";
-/// The functions' names as the table has them: each ends with a NUL, and so does the one before.
-const NAMES: [&[u8]; 2] = [
-    b"\0crypto/tls.(*Config).writeKeyLog\0",
-    b"\0crypto/tls.keysFromMasterSecret\0",
-];
-pub(super) const TEXTS: [&[u8]; 4] = [MAGIC, BUILD, NAMES[0], NAMES[1]];
+/// What is looked for in a file.
+pub(super) const TEXTS: [&[u8]; 4] = [MAGIC, BUILD, KNOWN[0].0.as_bytes(), KNOWN[1].0.as_bytes()];
 /// Bytes of a `pcHeader`.
 const HEADER: u64 = 72;
 /// Functions in one program. The largest known have about 500,000.
@@ -44,11 +40,12 @@ const MODULE_TEXT: u64 = 0xb0;
 /// Places looked at that may be a `moduledata`.
 const MODULES: usize = 64;
 
-/// The functions, and where each has what it passes when it is entered.
+/// The functions' names as the table has them, with the NUL that ends each and the one that ends the name before; and
+/// where each has what it passes when it is entered.
 const KNOWN: [(&str, Places); 2] = [
     (
         // writeKeyLog(c *Config, label string, clientRandom, secret []byte)
-        "crypto/tls.(*Config).writeKeyLog",
+        "\0crypto/tls.(*Config).writeKeyLog\0",
         Places {
             label: LabelPlace::Text {
                 address: Place::In(Register::Rbx),
@@ -61,7 +58,7 @@ const KNOWN: [(&str, Places); 2] = [
     ),
     (
         // keysFromMasterSecret(version uint16, suite *cipherSuite, masterSecret, clientRandom, serverRandom []byte, ...)
-        "crypto/tls.keysFromMasterSecret",
+        "\0crypto/tls.keysFromMasterSecret\0",
         Places {
             label: LabelPlace::Master,
             secret: Place::In(Register::Rcx),
@@ -117,14 +114,19 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
     Ok(())
 }
 
+/// The name without what parts it from others.
+fn name(text: &str) -> &str {
+    text.trim_matches('\0')
+}
+
 /// Checks a point found earlier, in a file said to be the same.
 pub(super) fn check(elf: &Elf<'_>, point: &Point) -> io::Result<bool> {
     let How::GoFunction(function) = &point.how else {
         return Ok(false);
     };
-    let known = KNOWN
-        .iter()
-        .any(|(name, places)| *name == function.name && PointKind::Placed(*places) == point.kind);
+    let known = KNOWN.iter().any(|(text, places)| {
+        name(text) == function.name && PointKind::Placed(*places) == point.kind
+    });
     Ok(known && place(elf, function)? == Some((point.virtual_address, point.file_offset)))
 }
 
@@ -223,8 +225,8 @@ fn functions(
     let module = module(search, table)?;
     let names = (table.address + table.names)..(table.address + table.names_end);
     let mut wanted = Vec::new();
-    for ((name, places), text) in KNOWN.into_iter().zip(NAMES) {
-        let hits = search.standing(text)?;
+    for (text, places) in KNOWN {
+        let hits = search.standing(text.as_bytes())?;
         let at = hits
             .into_iter()
             .flat_map(|hit| search.elf.addresses_of(hit + 1))
@@ -232,7 +234,7 @@ fn functions(
         if let Some(at) = at
             && let Ok(at) = u32::try_from(at - names.start)
         {
-            wanted.push((at, name, places));
+            wanted.push((at, name(text), places));
         }
     }
     let (mut entries, mut descriptions) = (Window::default(), Window::default());
