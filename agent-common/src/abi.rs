@@ -326,6 +326,8 @@ pub mod reason {
     pub const BYTES_COPIED: u32 = 12;
     /// Hits of which no record reached the ring, though one should have.
     pub const LOST: u32 = 13;
+    /// Loss: the budget of a multiplexed connection was used up (the rest of the call is a gap).
+    pub const OVER_BUDGET: u32 = 14;
     pub const COUNT: u32 = 16;
     pub const NAMES: [&str; COUNT as usize] = [
         "seen",
@@ -342,7 +344,7 @@ pub mod reason {
         "bytes_seen",
         "bytes_copied",
         "lost",
-        "",
+        "over_budget",
         "",
     ];
 }
@@ -431,6 +433,9 @@ pub struct Offsets {
 pub struct Settings {
     /// Bytes of a stream that are copied after each change of direction.
     pub copy_bytes: u32,
+    /// Bytes that are copied of a multiplexed connection instead, in each direction and [`PERIOD`]; a quarter of it,
+    /// once, of a TLS connection of which nobody has told yet.
+    pub multiplexed_bytes: u32,
     /// 1: everything but the agent's own processes is in scope.
     pub scope_host: u32,
     /// 1: the map `PROCESSES` is looked at.
@@ -440,6 +445,9 @@ pub struct Settings {
     /// The agent's worker process, never observed; 0 if there is none.
     pub own_worker: u32,
 }
+
+/// Shift from nanoseconds to the periods of [`Settings::multiplexed_bytes`]: 1.07 seconds.
+pub const PERIOD: u32 = 30;
 
 /// `USER_HZ` is 100 on every architecture of today.
 pub const TICK: u64 = 10_000_000;
@@ -464,7 +472,7 @@ pub struct Framing {
     pub _pad: u32,
 }
 
-/// State of a connection in the map `CONNECTIONS`, keyed by the `struct sock *`. 104 bytes.
+/// State of a connection in the map `CONNECTIONS`, keyed by the `struct sock *`. 120 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Connection {
@@ -482,12 +490,27 @@ pub struct Connection {
     pub class: u8,
     /// Bit per direction: `next` is known; shifted by 2: seen from the start.
     pub known: u8,
-    pub _pad: u8,
+    /// One of [`multiplexed`].
+    pub multiplexed: u8,
     pub framing: [Framing; 2],
     /// Bytes left out by the policy since the direction's last record.
     pub skipped: [u64; 2],
     /// `bpf_ktime_get_boot_ns` of the last call.
     pub time: u64,
+    /// Of [`Settings::multiplexed_bytes`], by direction, in the period.
+    pub multiplexed_left: [u32; 2],
+    /// The last one in which there were bytes, by [`PERIOD`].
+    pub period: u32,
+    pub _pad: u32,
+}
+
+/// [`Connection::multiplexed`].
+pub mod multiplexed {
+    pub const UNKNOWN: u8 = 0;
+    /// Not known, and what a TLS connection may have until then was given to it.
+    pub const TRIED: u8 = 1;
+    /// It began with HTTP/2's preface, or the agent has told.
+    pub const YES: u8 = 2;
 }
 
 /// [`Connection::class`].
@@ -522,6 +545,6 @@ const _: () = {
     assert!(size_of::<Mapped>() == 48);
     assert!(size_of::<ProcessId>() == 16);
     assert!(size_of::<Framing>() == 16);
-    assert!(size_of::<Connection>() == 104);
-    assert!(size_of::<Settings>() == 20);
+    assert!(size_of::<Connection>() == 120);
+    assert!(size_of::<Settings>() == 24);
 };

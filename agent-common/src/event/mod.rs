@@ -35,6 +35,7 @@ mod scalar;
 #[cfg(test)]
 mod tests;
 mod usage;
+mod wire;
 
 pub use audit::{Action, Audit, AuditDetail, SinkReport};
 pub use coverage::{Connections, Coverage, CoverageDetail, CoverageReason, CoverageScope};
@@ -58,7 +59,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// One event of tokentrail: what happened, when, who says so, and on which host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[schemars(title = "tokentrail event, version 1")]
 pub struct Envelope {
     /// Version of this contract.
@@ -106,7 +107,7 @@ pub struct Host {
 }
 
 /// What happened, by kind.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Body {
     /// A credential was used in an HTTP exchange. One event per credential and end of the connection.
