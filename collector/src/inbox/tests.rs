@@ -356,9 +356,7 @@ fn holes_are_told_of_once() {
         ]
     );
     assert_eq!(report(&inbox, Duration::ZERO), Ok(0));
-    let body: Body =
-        serde_json::from_value(json!({ "kind": "audit", "audit": { "action": "agent_report" } }))
-            .unwrap();
+    let body = audit("agent_report");
     let said = runtime
         .block_on(inbox.say(Time::now(), body.clone()))
         .unwrap();
@@ -379,14 +377,16 @@ fn holes_are_told_of_once() {
     assert_eq!(report(&inbox, Duration::ZERO), Ok(0));
 }
 
+fn audit(action: &str) -> Body {
+    let audit = serde_json::from_value(json!({ "action": action })).unwrap();
+    Body::Audit(agent_common::event::Audit { audit })
+}
+
 #[test]
 fn the_collectors_own_events_have_room_when_senders_have_filled_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let limits = Limits { events: 8, ..WIDE };
-    let body: Body = serde_json::from_value(
-        json!({ "kind": "audit", "audit": { "action": "collector_started" } }),
-    )
-    .unwrap();
+    let body = audit("collector_started");
     for start in 0..3 {
         let inbox = open_with(folder.path(), limits).unwrap();
         if start == 0 {

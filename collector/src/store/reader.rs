@@ -1,20 +1,21 @@
 //! A segment's rows.
 
-use super::columns;
 use super::error::{Error, Result};
 use super::segment::Facts;
 use arrow::array::{RecordBatch, new_null_array};
 use arrow::compute::cast;
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryFutureExt};
 use object_store::{ObjectStore, ObjectStoreExt};
-use parquet::arrow::ParquetRecordBatchStreamBuilder;
 use parquet::arrow::arrow_reader::ArrowReaderOptions;
 use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::statistics::Statistics;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -114,9 +115,29 @@ impl Reader {
         }
     }
 
-    /// All rows in their order, as [`columns::schema`] has them today.
-    pub fn batches(self, batch_rows: usize) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    /// Whether a column has a value in any row. A file that does not say so has one.
+    pub fn has_values(&self, column: &str) -> bool {
+        let groups = self.builder.metadata().row_groups();
+        groups.iter().any(|group| {
+            let chunk = group.columns().iter();
+            let chunk = chunk.filter(|chunk| chunk.column_path().parts() == [column]);
+            chunk.into_iter().any(|chunk| {
+                let nulls = chunk.statistics().and_then(Statistics::null_count_opt);
+                nulls.and_then(|nulls| i64::try_from(nulls).ok()) != Some(chunk.num_values())
+            })
+        })
+    }
+
+    /// All rows in their order, with the columns of `schema`: some of those that a segment of today has.
+    pub fn batches(
+        self,
+        batch_rows: usize,
+        schema: &SchemaRef,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let path = self.facts.path;
+        let names = schema.fields().iter().map(|field| field.name().as_str());
+        let projection = ProjectionMask::columns(self.builder.parquet_schema(), names);
+        let schema = schema.clone();
         let failed = move |source| Error::Read {
             path: path.clone(),
             source,
@@ -124,18 +145,18 @@ impl Reader {
         let stream = self
             .builder
             .with_batch_size(batch_rows)
+            .with_projection(projection)
             .build()
             .map_err(failed.clone())?;
         Ok(stream
-            .map(move |batch| conform(&batch.map_err(failed.clone())?))
+            .map(move |batch| conform(&batch.map_err(failed.clone())?, &schema))
             .boxed())
     }
 }
 
-/// A batch of an earlier version: columns that it has not are null.
-fn conform(batch: &RecordBatch) -> Result<RecordBatch> {
-    let schema = columns::schema();
-    if batch.schema() == schema {
+/// A batch with other columns, less or in another order: those that it has not are null.
+pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if batch.schema() == *schema {
         return Ok(batch.clone());
     }
     let columns = schema
@@ -147,5 +168,5 @@ fn conform(batch: &RecordBatch) -> Result<RecordBatch> {
             None => Ok(new_null_array(field.data_type(), batch.num_rows())),
         })
         .collect::<Result<_, _>>()?;
-    Ok(RecordBatch::try_new(schema, columns)?)
+    Ok(RecordBatch::try_new(schema.clone(), columns)?)
 }

@@ -1,14 +1,15 @@
 //! What waits in the inbox becomes segments, one per hour.
 
-use super::Inner;
 use super::catalog::NewSegment;
 use super::columns::FINGERPRINT;
 use super::error::{Error, Result};
 use super::segment::{HOUR, Level};
 use super::waiting::Chunk;
 use super::writer::{PAGE_ROWS, Writer, Written, times};
+use super::{Inner, processors};
 use arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
 use arrow::compute::interleave_record_batch;
+use futures::{StreamExt, stream};
 use object_store::ObjectStore;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -82,32 +83,40 @@ impl Inner {
         Ok(waiting.round(self.settings.seal_events))
     }
 
+    /// As many windows at once as there are processors.
     async fn write_windows(&self, chunks: Vec<Chunk>) -> Result<Vec<Written>> {
-        let objects = self.objects.clone();
-        let runtime = Handle::current();
-        // Sorting and encoding would keep a thread of the runtime from everything else.
-        tokio::task::spawn_blocking(move || {
-            let batches: Vec<_> = chunks.into_iter().map(|chunk| chunk.batch).collect();
-            let sealed = now();
-            let mut written: Vec<Written> = Vec::new();
-            for window in windows(&batches) {
-                match runtime.block_on(write(&objects, &batches, &window, sealed)) {
-                    Ok(one) => written.push(one),
-                    Err(error) => {
-                        for Written { facts, .. } in written {
-                            // What stays is removed at the next start.
-                            let _gone = runtime.block_on(object_store::ObjectStoreExt::delete(
-                                &objects,
-                                &facts.path,
-                            ));
-                        }
-                        return Err(error);
-                    }
-                }
+        let batches: Arc<[RecordBatch]> = chunks.into_iter().map(|chunk| chunk.batch).collect();
+        let sealed = now();
+        let all: Vec<Result<Written>> = stream::iter(windows(&batches))
+            .map(|window| {
+                let (objects, batches) = (self.objects.clone(), batches.clone());
+                let runtime = Handle::current();
+                // Sorting and encoding would keep a thread of the runtime from everything else.
+                tokio::task::spawn_blocking(move || {
+                    runtime.block_on(write(&objects, &batches, &window, sealed))
+                })
+            })
+            .buffered(processors())
+            .map(|joined| joined?)
+            .collect()
+            .await;
+        let mut failed = None;
+        let mut written = Vec::new();
+        for one in all {
+            match one {
+                Ok(one) => written.push(one),
+                Err(error) => failed = failed.or(Some(error)),
             }
-            Ok(written)
-        })
-        .await?
+        }
+        match failed {
+            None => Ok(written),
+            Some(error) => {
+                for Written { facts, .. } in written {
+                    self.delete(&facts.path).await;
+                }
+                Err(error)
+            }
+        }
     }
 }
 

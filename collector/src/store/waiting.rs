@@ -6,9 +6,10 @@ use super::columns;
 use super::error::Result;
 use super::pending::Entry;
 use super::segment::Segment;
-use super::{Inner, State};
+use super::{Inner, State, processors};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use futures::{StreamExt, stream};
 use std::sync::Arc;
 
 /// Events of one batch, about: an entry is not split.
@@ -80,32 +81,39 @@ impl Inner {
             .filter(|entry| entry.id > known)
             .collect();
         if !fresh.is_empty() {
-            let chunks = tokio::task::spawn_blocking(move || chunks(&fresh)).await?;
-            for chunk in chunks {
-                waiting.push(chunk)?;
+            let mut chunks = stream::iter(groups(fresh))
+                .map(|group| tokio::task::spawn_blocking(move || chunk(&group)))
+                .buffered(processors());
+            while let Some(chunk) = chunks.next().await {
+                waiting.push(chunk?)?;
             }
         }
         Ok(segments)
     }
 }
 
-fn chunks(entries: &[Arc<Entry>]) -> Vec<Chunk> {
-    let mut chunks = Vec::new();
-    let mut from = 0;
-    let mut events = 0;
-    for (at, entry) in entries.iter().enumerate() {
-        events += entry.events.len();
-        if events >= CHUNK_EVENTS || at + 1 == entries.len() {
-            let group = entries.get(from..=at).unwrap_or_default();
-            chunks.push(Chunk {
-                last: entry.id,
-                batch: columns::batch(group.iter().flat_map(|entry| &entry.events)),
-            });
-            from = at + 1;
+/// Consecutive entries, of about [`CHUNK_EVENTS`].
+fn groups(entries: Vec<Arc<Entry>>) -> Vec<Vec<Arc<Entry>>> {
+    let mut groups: Vec<Vec<_>> = Vec::new();
+    let mut events = CHUNK_EVENTS;
+    for entry in entries {
+        if events >= CHUNK_EVENTS {
+            groups.push(Vec::new());
             events = 0;
         }
+        events += entry.events.len();
+        if let Some(group) = groups.last_mut() {
+            group.push(entry);
+        }
     }
-    chunks
+    groups
+}
+
+fn chunk(entries: &[Arc<Entry>]) -> Chunk {
+    Chunk {
+        last: entries.last().map_or(0, |entry| entry.id),
+        batch: columns::batch(entries.iter().flat_map(|entry| &entry.events)),
+    }
 }
 
 #[cfg(test)]

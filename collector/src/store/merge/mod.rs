@@ -1,17 +1,19 @@
 //! Small segments become large ones: a question pays for every file it opens.
 //!
 //! The parts are sorted already, so the whole is made by DataFusion's merge of sorted streams, which holds one batch of
-//! each part in memory, and the row group that is being written.
+//! each part in memory, and the row group that is being written. Columns that have no value in any part (about half of
+//! them) do not go through it.
 
 mod plan;
 
 use super::Inner;
 use super::columns::{self, SORT};
 use super::error::{Error, Result};
-use super::reader::Reader;
+use super::reader::{Reader, conform};
 use super::segment::Segment;
 use super::writer::{PAGE_ROWS, Writer, Written};
 use arrow::compute::SortOptions;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, UnboundedMemoryPool};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
@@ -26,7 +28,9 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 /// What the batches of all parts of a merge may take in memory, about.
-const BATCH_BYTES: u64 = 64 * 1024 * 1024;
+const BATCH_BYTES: u64 = 128 * 1024 * 1024;
+/// Of a value in memory: a string's view (Arrow, "Variable-size Binary View Layout").
+const VALUE_BYTES: u64 = 16;
 const SMALLEST_BATCH: u64 = 16;
 
 /// What a merge did.
@@ -86,9 +90,13 @@ impl Inner {
 async fn write(objects: Arc<dyn ObjectStore>, plan: &Plan) -> Result<Written> {
     let mut rows = sorted(&objects, &plan.parts).await?;
     let mut writer = Writer::new(objects.clone(), plan.level, plan.hour)?;
+    let schema = columns::schema();
     while let Some(batch) = rows.next().await {
         let wrote = match batch {
-            Ok(batch) => writer.write(&batch).await,
+            Ok(batch) => match conform(&batch, &schema) {
+                Ok(batch) => writer.write(&batch).await,
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error.into()),
         };
         if let Err(error) = wrote {
@@ -112,12 +120,11 @@ async fn write(objects: Arc<dyn ObjectStore>, plan: &Plan) -> Result<Written> {
     })
 }
 
-/// All rows of the parts in one order.
+/// All rows of the parts in one order, without the columns that are null in all of them.
 async fn sorted(
     objects: &Arc<dyn ObjectStore>,
     parts: &[Arc<Segment>],
 ) -> Result<SendableRecordBatchStream> {
-    let schema = columns::schema();
     let mut readers = Vec::with_capacity(parts.len());
     let (mut rows, mut bytes) = (0, 0);
     for part in parts {
@@ -127,14 +134,16 @@ async fn sorted(
         bytes += weight.bytes;
         readers.push(reader);
     }
-    let row_bytes = bytes / rows.max(1) + 1;
+    let schema = filled(&readers);
+    // A view or a number of each column stands in memory for each row, beside what the file holds.
+    let row_bytes = bytes / rows.max(1) + schema.fields().len() as u64 * VALUE_BYTES;
     let batch_rows = (BATCH_BYTES / parts.len().max(1) as u64 / row_bytes)
         .clamp(SMALLEST_BATCH, PAGE_ROWS as u64) as usize;
     let streams = readers
         .into_iter()
         .map(|reader| {
             let batches = reader
-                .batches(batch_rows)?
+                .batches(batch_rows, &schema)?
                 .map(|batch| batch.map_err(external));
             Ok(Box::pin(RecordBatchStreamAdapter::new(schema.clone(), batches)) as _)
         })
@@ -142,8 +151,8 @@ async fn sorted(
     let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
     Ok(StreamingMergeBuilder::new()
         .with_streams(streams)
+        .with_expressions(&order(&schema)?)
         .with_schema(schema)
-        .with_expressions(&order()?)
         .with_metrics(BaselineMetrics::new(&ExecutionPlanMetricsSet::new(), 0))
         .with_batch_size(batch_rows)
         .with_reservation(MemoryConsumer::new("merge").register(&pool))
@@ -154,9 +163,21 @@ fn external(error: Error) -> datafusion::error::DataFusionError {
     datafusion::error::DataFusionError::External(Box::new(error))
 }
 
+/// The columns with a value, and those that rows are sorted by.
+fn filled(readers: &[Reader]) -> SchemaRef {
+    let all = columns::schema();
+    let filled = all.fields().iter().filter(|field| {
+        let name = field.name().as_str();
+        SORT.contains(&name) || readers.iter().any(|reader| reader.has_values(name))
+    });
+    Arc::new(Schema::new_with_metadata(
+        filled.cloned().collect::<Vec<_>>(),
+        all.metadata().clone(),
+    ))
+}
+
 /// [`SORT`] as DataFusion says it.
-fn order() -> Result<LexOrdering> {
-    let schema = columns::schema();
+fn order(schema: &Schema) -> Result<LexOrdering> {
     let ascending = SortOptions {
         descending: false,
         nulls_first: true,
@@ -164,7 +185,7 @@ fn order() -> Result<LexOrdering> {
     let by = SORT
         .iter()
         .map(|name| {
-            let column = Column::new_with_schema(name, &schema)?;
+            let column = Column::new_with_schema(name, schema)?;
             Ok(PhysicalSortExpr::new(Arc::new(column), ascending))
         })
         .collect::<Result<Vec<_>, datafusion::error::DataFusionError>>()?;

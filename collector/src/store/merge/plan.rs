@@ -5,6 +5,7 @@
 //! | while an hour lasts | as many sealed ones of it as `part_segments` | a part |
 //! | the hour is over | all of it | one for the hour |
 //! | the day is over | hours, up to `file_events` | some for the day |
+//! | the day is over, and few are of it | all of it, whatever it is, up to `file_events` | some for the day |
 //! | always | mixed ones, when there are as many as `part_segments` | one mixed |
 //!
 //! What is late makes a small segment of an hour or day that was merged already. It is not worth writing the large one
@@ -48,7 +49,12 @@ pub(super) fn next(live: &[Arc<Segment>], now: i64, settings: &Settings) -> Opti
             Level::Mixed => mixed.push(segment),
         }
     }
-    for (hour, segments) in hours {
+    let few = |hour: i64| {
+        let day = hour.div_euclid(DAY) * DAY;
+        over(day + DAY) && days.get(&day).is_some_and(|all| all.len() <= MOST_PARTS)
+    };
+    // What came late, or after a long stop, need not become hours first: each row would be written once more.
+    for (hour, segments) in hours.into_iter().filter(|(hour, _)| !few(*hour)) {
         let (level, candidates) = if over(hour + 1) {
             (Level::Hour, segments)
         } else {
@@ -186,6 +192,19 @@ mod tests {
             days.iter()
                 .all(|day| day.level == Level::Day && day.hour == 24)
         );
+    }
+
+    #[test]
+    fn few_files_of_a_day_that_is_over_become_a_day_at_once() {
+        let sealed = |count: i64| -> Vec<_> {
+            (0..count)
+                .map(|id| segment(id, Level::Sealed, 24 + id % 24, 10))
+                .collect()
+        };
+        let plan = next(&sealed(64), 48 * HOUR, &settings()).unwrap();
+        assert_eq!((plan.level, plan.parts.len()), (Level::Day, 64));
+        let plan = next(&sealed(65), 48 * HOUR, &settings()).unwrap();
+        assert_eq!((plan.level, plan.parts.len()), (Level::Hour, 3));
     }
 
     #[test]

@@ -166,7 +166,7 @@ async fn batches_of(snapshot: &Snapshot, segment: &Segment) -> Vec<arrow::array:
         .await
         .unwrap();
     reader
-        .batches(1_000)
+        .batches(1_000, &columns::schema())
         .unwrap()
         .map(Result::unwrap)
         .collect()
