@@ -58,6 +58,14 @@ impl Events {
         &self.fleet
     }
 
+    /// Leaves out the first ones, and stops after so many. They are the same ones all the same.
+    pub fn only(&mut self, skip: u64, take: Option<u64>) {
+        for _ in 0..skip {
+            self.next();
+        }
+        self.left = self.left.min(take.unwrap_or(u64::MAX));
+    }
+
     /// The next one, until there are as many as the shape says.
     pub fn next(&mut self) -> Option<Made<'_>> {
         self.left = self.left.checked_sub(1)?;

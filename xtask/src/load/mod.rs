@@ -39,6 +39,12 @@ pub struct Options {
     /// Events
     #[arg(long, default_value_t = 100_000)]
     pub events: u64,
+    /// Of these, leave out so many of the first
+    #[arg(long, default_value_t = 0)]
+    pub skip: u64,
+    /// Of the rest, take no more
+    #[arg(long)]
+    pub take: Option<u64>,
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Hosts, each with an agent
@@ -102,6 +108,12 @@ impl Options {
         }
     }
 
+    fn events(&self) -> Events {
+        let mut events = Events::new(self.seed, &self.shape());
+        events.only(self.skip, self.take);
+        events
+    }
+
     fn form(&self) -> Form {
         match (self.otlp || self.send.is_some(), self.ndjson) {
             (true, _) => Form::Otlp,
@@ -118,7 +130,7 @@ pub fn run(options: &Options) -> Result<()> {
         shape.hosts > 0 && shape.fingerprints > 0,
         "there must be a host and a credential"
     );
-    let events = Events::new(options.seed, &shape);
+    let events = options.events();
     if let (Some(server), Some(key)) = (&options.send, &options.key_file) {
         let sent = sent(options, events, &send::Door::new(server, key)?)?;
         println!("{}", serde_json::to_string(&sent)?);

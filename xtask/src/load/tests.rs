@@ -20,12 +20,7 @@ fn options(words: &[&str]) -> Options {
 fn written(words: &[&str]) -> Vec<u8> {
     let options = options(words);
     let mut out = Vec::new();
-    write(
-        &options,
-        Events::new(options.seed, &options.shape()),
-        &mut out,
-    )
-    .unwrap();
+    write(&options, options.events(), &mut out).unwrap();
     out
 }
 
@@ -52,6 +47,14 @@ fn a_seed_is_every_byte() {
         let other = written(&[&words[..], &["--seed", "2"]].concat());
         assert!(once != other, "{form}");
     }
+}
+
+#[test]
+fn parts_are_the_whole() {
+    let whole = written(&["--events", "300"]);
+    let first = written(&["--events", "300", "--take", "120"]);
+    let rest = written(&["--events", "300", "--skip", "120"]);
+    assert!(whole == [first, rest].concat());
 }
 
 #[test]

@@ -47,10 +47,11 @@ impl Engine {
         }
     }
 
-    /// Makes a table of the segments in a folder of its own, and asks it.
+    /// Makes a table of the segments, which hold `events`, in a folder of its own, and asks it.
     pub fn ask(
         self,
         workspace: &Workspace,
+        events: u64,
         segments: &Path,
         folder: &Path,
         questions: &Questions,
@@ -61,6 +62,7 @@ impl Engine {
         fs::write(&driver, DRIVER).context("cannot write the driver")?;
         let asked = json!({
             "engine": self.name(),
+            "events": events,
             "segments": segments,
             "folder": folder,
             "needles": questions.needles,

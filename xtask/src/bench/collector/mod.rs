@@ -9,6 +9,9 @@
 //! 4. *Beside*: DuckDB's and chDB's own tables, made of the collector's Parquet files, asked the same in one process
 //!    without HTTP; and their answers compared with the collector's.
 //!
+//! At 100 million events 2 takes more than an hour, so it is done in slices, and a run in the folder of an earlier one
+//! (`--folder`) goes on where that one was, or asks at once if it was done.
+//!
 //! Invariant: a timing never fails the command; answers that differ do.
 //! Invariant: everything is on loopback and in a folder of the run's own.
 
@@ -27,13 +30,15 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use questions::Questions;
 use report::Report;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use server::{Server, Usage};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Events that are filled at once, and merged.
+const SLICE: u64 = 10_000_000;
 /// Events that are sent while nothing is sealed: they are held in memory.
 const ACKNOWLEDGED: u64 = 500_000;
 /// From so many events on they are not sent over HTTP, unless that is asked for.
@@ -70,6 +75,29 @@ pub struct Options {
     /// Keep the data folder
     #[arg(long)]
     keep: bool,
+    /// Fill a folder and keep it, and ask nothing yet
+    #[arg(long)]
+    fill_only: bool,
+    /// Go on in the folder of an earlier run, which is kept
+    #[arg(long, conflicts_with_all = ["events", "seed", "days", "fill"])]
+    folder: Option<PathBuf>,
+}
+
+/// What a folder holds.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Kept {
+    load: Load,
+    filled: Filled,
+}
+
+/// The load of a run.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct Load {
+    events: u64,
+    seed: u64,
+    days: u32,
+    /// First moment, in seconds since the Unix epoch.
+    from: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -81,8 +109,13 @@ enum Fill {
 }
 
 /// What `tokentrail fill` says.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Filled {
+    /// Events of the load that it was given, all that this knows of.
+    #[serde(default)]
+    offered: u64,
+    /// Those of them that were new.
+    appended: u64,
     fill_seconds: f64,
     merge_seconds: f64,
     segments: u64,
@@ -97,9 +130,11 @@ struct Bench<'a> {
     collector: PathBuf,
     loader: PathBuf,
     folder: PathBuf,
-    /// First moment of the load, in seconds since the Unix epoch.
-    from: i64,
+    load: Load,
 }
+
+/// What a kept folder says of itself.
+const KEPT: &str = "kept.json";
 
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     say::heading("setup");
@@ -111,26 +146,37 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         },
     )?;
     let (collector, loader) = programs(workspace, options)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let day = DAY / 1_000_000_000;
-    let folder = workspace.target.join("bench").join(now.to_string());
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let bench = Bench {
-        workspace,
-        options,
-        collector,
-        loader,
-        folder,
-        // All of it has passed, so that it is merged as far as it will ever be.
-        from: (i64::try_from(now)? / day - i64::from(options.days) - 2) * day,
+    let bench = match &options.folder {
+        Some(folder) => {
+            let folder = fs::canonicalize(folder)
+                .with_context(|| format!("cannot find {}", folder.display()))?;
+            let kept = Kept::read(&folder)?;
+            Bench {
+                workspace,
+                options,
+                collector,
+                loader,
+                folder,
+                load: kept.load,
+            }
+        }
+        None => Bench::fresh(workspace, options, collector, loader)?,
     };
     let report = bench.measure()?;
+    if options.fill_only {
+        println!("{}", serde_json::to_string_pretty(&report.json())?);
+        println!(
+            "\nask it: cargo xtask bench collector --folder {}",
+            bench.folder.display()
+        );
+        return Ok(());
+    }
     println!("{}", report.table());
     let file = bench.folder.join("collector.json");
     fs::write(&file, serde_json::to_string_pretty(&report.json())?)
         .with_context(|| format!("cannot write {}", file.display()))?;
     println!("\nall numbers: {}", file.display());
-    if !options.keep {
+    if !options.keep && options.folder.is_none() {
         for data in ["acknowledged", "data", "engines"] {
             // What is not there is gone already.
             let _ = fs::remove_dir_all(bench.folder.join(data));
@@ -161,47 +207,128 @@ fn programs(workspace: &Workspace, options: &Options) -> Result<(PathBuf, PathBu
     ))
 }
 
-impl Bench<'_> {
+impl Kept {
+    fn read(folder: &Path) -> Result<Self> {
+        let file = folder.join(KEPT);
+        let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("cannot read {}", file.display()))
+    }
+
+    fn write(&self, folder: &Path) -> Result<()> {
+        let file = folder.join(KEPT);
+        fs::write(&file, serde_json::to_string_pretty(self)?)
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+}
+
+impl<'a> Bench<'a> {
+    /// In a folder of its own.
+    fn fresh(
+        workspace: &'a Workspace,
+        options: &'a Options,
+        collector: PathBuf,
+        loader: PathBuf,
+    ) -> Result<Self> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let day = DAY / 1_000_000_000;
+        let folder = workspace.target.join("bench").join(now.to_string());
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self {
+            workspace,
+            options,
+            collector,
+            loader,
+            folder,
+            load: Load {
+                events: options.events,
+                seed: options.seed,
+                days: options.days,
+                // All of it has passed, so that it is merged as far as it will ever be.
+                from: (i64::try_from(now)? / day - i64::from(options.days) - 2) * day,
+            },
+        })
+    }
+
     fn measure(&self) -> Result<Report> {
         say::heading("bench collector");
-        let mut report = Report::new(self.options.events);
-        self.acknowledged(&mut report)?;
+        let mut report = Report::new(self.load.events);
         let data = self.folder.join("data");
+        if self.options.folder.is_some() {
+            report.filled = Kept::read(&self.folder)?.filled;
+        } else {
+            self.acknowledged(&mut report)?;
+        }
         let through_http = match self.options.fill {
             Some(fill) => fill == Fill::Otlp,
-            None => self.options.events < STORE_FROM,
+            None => self.load.events < STORE_FROM,
         };
-        if through_http {
+        if !through_http {
+            self.fill(&data, &mut report)?;
+        } else if self.options.folder.is_none() {
             self.sent(&data, &mut report)?;
             report.filled = self.settle(&data, Stdio::null())?;
-        } else {
-            let step = say::Step::start(format!("{} events into the store", self.options.events));
+            self.keep(&report)?;
+        }
+        interrupt::check()?;
+        if !self.options.fill_only {
+            self.asked(&data, &mut report)?;
+        }
+        Ok(report)
+    }
+
+    fn keep(&self, report: &Report) -> Result<()> {
+        let kept = Kept {
+            load: self.load,
+            filled: report.filled.clone(),
+        };
+        kept.write(&self.folder)
+    }
+
+    /// Slice by slice, each merged.
+    fn fill(&self, data: &Path, report: &mut Report) -> Result<()> {
+        while report.filled.offered < self.load.events {
+            interrupt::check()?;
+            let before = report.filled.clone();
+            let step = say::Step::start(format!(
+                "events from {} of {} on into the store",
+                before.offered, self.load.events
+            ));
             let mut load = Command::new(&self.loader);
             load.args(["load", "--ndjson"]).args(self.load_words());
+            load.args([
+                format!("--skip={}", before.offered),
+                format!("--take={SLICE}"),
+            ]);
             let mut child = load
                 .stdout(Stdio::piped())
                 .spawn()
                 .with_context(|| format!("cannot start {}", process::display(&load)))?;
             let events = child.stdout.take().context("a pipe was asked for")?;
-            let filled = self.settle(&data, events.into());
+            let filled = self.settle(data, events.into());
             let made = child.wait().context("cannot wait for the load")?;
-            report.filled = filled?;
+            let filled = filled?;
             ensure!(made.success(), "making the load failed ({made})");
+            report.filled = Filled {
+                offered: (before.offered + SLICE).min(self.load.events),
+                appended: before.appended + filled.appended,
+                fill_seconds: before.fill_seconds + filled.fill_seconds,
+                merge_seconds: before.merge_seconds + filled.merge_seconds,
+                ..filled
+            };
+            self.keep(report)?;
             step.done(say::Mark::Done);
         }
-        interrupt::check()?;
-        self.asked(&data, &mut report)?;
-        Ok(report)
+        Ok(())
     }
 
     fn load_words(&self) -> Vec<String> {
-        let options = self.options;
+        let load = self.load;
         vec![
-            format!("--events={}", options.events),
-            format!("--seed={}", options.seed),
-            format!("--days={}", options.days),
-            format!("--from={}", self.from),
-            format!("--batch={}", options.batch),
+            format!("--events={}", load.events),
+            format!("--seed={}", load.seed),
+            format!("--days={}", load.days),
+            format!("--from={}", load.from),
+            format!("--batch={}", self.options.batch),
         ]
     }
 
@@ -209,17 +336,17 @@ impl Bench<'_> {
     fn send(&self, server: &Server, events: u64) -> Result<Sent> {
         let mut command = Command::new(&self.loader);
         command.arg("load").args(self.load_words());
-        let options = self.options;
-        if events != options.events {
+        let (options, load) = (self.options, self.load);
+        if events != load.events {
             // The same credentials, at the same pace.
-            let fingerprints = crate::load::Shape::fingerprints_of(options.events);
-            let days = (u64::from(options.days) * events).div_ceil(options.events.max(1));
+            let fingerprints = crate::load::Shape::fingerprints_of(load.events);
+            let days = (u64::from(load.days) * events).div_ceil(load.events.max(1));
             command = Command::new(&self.loader);
             command.args(["load", &format!("--events={events}")]);
             command.args([
-                format!("--seed={}", options.seed),
+                format!("--seed={}", load.seed),
                 format!("--days={days}"),
-                format!("--from={}", self.from),
+                format!("--from={}", load.from),
                 format!("--batch={}", options.batch),
                 format!("--fingerprints={fingerprints}"),
             ]);
@@ -232,7 +359,7 @@ impl Bench<'_> {
     }
 
     fn acknowledged(&self, report: &mut Report) -> Result<()> {
-        let events = self.options.events.min(ACKNOWLEDGED);
+        let events = self.load.events.min(ACKNOWLEDGED);
         let step = say::Step::start(format!("{events} events to acknowledged"));
         let data = self.folder.join("acknowledged");
         let server = Server::start(&self.collector, &data, Some("3600"))?;
@@ -249,10 +376,10 @@ impl Bench<'_> {
 
     /// All of it over OTLP, until it is sealed.
     fn sent(&self, data: &Path, report: &mut Report) -> Result<()> {
-        let step = say::Step::start(format!("{} events over OTLP", self.options.events));
+        let step = say::Step::start(format!("{} events over OTLP", self.load.events));
         let server = Server::start(&self.collector, data, None)?;
         let before = server.usage()?;
-        let sent = self.send(&server, self.options.events)?;
+        let sent = self.send(&server, self.load.events)?;
         server.sealed(Duration::from_secs(600))?;
         let used: Usage = server.usage()?.since(&before);
         report.kept = Some((sent, used));
@@ -288,7 +415,7 @@ impl Bench<'_> {
         words.extend(self.load_words());
         let ranks = process::output(Command::new(&self.loader).args(words))?;
         let ranks: Vec<&str> = ranks.lines().collect();
-        let questions = Questions::new(&ranks, self.from, self.options.days, self.options.repeat);
+        let questions = Questions::new(&ranks, self.load.from, self.load.days, self.options.repeat);
         let server = Server::start(&self.collector, data, None)?;
         let mut step = say::Step::start("questions");
         let asked = questions.ask(&server, |name| step.tick(name))?;
@@ -304,6 +431,7 @@ impl Bench<'_> {
             let step = say::Step::start(engine.name());
             let (load, asked) = engine.ask(
                 self.workspace,
+                self.load.events,
                 &data.join("store"),
                 &self.folder.join("engines"),
                 &questions,

@@ -104,8 +104,8 @@ impl Report {
             ));
         }
         let filled = &self.filled;
-        if self.kept.is_none() {
-            let rate = self.events as f64 / filled.fill_seconds.max(1e-9);
+        if filled.appended > 0 {
+            let rate = filled.appended as f64 / filled.fill_seconds.max(1e-9);
             rows.push(line(
                 "NDJSON to sealed, without HTTP",
                 format!("{}/s", count(rate)),
