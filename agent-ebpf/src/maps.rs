@@ -18,6 +18,7 @@ pub static OFFSETS: Offsets = ZERO_OFFSETS;
 #[unsafe(no_mangle)]
 pub static SETTINGS: Settings = Settings {
     copy_bytes: 0,
+    multiplexed_bytes: 0,
     scope_host: 0,
     scope_processes: 0,
     own_process: 0,
@@ -70,6 +71,11 @@ pub static PROCESSES: HashMap<ProcessId, u32> = HashMap::with_max_entries(65_536
 /// By `struct sock *`.
 #[map]
 pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(65_536, 0);
+
+/// Connections whose messages do not wait for one another (HTTP/2), as the agent has found: their sockets' inode numbers
+/// by `struct sock *`.
+#[map]
+pub static MULTIPLEXED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65_536, 0);
 
 /// UDP sockets of port 443 that were told of: their inode numbers by `struct sock *`.
 #[map]

@@ -2,18 +2,22 @@
 //!
 //! The policy (`capture.md`): after each change of direction the next `SETTINGS.copy_bytes` of the stream are copied
 //! whole; then only what keeps the count, which is nothing in cleartext and, of TLS, each record's five-byte head
-//! with the last 32 bytes of the record before it. What was left out is told by the next record's `skipped`.
+//! with the last 32 bytes of the record before it. On a multiplexed connection (HTTP/2) a head may follow a body in the
+//! same direction, and the direction changes with every update of a window: there `SETTINGS.multiplexed_bytes` are
+//! copied of each direction in a second, and a small head of each turn. In cleartext HTTP/2's preface tells; in TLS the
+//! agent does, after the first bytes have passed, so each TLS connection has a part of that once. What was left out is
+//! told by the next record's `skipped`.
 
 use crate::{
     copy,
     emit::{self, QUIET},
     kernel::{count, describe_current},
-    maps::{CONNECTIONS, SCRATCH, Scratch, setting},
+    maps::{CONNECTIONS, MULTIPLEXED, SCRATCH, Scratch, setting},
     socket::Sock,
 };
 use agent_common::abi::{
-    Closed, Connection, PAYLOAD_MAX, Socket, VECTOR_MAX, class, direction, family, flag, kind,
-    reason,
+    Closed, Connection, PAYLOAD_MAX, PERIOD, Socket, VECTOR_MAX, class, direction, family, flag,
+    kind, multiplexed, reason,
 };
 use aya_ebpf::helpers::generated::bpf_loop;
 use core::ffi::c_void;
@@ -24,6 +28,8 @@ const HEAD: u64 = 5;
 const TAIL: u64 = 32;
 /// Longest TLS record body: 2^14 + 2048 (RFC 5246 section 6.2.3).
 const BODY_MAX: u64 = 16_384 + 2_048;
+/// What of a turn of a multiplexed connection is copied though its budget is used up: a small head.
+const HEAD_OF_TURN: u32 = 512;
 /// TLS records that one call may hold; beyond it the framing is lost, which is counted.
 const RECORDS_MAX: u32 = 256;
 
@@ -84,6 +90,15 @@ pub fn moved(probe: u32, of: u8, sock: &Sock, scratch: &mut Scratch) {
         connection.direction = of;
         connection.left = setting!(copy_bytes);
         let seen = classify(scratch);
+        if connection.multiplexed != multiplexed::YES
+            && (is_multiplexed(sock)
+                || first_sight && copy::peek::<5>(scratch, 0) == Some(*b"PRI *"))
+        {
+            connection.multiplexed = multiplexed::YES;
+        }
+        if connection.multiplexed == multiplexed::YES {
+            connection.left = HEAD_OF_TURN;
+        }
         if seen == class::TLS {
             let framing = &mut connection.framing[d];
             if connection.class != class::TLS || framing.known == 0 {
@@ -110,12 +125,14 @@ pub fn moved(probe: u32, of: u8, sock: &Sock, scratch: &mut Scratch) {
     walk.known = (connection.class == class::TLS) as u32 & connection.framing[d].known;
     walk.whole = if connection.class == class::OPAQUE {
         0
-    } else if walk.moved < connection.left as u64 {
+    } else if connection.multiplexed == multiplexed::YES {
+        of_period(probe, connection, d, walk.moved)
+    } else if walk.moved <= connection.left as u64 {
+        connection.left -= walk.moved as u32;
         walk.moved
     } else {
-        connection.left as u64
+        beyond_turn(probe, sock, connection, d, walk.moved)
     };
-    connection.left -= walk.whole as u32;
     if walk.whole == 0 && walk.known == 0 && !first_sight {
         connection.skipped[d] = walk.skipped + walk.moved;
         count(probe, reason::COUNTED_ONLY, 1);
@@ -168,6 +185,66 @@ pub fn moved(probe: u32, of: u8, sock: &Sock, scratch: &mut Scratch) {
         (0, _) => reason::LOST,
     };
     count(probe, outcome, 1);
+}
+
+/// The agent has told so.
+#[inline(always)]
+fn is_multiplexed(sock: &Sock) -> bool {
+    // SAFETY: a value that is replaced meanwhile is a number all the same.
+    let told = unsafe { MULTIPLEXED.get(sock.address) };
+    told.is_some_and(|inode| *inode == sock.inode)
+}
+
+/// How many of a call's bytes are copied that are more than what is left of the turn.
+#[inline(always)]
+fn beyond_turn(probe: u32, sock: &Sock, connection: &mut Connection, d: usize, moved: u64) -> u64 {
+    if is_multiplexed(sock) {
+        connection.multiplexed = multiplexed::YES;
+        return of_period(probe, connection, d, moved);
+    }
+    let turn = connection.left as u64;
+    connection.left = 0;
+    if connection.class != class::TLS {
+        return turn;
+    }
+    if connection.multiplexed == multiplexed::UNKNOWN {
+        connection.multiplexed = multiplexed::TRIED;
+        connection.multiplexed_left = [setting!(multiplexed_bytes) / 4; 2];
+    }
+    let left = connection.multiplexed_left[d] as u64;
+    let more = if moved - turn < left {
+        moved - turn
+    } else {
+        left
+    };
+    connection.multiplexed_left[d] -= more as u32;
+    turn + more
+}
+
+/// How many of a call's bytes are copied of a multiplexed connection.
+#[inline(always)]
+fn of_period(probe: u32, connection: &mut Connection, d: usize, moved: u64) -> u64 {
+    let period = (connection.time >> PERIOD) as u32;
+    if connection.period != period {
+        connection.period = period;
+        connection.multiplexed_left = [setting!(multiplexed_bytes); 2];
+    }
+    let left = connection.multiplexed_left[d] as u64;
+    if moved <= left {
+        connection.multiplexed_left[d] -= moved as u32;
+        return moved;
+    }
+    connection.multiplexed_left[d] = 0;
+    // What answers a request begins a turn, most often.
+    let turn = connection.left as u64;
+    let most = if turn > left { turn } else { left };
+    if moved <= most {
+        connection.left -= moved as u32;
+        return moved;
+    }
+    connection.left = 0;
+    count(probe, reason::OVER_BUDGET, 1);
+    most
 }
 
 /// Tells of a connection of which nothing is copied, so that it can be listed as unread.

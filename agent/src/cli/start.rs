@@ -207,6 +207,7 @@ pub fn probe_options(config: &Config, forced: Option<Rung>, worker: u32) -> prob
         rung: forced.or(configured),
         ring_bytes: config.capture.ring_bytes.get() as u32,
         copy_bytes: config.capture.turn_bytes.get() as u32,
+        multiplexed_bytes: config.capture.multiplexed_bytes.get() as u32,
         connections: config.limits.connections.get() as u32,
         worker: Some(worker),
     }

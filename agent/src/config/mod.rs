@@ -69,6 +69,9 @@ section! {
         pub ring_bytes: PowerOfTwo<65_536, 1_073_741_824> = PowerOfTwo::new(8 * 1024 * 1024),
         /// Bytes copied of a connection after each change of its direction: heads and the begin of bodies.
         pub turn_bytes: Ranged<1_024, 1_048_576> = Ranged::new(16 * 1024),
+        /// Bytes copied in a second of each direction of a connection with HTTP/2, where heads follow bodies of other
+        /// streams; and a quarter of them, once, of each TLS connection until its protocol is known.
+        pub multiplexed_bytes: Ranged<0, 1_073_741_824> = Ranged::new(1024 * 1024),
     }
 }
 

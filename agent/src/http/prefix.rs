@@ -22,6 +22,18 @@ impl Prefix {
         }
     }
 
+    /// One that was read already.
+    pub fn read(body: &BodyPrefix) -> Self {
+        let mut bytes = SecretBuffer::default();
+        bytes.append(&body.bytes);
+        Self {
+            limit: bytes.len(),
+            bytes,
+            cut: !body.whole,
+            ended: body.whole,
+        }
+    }
+
     /// Nothing that comes can change it any more.
     pub fn is_settled(&self) -> bool {
         self.cut || self.ended

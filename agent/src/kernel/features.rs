@@ -223,6 +223,7 @@ fn try_rung(rung: Rung) -> Result<(), String> {
         rung: Some(rung),
         ring_bytes: 256 * 1024,
         copy_bytes: 0,
+        multiplexed_bytes: 0,
         connections: 16,
         worker: None,
     };

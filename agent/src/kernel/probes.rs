@@ -11,7 +11,7 @@ use super::{
     features::Rung,
     hooks::Hook,
     keylog::{PointKind, discover::descriptor_path},
-    record::PointId,
+    record::{ConnectionKey, PointId},
     scope::{self, Hierarchy, Member, Resolved, Scope},
 };
 use agent_common::abi::{self, probe, reason};
@@ -134,6 +134,7 @@ pub struct Options {
     pub rung: Option<Rung>,
     pub ring_bytes: u32,
     pub copy_bytes: u32,
+    pub multiplexed_bytes: u32,
     pub connections: u32,
     /// The agent's own other process, which is as little observed as this one.
     pub worker: Option<u32>,
@@ -153,6 +154,8 @@ pub struct Probes {
     pub(super) connections: HashMap<MapData, u64, ConnectionValue>,
     pub(super) calls: HashMap<MapData, u64, CallValue>,
     places: HashMap<MapData, u32, PlacesValue>,
+    /// Inode numbers by `struct sock *`.
+    multiplexed: HashMap<MapData, u64, u64>,
     pub(super) members: Vec<Member>,
     /// By [`PointId`].
     pub(super) point_kinds: Vec<PointKind>,
@@ -225,6 +228,7 @@ impl Probes {
             .collect::<Result<Vec<_>, _>>()?;
         let settings = SettingsValue(abi::Settings {
             copy_bytes: options.copy_bytes,
+            multiplexed_bytes: options.multiplexed_bytes,
             scope_host: u32::from(scopes.contains(&Scope::Host)),
             scope_processes: u32::from(
                 scopes
@@ -249,6 +253,7 @@ impl Probes {
             connections: map(&mut ebpf, "CONNECTIONS")?,
             calls: map(&mut ebpf, "CALLS")?,
             places: map(&mut ebpf, "PLACES")?,
+            multiplexed: map(&mut ebpf, "MULTIPLEXED")?,
             ebpf,
             hooks: Vec::new(),
             scopes,
@@ -409,6 +414,17 @@ impl Probes {
 
     fn point_program(&mut self, kind: PointKind) -> Result<&mut UProbe, Error> {
         program(&mut self.ebpf, point_probe(kind))
+    }
+
+    /// Lets more of a connection be copied, because its messages do not wait for one another.
+    ///
+    /// # Errors
+    /// If the map takes no more.
+    pub fn multiplexed(&mut self, connection: ConnectionKey) -> Result<(), Error> {
+        let name = "MULTIPLEXED";
+        self.multiplexed
+            .insert(connection.sock, connection.inode, 0)
+            .map_err(|source| Error::Map { name, source })
     }
 
     /// Lets a file be reported again when it is next mapped.

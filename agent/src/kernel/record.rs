@@ -17,7 +17,7 @@ pub struct ProcessKey {
 }
 
 /// One socket's life: the kernel's `struct sock` pointer with the socket's inode number as its generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionKey {
     pub sock: u64,
     pub inode: u64,

@@ -12,10 +12,13 @@ use crate::{
     kernel::record::{PointId, ProcessKey},
     tls,
 };
+use std::collections::{BTreeMap, btree_map::Entry};
 use tracing::trace;
 
 /// TLS in a tunnel in TLS is met; more than this is not.
 const DEPTH: u8 = 4;
+/// Tunnels of one HTTP/2 connection that are followed at once.
+const TUNNELS: usize = 256;
 
 /// Limits that every layer of a connection is made with.
 #[derive(Clone)]
@@ -30,6 +33,8 @@ pub struct Settings {
 pub enum Output {
     Exchange(Exchange, Around),
     HttpUnread(http::Reason, Around),
+    /// HTTP/2 follows.
+    Multiplexed,
     /// Something that is neither HTTP nor TLS follows (WebSocket, another upgrade).
     Switched,
     Proved(PointId),
@@ -55,6 +60,8 @@ pub struct Stream {
     depth: u8,
     inner: Inner,
     around: Around,
+    /// An exchange that was answered by 101 with `Upgrade: h2c`, until HTTP/2 answers it.
+    upgraded: Option<Exchange>,
     scratch: Vec<h1::Output>,
 }
 
@@ -62,8 +69,18 @@ enum Inner {
     Nothing,
     Tls(Box<Sealed>),
     Stream(Box<Stream>),
-    Http2(Box<h2::Connection>),
+    Http2(Box<Multiplexed>),
     Opaque,
+}
+
+/// HTTP/2, and what its streams are that became tunnels.
+struct Multiplexed {
+    http: h2::Connection,
+    tunnels: BTreeMap<u32, Stream>,
+    /// What a tunnel begins with.
+    layer: http::Layer,
+    claim: Option<ProxyClaim>,
+    depth: u8,
 }
 
 /// A TLS session and the stream in it.
@@ -119,6 +136,7 @@ impl Stream {
             depth,
             inner: Inner::Nothing,
             around,
+            upgraded: None,
             scratch: Vec::new(),
         }
     }
@@ -155,7 +173,7 @@ impl Stream {
             Inner::Nothing => self.http.request_direction(),
             Inner::Tls(sealed) => sealed.inside.request_direction(),
             Inner::Stream(stream) => stream.request_direction(),
-            Inner::Http2(http) => Some(http.request_direction()),
+            Inner::Http2(inner) => Some(inner.http.request_direction()),
             Inner::Opaque => None,
         }
     }
@@ -169,7 +187,8 @@ impl Stream {
                 sealed.inside.offer(now, with);
             }
             Inner::Stream(stream) => stream.offer(now, with),
-            Inner::Nothing | Inner::Http2(_) | Inner::Opaque => {}
+            Inner::Http2(inner) => inner.each(|tunnel| tunnel.offer(now, with)),
+            Inner::Nothing | Inner::Opaque => {}
         }
     }
 
@@ -177,7 +196,8 @@ impl Stream {
         match &self.inner {
             Inner::Tls(sealed) => sealed.session.wants_secret() || sealed.inside.wants_secret(),
             Inner::Stream(stream) => stream.wants_secret(),
-            Inner::Nothing | Inner::Http2(_) | Inner::Opaque => false,
+            Inner::Http2(inner) => inner.tunnels.values().any(Self::wants_secret),
+            Inner::Nothing | Inner::Opaque => false,
         }
     }
 
@@ -194,10 +214,11 @@ impl Stream {
                 sealed.inside.flush(now, max_age, with);
             }
             Inner::Stream(stream) => stream.flush(now, max_age, with),
-            Inner::Http2(http) => {
+            Inner::Http2(inner) => {
                 let mut out = Vec::new();
-                http.flush(now, max_age, &mut out);
-                give(out, &self.around, with);
+                inner.http.flush(now, max_age, &mut out);
+                inner.give(out, &self.around, with);
+                inner.each(|tunnel| tunnel.flush(now, max_age, with));
             }
             Inner::Nothing | Inner::Opaque => {}
         }
@@ -212,7 +233,8 @@ impl Stream {
                 sealed.inside.rest();
             }
             Inner::Stream(stream) => stream.rest(),
-            Inner::Nothing | Inner::Http2(_) | Inner::Opaque => {}
+            Inner::Http2(inner) => inner.each(Self::rest),
+            Inner::Nothing | Inner::Opaque => {}
         }
     }
 
@@ -226,7 +248,8 @@ impl Stream {
                 sealed.inside.shed(with);
             }
             Inner::Stream(stream) => stream.shed(with),
-            Inner::Nothing | Inner::Http2(_) | Inner::Opaque => {}
+            Inner::Http2(inner) => inner.each(|tunnel| tunnel.shed(with)),
+            Inner::Nothing | Inner::Opaque => {}
         }
     }
 
@@ -238,7 +261,8 @@ impl Stream {
                 sealed.drain(with);
             }
             Inner::Stream(stream) => stream.end(direction, with),
-            Inner::Nothing | Inner::Http2(_) | Inner::Opaque => {}
+            Inner::Http2(inner) => inner.each(|tunnel| tunnel.end(direction, with)),
+            Inner::Nothing | Inner::Opaque => {}
         }
     }
 
@@ -253,38 +277,83 @@ impl Stream {
                     .push(Output::TlsClosed(Box::new(sealed.session.facts().clone())));
             }
             Inner::Stream(mut stream) => stream.finish(outcome, with),
-            Inner::Http2(mut http) => {
+            Inner::Http2(mut inner) => {
                 let mut out = Vec::new();
-                http.finish(outcome, &mut out);
-                give(out, &self.around, with);
+                inner.http.finish(outcome, &mut out);
+                inner.give(out, &self.around, with);
+                inner.each(|tunnel| tunnel.finish(outcome, with));
             }
             Inner::Nothing | Inner::Opaque => {}
         }
         let mut out = Vec::new();
         self.http.finish(outcome, &mut out);
         self.take(&mut out, with);
+        if let Some(exchange) = self.upgraded.take() {
+            with.out
+                .push(Output::Exchange(exchange, self.around.clone()));
+        }
     }
 
     fn take(&mut self, out: &mut Vec<h1::Output>, with: &mut Surroundings<'_>) {
         for output in out.drain(..) {
             match output {
+                h1::Output::Exchange(exchange) if h1::becomes_http2(&exchange) => {
+                    self.upgraded = Some(exchange);
+                    self.upgrade(with);
+                }
                 h1::Output::Exchange(exchange) => with
                     .out
                     .push(Output::Exchange(exchange, self.around.clone())),
                 h1::Output::Unread(reason) => with
                     .out
                     .push(Output::HttpUnread(reason, self.around.clone())),
-                h1::Output::Switched(switch) => self.inner = self.switched(switch, with),
+                h1::Output::Switched(switch) => {
+                    self.inner = self.switched(switch, with);
+                    self.upgrade(with);
+                }
                 h1::Output::Inner(direction, piece) => match &mut self.inner {
-                    Inner::Http2(http) => {
+                    Inner::Http2(inner) => {
                         let mut out = Vec::new();
-                        http.push(direction, piece, &mut out);
-                        give(out, &self.around, with);
+                        inner.http.push(direction, piece, &mut out);
+                        inner.give(out, &self.around, with);
                     }
                     inner => inner.push(direction, piece, with),
                 },
             }
         }
+    }
+
+    /// HTTP/2 answers the request that asked for it.
+    fn upgrade(&mut self, with: &mut Surroundings<'_>) {
+        if let Inner::Http2(inner) = &mut self.inner
+            && let Some(exchange) = self.upgraded.take()
+        {
+            let mut out = Vec::new();
+            inner.http.upgraded(exchange, &mut out);
+            inner.give(out, &self.around, with);
+        }
+    }
+
+    fn http2(
+        &self,
+        client: Direction,
+        from_start: [bool; 2],
+        with: &mut Surroundings<'_>,
+    ) -> Inner {
+        let start = h2::Start {
+            layer: self.layer,
+            client,
+            from_start,
+            claim: self.claim,
+        };
+        with.out.push(Output::Multiplexed);
+        Inner::Http2(Box::new(Multiplexed {
+            http: h2::Connection::new(start, with.settings.http),
+            tunnels: BTreeMap::new(),
+            layer: self.layer,
+            claim: self.claim,
+            depth: self.depth,
+        }))
     }
 
     fn switched(&mut self, switch: h1::Switch, with: &mut Surroundings<'_>) -> Inner {
@@ -307,25 +376,16 @@ impl Stream {
                     facts: None,
                 }))
             }
-            h1::Switch::Http2 { client, from_start } => {
-                let start = h2::Start {
-                    layer: self.layer,
-                    client,
-                    from_start,
-                    claim: self.claim,
-                };
-                Inner::Http2(Box::new(h2::Connection::new(start, with.settings.http)))
-            }
-            h1::Switch::Tunnel | h1::Switch::H2c if self.depth < DEPTH => {
-                Inner::Stream(Box::new(Stream::nested(
-                    with.settings,
-                    self.layer,
-                    true,
-                    self.claim,
-                    self.around.clone(),
-                    self.depth + 1,
-                )))
-            }
+            h1::Switch::Http2 { client, from_start } => self.http2(client, from_start, with),
+            h1::Switch::H2c(client) => self.http2(client, [true; 2], with),
+            h1::Switch::Tunnel if self.depth < DEPTH => Inner::Stream(Box::new(Stream::nested(
+                with.settings,
+                self.layer,
+                true,
+                self.claim,
+                self.around.clone(),
+                self.depth + 1,
+            ))),
             _ => {
                 with.out.push(Output::Switched);
                 Inner::Opaque
@@ -334,11 +394,66 @@ impl Stream {
     }
 }
 
-fn give(from: Vec<h2::Output>, around: &Around, with: &mut Surroundings<'_>) {
-    with.out.extend(from.into_iter().map(|output| match output {
-        h2::Output::Exchange(exchange) => Output::Exchange(exchange, around.clone()),
-        h2::Output::Unread(reason) => Output::HttpUnread(reason, around.clone()),
-    }));
+impl Multiplexed {
+    fn each(&mut self, each: impl FnMut(&mut Stream)) {
+        self.tunnels.values_mut().for_each(each);
+    }
+
+    fn give(&mut self, from: Vec<h2::Output>, around: &Around, with: &mut Surroundings<'_>) {
+        for output in from {
+            match output {
+                h2::Output::Exchange(exchange) => {
+                    with.out.push(Output::Exchange(exchange, around.clone()));
+                }
+                h2::Output::Unread(reason) => {
+                    with.out.push(Output::HttpUnread(reason, around.clone()));
+                }
+                h2::Output::Tunnel(stream, direction, piece) => {
+                    if let Some(tunnel) = self.tunnel(stream, &piece, around, with) {
+                        tunnel.push(direction, piece, with);
+                    }
+                }
+                h2::Output::TunnelEnd(stream, direction) => {
+                    if let Some(tunnel) = self.tunnels.get_mut(&stream) {
+                        tunnel.end(direction, with);
+                    }
+                }
+                h2::Output::TunnelOver(stream) => {
+                    if let Some(mut tunnel) = self.tunnels.remove(&stream) {
+                        tunnel.finish(Outcome::Closed, with);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `None`: there are too many, or it is too deep.
+    fn tunnel(
+        &mut self,
+        stream: u32,
+        piece: &Piece,
+        around: &Around,
+        with: &mut Surroundings<'_>,
+    ) -> Option<&mut Stream> {
+        let room = self.tunnels.len() < TUNNELS && self.depth < DEPTH;
+        match self.tunnels.entry(stream) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(place) if room => Some(place.insert(Stream::nested(
+                with.settings,
+                self.layer,
+                true,
+                self.claim,
+                around.clone(),
+                self.depth + 1,
+            ))),
+            Entry::Vacant(_) => {
+                if piece.offset() == 0 {
+                    with.out.push(Output::Switched);
+                }
+                None
+            }
+        }
+    }
 }
 
 impl Inner {

@@ -73,6 +73,8 @@ pub enum Demand {
     /// Look again: it speaks TLS, and no TLS library of it is known. What other processes have mapped before is not
     /// reported anew when this one maps it.
     LookAgain(ProcessKey),
+    /// Messages of this connection do not wait for one another: more than the begin of each turn matters.
+    Multiplexed(ConnectionKey),
     /// This point gives secrets that open nothing.
     DropPoint(PointId),
 }
@@ -420,6 +422,7 @@ impl Pipeline {
                         connection.library = library;
                     }
                 }
+                Output::Multiplexed => self.demands.push(Demand::Multiplexed(key)),
                 Output::Switched => self.counters.switched += 1,
                 Output::Skipped => self.left_out(key),
                 Output::HttpUnread(reason, around) => self.http_unread(key, reason, &around),

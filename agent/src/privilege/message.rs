@@ -10,7 +10,7 @@ use crate::flow::Nanos;
 use crate::identity::executable::{Found, Request};
 use crate::identity::eyes::Running;
 use crate::kernel::points::{Change, path};
-use crate::kernel::record::{FileId, PointId, ProcessKey};
+use crate::kernel::record::{ConnectionKey, FileId, PointId, ProcessKey};
 use agent_common::event::{Hook, Host};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -57,6 +57,8 @@ pub enum Ask {
     },
     /// This point did not prove itself.
     DropPoint(PointId),
+    /// More of this connection is to be copied: see [`crate::kernel::probes::Probes::multiplexed`].
+    Multiplexed(ConnectionKey),
     CgroupMade {
         path: String,
     },
@@ -400,6 +402,7 @@ mod tests {
                 }),
             },
             Ask::DropPoint(PointId(1)),
+            Ask::Multiplexed(ConnectionKey { sock: 1, inode: 2 }),
             Ask::CgroupMade { path: "/a".into() },
             Ask::Find {
                 number: 3,

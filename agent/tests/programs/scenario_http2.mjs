@@ -1,5 +1,6 @@
 // node's http2 module, steered like scenario.py: every request is a stream of one connection. Standard input: one JSON
 // line {"scenario", "targets", "requests", "ca"}; a request may have a "form": "large" sends a body of 300,000 bytes.
+// Scenarios: "sequential"; "concurrent"; "warm" is that after a second of rest behind the first request.
 // Standard output: JSON lines {"cell", "pid", "local", "peer", "status"}.
 import { readFileSync } from "node:fs";
 import http2 from "node:http2";
@@ -42,6 +43,12 @@ connection.on("error", (error) => {
 if (config.scenario === "sequential") {
   for (const request of config.requests) await one(request);
 } else {
-  await Promise.all(config.requests.map(one));
+  let requests = config.requests;
+  if (config.scenario === "warm") {
+    await one(requests[0]);
+    await new Promise((rested) => setTimeout(rested, 1000));
+    requests = requests.slice(1);
+  }
+  await Promise.all(requests.map(one));
 }
 connection.close();

@@ -388,6 +388,14 @@ impl Answering {
                 }
                 return Ok(());
             }
+            Ask::Multiplexed(connection) => {
+                if let Some(live) = &*lock(&self.live)
+                    && let Err(error) = lock(&live.probes).multiplexed(connection)
+                {
+                    warn!(%error, "no more of a multiplexed connection can be copied");
+                }
+                return Ok(());
+            }
             Ask::CgroupMade { path } => return cgroup_made(&self.live, &self.pipe, path),
             Ask::Find { number, request } => return self.find(number, request),
             Ask::Counters { number } => {

@@ -241,4 +241,5 @@ const LOSSES: &[(u32, LossReason, LossUnit)] = &[
     (reason::COMPAT, LossReason::Unseen, LossUnit::Calls),
     (reason::IO_URING, LossReason::Unseen, LossUnit::Calls),
     (reason::KERNEL, LossReason::CopyRefused, LossUnit::Calls),
+    (reason::OVER_BUDGET, LossReason::OverBudget, LossUnit::Calls),
 ];

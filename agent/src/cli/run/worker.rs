@@ -270,7 +270,11 @@ impl Worker {
             read += 1;
             self.records += 1;
             match decoded {
-                Decoded::Record(record) => self.pipeline.record(record),
+                Decoded::Record(record) => {
+                    self.pipeline.record(record);
+                    // What it demands should be there before the next bytes pass, not after the next thousand records.
+                    self.demand();
+                }
                 Decoded::Mapped { process, file } => {
                     self.look(process, Some((file.device, file.inode)), None);
                 }
@@ -310,6 +314,13 @@ impl Worker {
 
     /// Events to the outputs, demands to the other process.
     pub(super) fn pass_on(&mut self) {
+        self.demand();
+        for event in self.pipeline.take_events() {
+            self.outputs.send(event);
+        }
+    }
+
+    fn demand(&mut self) {
         for demand in self.pipeline.take_demands() {
             match demand {
                 Demand::LookAt {
@@ -324,13 +335,13 @@ impl Worker {
                     self.look(process, None, Some(program));
                 }
                 Demand::LookAgain(process) => self.look(process, None, None),
+                Demand::Multiplexed(connection) => {
+                    self.ask(&Ask::Multiplexed(connection));
+                }
                 Demand::DropPoint(point) => {
                     self.ask(&Ask::DropPoint(point));
                 }
             }
-        }
-        for event in self.pipeline.take_events() {
-            self.outputs.send(event);
         }
     }
 

@@ -38,6 +38,7 @@ use lane::{Lanes, Taken};
 use open::{Open, Serial};
 use request::Requests;
 use response::Responses;
+pub use response::becomes_http2;
 
 /// What a connection turned into: what its inner pieces may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,8 +54,8 @@ pub enum Switch {
     },
     /// A CONNECT was accepted: anything, most often TLS.
     Tunnel,
-    /// 101 with `Upgrade: h2c`.
-    H2c,
+    /// 101 with `Upgrade: h2c`: HTTP/2, from its first byte. Direction of the requests.
+    H2c(Direction),
     /// 101 with `Upgrade: websocket`.
     WebSocket,
     /// 101 to something else.

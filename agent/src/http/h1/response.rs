@@ -6,9 +6,9 @@ use super::gather::{Fed, Gather};
 use super::lane::{Rest, Taken};
 use super::open::{Entry, Serial};
 use super::{Connection, Output, Reason, Stage, Step, Switch};
-use crate::flow::Nanos;
+use crate::flow::{Direction, Nanos};
 use crate::http::detect::{self, Verdict};
-use crate::http::head::{Headers, Outcome, ResponseHead};
+use crate::http::head::{Exchange, Headers, Outcome, ResponseHead};
 
 pub(super) struct Responses {
     state: State,
@@ -190,7 +190,7 @@ impl Connection {
             return false;
         }
         let framing = Framing::of_response(&head, entry.head_request, entry.connect);
-        let switch = switch_of(framing, &head.headers);
+        let switch = switch_of(framing, &head.headers, self.common.client);
         // Unless it switches HTTP goes on. Requests that wait are read when the answer's body is settled: they would cut
         // it short.
         entry.pauses = switch.is_some();
@@ -358,13 +358,24 @@ impl Connection {
     }
 }
 
-fn switch_of(framing: Framing, headers: &Headers) -> Option<Switch> {
+/// Its answer comes by HTTP/2 (RFC 7540 section 3.2).
+pub fn becomes_http2(exchange: &Exchange) -> bool {
+    exchange.response.as_ref().is_some_and(|response| {
+        response.status == 101 && response.headers.first("upgrade").is_some_and(is_h2c)
+    })
+}
+
+fn is_h2c(upgrade: &[u8]) -> bool {
+    upgrade.trim_ascii().eq_ignore_ascii_case(b"h2c")
+}
+
+fn switch_of(framing: Framing, headers: &Headers, client: Direction) -> Option<Switch> {
     match framing {
         Framing::Tunnel => Some(Switch::Tunnel),
         Framing::Switched => {
             let to = headers.first("upgrade").unwrap_or_default().trim_ascii();
-            Some(if to.eq_ignore_ascii_case(b"h2c") {
-                Switch::H2c
+            Some(if is_h2c(to) {
+                Switch::H2c(client)
             } else if to.eq_ignore_ascii_case(b"websocket") {
                 Switch::WebSocket
             } else {

@@ -7,6 +7,8 @@
 //!
 //! A request without `:method` or `:path` among its known fields is given out all the same, with what is known: its
 //! credential counts. `:authority` becomes the field `host` where the request has none (RFC 9113 section 8.3.1).
+//! What a CONNECT that was accepted carries is given out as it comes ([`Output::Tunnel`]); a WebSocket's messages
+//! (RFC 8441) are not.
 //! Pushed requests are the server's own words: they are decoded for the table's sake, and not given out.
 //!
 //! Invariant: each request whose head was read is given out in exactly one exchange.
@@ -28,13 +30,19 @@ use super::{Layer, Limits, Reason};
 use crate::flow::{Direction, Nanos, Origin, Payload, Piece};
 use hpack::{Decoder, Fields, Most};
 use reader::{Event, Loss, Reader};
-use streams::Streams;
+use streams::{Connect, Streams};
 
 /// What comes out, in order.
 #[expect(clippy::large_enum_variant, reason = "exchanges are the common case")]
 pub enum Output {
     Exchange(Exchange),
     Unread(Reason),
+    /// Bytes of the tunnel that this stream is, offsets from 0 in each direction.
+    Tunnel(u32, Direction, Piece),
+    /// A direction of a tunnel has ended.
+    TunnelEnd(u32, Direction),
+    /// Nothing more comes of a tunnel.
+    TunnelOver(u32),
 }
 
 /// How a connection begins.
@@ -97,6 +105,12 @@ impl Connection {
         }
     }
 
+    /// The request that asked for HTTP/2 is that of stream 1 (RFC 7540 section 3.2).
+    pub fn upgraded(&mut self, exchange: Exchange, out: &mut Vec<Output>) {
+        self.streams
+            .upgraded(exchange.request, &exchange.request_body, out);
+    }
+
     /// Takes the next piece of a direction.
     pub fn push(&mut self, direction: Direction, piece: Piece, out: &mut Vec<Output>) {
         let Self {
@@ -110,6 +124,7 @@ impl Connection {
         let expected = lane
             .next
             .replace(piece.offset().saturating_add(piece.len()));
+        let time = piece.time();
         let missing = expected.map_or(0, |expected| piece.offset().saturating_sub(expected));
         let Lane {
             reader, decoder, ..
@@ -118,6 +133,7 @@ impl Connection {
             Read {
                 is_request: direction == *client,
                 direction,
+                time,
                 most: Most {
                     fields: limits.fields,
                     bytes: limits.head,
@@ -176,6 +192,7 @@ impl Connection {
 struct Read<'a> {
     is_request: bool,
     direction: Direction,
+    time: Nanos,
     most: Most,
     decoder: &'a mut Decoder,
     streams: &'a mut Streams,
@@ -196,10 +213,18 @@ impl Read<'_> {
                     self.lose(Reason::Malformed);
                 }
             }
-            Event::Data { stream, bytes } => {
-                self.streams.data(stream, self.direction, bytes, self.out);
+            Event::Data {
+                stream,
+                bytes,
+                place,
+            } => {
+                self.streams
+                    .data(stream, self.direction, bytes, place, self.out);
             }
-            Event::Hole { stream } => self.streams.hole(stream, self.direction, self.out),
+            Event::Hole { stream, len } => {
+                self.streams
+                    .hole(stream, self.direction, (len, self.time), self.out);
+            }
             Event::End { stream } => self.streams.end(stream, self.direction, self.out),
             Event::Reset { stream } => self.streams.reset(stream, self.out),
             Event::Lost(loss) => self.lost(loss),
@@ -218,8 +243,10 @@ impl Read<'_> {
                 if fields.unresolved > 0 {
                     self.out.push(Output::Unread(Reason::FieldsUnresolved));
                 }
+                let connect = Connect::of(&fields);
+                let head = request(&fields, place);
                 self.streams
-                    .request(stream, request(&fields, place), fields.len(), self.out);
+                    .request(stream, (head, connect), fields.len(), self.out);
             }
         } else if self.streams.has_response(stream) {
             self.streams.trailers(stream, regular(&fields));
@@ -252,6 +279,18 @@ impl Read<'_> {
         self.out.push(Output::Unread(reason));
         self.decoder.forget();
         self.streams.lost(self.direction, self.out);
+    }
+}
+
+impl Connect {
+    fn of(fields: &Fields) -> Self {
+        if fields.pseudo(":method") != Some(b"CONNECT") {
+            Self::No
+        } else if fields.pseudo(":protocol").is_some() {
+            Self::Protocol
+        } else {
+            Self::Tunnel
+        }
     }
 }
 

@@ -27,10 +27,12 @@ pub(super) enum Event<'a> {
     Data {
         stream: u32,
         bytes: &'a [u8],
+        place: (Nanos, Origin),
     },
-    /// Bytes of a body are not known.
+    /// So many bytes of a body are not known.
     Hole {
         stream: u32,
+        len: usize,
     },
     /// The stream's last byte in this direction.
     End {
@@ -174,6 +176,7 @@ impl Reader {
                 if body > 0 {
                     each(Event::Hole {
                         stream: head.stream,
+                        len: body,
                     });
                 }
                 if over {
@@ -245,7 +248,7 @@ impl Reader {
             } => {
                 let padding = usize::from(take(rest, 1).first().copied().unwrap_or_default());
                 match left.checked_sub(padding) {
-                    Some(left) => self.body(head, left, padding, &[], each),
+                    Some(left) => self.body(head, left, padding, (&[], place()), each),
                     None => Next::Lost(Loss::Malformed),
                 }
             }
@@ -254,13 +257,14 @@ impl Reader {
                 left,
                 padding: Some(padding),
             } => {
+                let place = place();
                 let bytes = take(rest, left);
                 let padded = take(rest, padding);
                 self.body(
                     head,
                     left - bytes.len(),
                     padding - padded.len(),
-                    bytes,
+                    (bytes, place),
                     each,
                 )
             }
@@ -379,13 +383,14 @@ impl Reader {
         head: Head,
         left: usize,
         padding: usize,
-        bytes: &[u8],
+        (bytes, place): (&[u8], (Nanos, Origin)),
         each: &mut impl FnMut(Event<'_>),
     ) -> Next {
         if !bytes.is_empty() {
             each(Event::Data {
                 stream: head.stream,
                 bytes,
+                place,
             });
         }
         Next::More(if left + padding == 0 {

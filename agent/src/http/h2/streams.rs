@@ -3,24 +3,40 @@
 //! A stream's entry outlives its exchange, so that what still comes on the stream is not taken for another's. Responses
 //! may be read before their requests, since the two directions come from different CPUs: they wait.
 //!
+//! An accepted CONNECT is given out at once, and what comes on its stream then is the tunnel's. A client may only write
+//! when it was accepted (RFC 9113 section 8.5), so what was read of it before is the tunnel's too.
+//!
 //! Invariant: each request whose head was read is given out in exactly one exchange.
 //! Invariant: at most [`Limits::outstanding`] entries and [`Limits::queued`] bytes, about.
 
 use super::Output;
-use crate::flow::{Direction, Nanos};
+use crate::flow::{Direction, GapReason, Nanos, Origin, Payload, Piece};
 use crate::http::draft::{Common, Draft};
 use crate::http::grpc;
-use crate::http::head::{Outcome, RequestHead, ResponseHead};
+use crate::http::head::{BodyPrefix, Outcome, RequestHead, ResponseHead};
 use crate::http::prefix::Prefix;
 use crate::http::{Limits, Reason};
 use std::collections::BTreeMap;
+
+/// What a request asks its stream to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Connect {
+    No,
+    /// CONNECT (RFC 9113 section 8.5).
+    Tunnel,
+    /// Extended CONNECT (RFC 8441 section 4): a WebSocket, or another protocol.
+    Protocol,
+}
 
 /// One stream, as far as it was seen.
 pub(super) struct Stream {
     /// When its first head came.
     time: Nanos,
     request: Option<RequestHead>,
+    connect: Connect,
     request_body: Prefix,
+    /// Where the request's body begins, and its bytes so far.
+    early: Option<((Nanos, Origin), u64)>,
     response: Option<ResponseHead>,
     response_body: Prefix,
     grpc_status: Option<u16>,
@@ -30,6 +46,8 @@ pub(super) struct Stream {
     given: bool,
     /// Bytes in which its response may lie are not known.
     response_lost: bool,
+    /// Bytes that passed through the tunnel that it is, by direction.
+    tunnel: Option<[u64; 2]>,
     weight: usize,
 }
 
@@ -38,7 +56,9 @@ impl Stream {
         Self {
             time,
             request: None,
+            connect: Connect::No,
             request_body: Prefix::new(prefix),
+            early: None,
             response: None,
             response_body: Prefix::new(prefix),
             grpc_status: None,
@@ -46,6 +66,7 @@ impl Stream {
             response_over: false,
             given: false,
             response_lost: false,
+            tunnel: None,
             weight: size_of::<Self>(),
         }
     }
@@ -53,10 +74,21 @@ impl Stream {
     /// What came of a gRPC call is said at its end.
     fn is_complete(&self) -> bool {
         let request = self.request.as_ref();
-        request.is_some_and(|head| self.response_over || !grpc::is_call(head))
-            && self.response.is_some()
-            && self.request_body.is_settled()
-            && self.response_body.is_settled()
+        self.is_connected()
+            || request.is_some_and(|head| self.response_over || !grpc::is_call(head))
+                && self.response.is_some()
+                && self.request_body.is_settled()
+                && self.response_body.is_settled()
+    }
+
+    /// A CONNECT of either kind was accepted: its exchange has no bodies.
+    fn is_connected(&self) -> bool {
+        self.connect != Connect::No
+            && self.request.is_some()
+            && self
+                .response
+                .as_ref()
+                .is_some_and(|head| (200..300).contains(&head.status))
     }
 
     fn is_over(&self) -> bool {
@@ -113,12 +145,29 @@ impl Streams {
         })
     }
 
-    pub fn request(&mut self, id: u32, head: RequestHead, weight: usize, out: &mut Vec<Output>) {
+    pub fn request(
+        &mut self,
+        id: u32,
+        (head, connect): (RequestHead, Connect),
+        weight: usize,
+        out: &mut Vec<Output>,
+    ) {
         self.highest = self.highest.max(id);
         let stream = self.entry(id, head.time, out);
         stream.request = Some(head);
+        stream.connect = connect;
         self.grew(id, weight);
         self.settle(id, out);
+    }
+
+    /// A request that was made before this protocol was spoken, and is over.
+    pub fn upgraded(&mut self, head: RequestHead, body: &BodyPrefix, out: &mut Vec<Output>) {
+        self.request(1, (head, Connect::No), 0, out);
+        if let Some(stream) = self.entries.get_mut(&1) {
+            stream.request_body = Prefix::read(body);
+            stream.request_over = true;
+        }
+        self.grew(1, body.bytes.len());
     }
 
     pub fn response(&mut self, id: u32, head: ResponseHead, weight: usize, out: &mut Vec<Output>) {
@@ -129,12 +178,28 @@ impl Streams {
         self.settle(id, out);
     }
 
-    pub fn data(&mut self, id: u32, direction: Direction, bytes: &[u8], out: &mut Vec<Output>) {
+    pub fn data(
+        &mut self,
+        id: u32,
+        direction: Direction,
+        bytes: &[u8],
+        place: (Nanos, Origin),
+        out: &mut Vec<Output>,
+    ) {
         let client = self.common.client;
-        let Some(stream) = self.entries.get_mut(&id).filter(|stream| !stream.given) else {
+        let Some(stream) = self.entries.get_mut(&id) else {
             return;
         };
+        if let Some(passed) = &mut stream.tunnel {
+            let piece = data(&mut passed[direction.index()], bytes, place);
+            return out.push(Output::Tunnel(id, direction, piece));
+        }
+        if stream.given {
+            return;
+        }
         let body = if direction == client {
+            let (_, len) = stream.early.get_or_insert((place, 0));
+            *len += bytes.len() as u64;
             &mut stream.request_body
         } else {
             &mut stream.response_body
@@ -160,9 +225,19 @@ impl Streams {
         }
     }
 
-    /// Bytes of a body are not known.
-    pub fn hole(&mut self, id: u32, direction: Direction, out: &mut Vec<Output>) {
+    /// So many bytes of a body are not known.
+    pub fn hole(
+        &mut self,
+        id: u32,
+        direction: Direction,
+        (len, time): (usize, Nanos),
+        out: &mut Vec<Output>,
+    ) {
         if let Some(stream) = self.entries.get_mut(&id) {
+            if let Some(passed) = &mut stream.tunnel {
+                let piece = gap(&mut passed[direction.index()], len as u64, time);
+                out.push(Output::Tunnel(id, direction, piece));
+            }
             if direction == self.common.client {
                 stream.request_body.cut();
             } else {
@@ -181,6 +256,9 @@ impl Streams {
                 stream.response_body.end();
                 stream.response_over = true;
             }
+            if stream.tunnel.is_some() {
+                out.push(Output::TunnelEnd(id, direction));
+            }
             self.settle(id, out);
         }
     }
@@ -191,6 +269,9 @@ impl Streams {
             stream.request_body.cut();
             stream.response_body.cut();
             (stream.request_over, stream.response_over) = (true, true);
+            if stream.tunnel.is_some() {
+                return self.remove(id, out);
+            }
             // A response that waits for its request goes on waiting.
             if stream.request.is_some() {
                 self.give(id, Outcome::Closed, out);
@@ -208,6 +289,10 @@ impl Streams {
                 } else {
                     stream.response_body.cut();
                     stream.response_lost |= stream.response.is_none();
+                }
+                // How much of a tunnel was lost is not known.
+                if stream.tunnel.take().is_some() {
+                    out.push(Output::TunnelOver(id));
                 }
                 self.settle(id, out);
             }
@@ -247,7 +332,8 @@ impl Streams {
 
     /// The oldest entry goes, those of which nothing is awaited first.
     fn make_room(&mut self, out: &mut Vec<Output>) {
-        let given = self.entries.iter().find(|(_, stream)| stream.given);
+        let done = |stream: &Stream| stream.given && stream.tunnel.is_none();
+        let given = self.entries.iter().find(|(_, stream)| done(stream));
         let Some(id) = given.or(self.entries.iter().next()).map(|(id, _)| *id) else {
             return;
         };
@@ -255,12 +341,15 @@ impl Streams {
             out.push(Output::Unread(Reason::TooManyOutstanding));
             self.give(id, Outcome::Unfinished, out);
         }
-        self.remove(id);
+        self.remove(id, out);
     }
 
-    fn remove(&mut self, id: u32) {
+    fn remove(&mut self, id: u32, out: &mut Vec<Output>) {
         if let Some(stream) = self.entries.remove(&id) {
             self.weight -= stream.weight;
+            if stream.tunnel.is_some() {
+                out.push(Output::TunnelOver(id));
+            }
         }
     }
 
@@ -279,7 +368,7 @@ impl Streams {
         if !stream.given && (stream.is_complete() || unanswered) {
             self.give(id, Outcome::Closed, out);
         } else if stream.given && stream.is_over() {
-            self.remove(id);
+            self.remove(id, out);
         }
         while self.weight > self.limits.queued {
             let held = self.entries.iter().find(|(_, stream)| !stream.given);
@@ -297,6 +386,7 @@ impl Streams {
             return;
         };
         stream.given = true;
+        let is_connected = stream.is_connected();
         let freed = stream.weight - size_of::<Stream>();
         stream.weight -= freed;
         self.weight -= freed;
@@ -307,8 +397,28 @@ impl Streams {
         };
         let response = stream.response.take();
         let grpc_status = stream.grpc_status;
-        let request_body = std::mem::take(&mut stream.request_body);
-        let response_body = std::mem::take(&mut stream.response_body);
+        let mut request_body = std::mem::take(&mut stream.request_body);
+        let mut response_body = std::mem::take(&mut stream.response_body);
+        let mut early = Vec::new();
+        if is_connected {
+            let begin = std::mem::take(&mut request_body).take().bytes;
+            response_body = Prefix::default();
+            request_body.end();
+            response_body.end();
+            let mut passed = [0; 2];
+            if let Some((place, len)) = stream.early {
+                let passed = &mut passed[self.common.client.index()];
+                early.push(data(passed, &begin, place));
+                if len > *passed {
+                    early.push(gap(passed, len - *passed, place.0));
+                }
+            }
+            if stream.connect == Connect::Tunnel {
+                stream.tunnel = Some(passed);
+            } else {
+                early.clear();
+            }
+        }
         out.push(match stream.request.take() {
             Some(request) => {
                 let draft = Draft {
@@ -322,8 +432,37 @@ impl Streams {
             }
             None => Output::Unread(Reason::ResponseWithoutRequest),
         });
+        let client = self.common.client;
+        out.extend(
+            early
+                .into_iter()
+                .map(|piece| Output::Tunnel(id, client, piece)),
+        );
         if self.entries.get(&id).is_some_and(Stream::is_over) {
-            self.remove(id);
+            self.remove(id, out);
         }
+    }
+}
+
+/// The next bytes of a tunnel, of which so many have `passed`.
+fn data(passed: &mut u64, bytes: &[u8], (time, origin): (Nanos, Origin)) -> Piece {
+    let offset = *passed;
+    *passed += bytes.len() as u64;
+    Piece::Data {
+        offset,
+        time,
+        origin,
+        bytes: Payload::copy_from(bytes),
+    }
+}
+
+fn gap(passed: &mut u64, len: u64, time: Nanos) -> Piece {
+    let offset = *passed;
+    *passed += len;
+    Piece::Gap {
+        offset,
+        time,
+        len,
+        reason: GapReason::Unseen,
     }
 }

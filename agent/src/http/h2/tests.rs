@@ -5,6 +5,7 @@ use crate::flow::GapReason;
 use crate::http::h1::tests::render_exchange;
 use Direction::{Received, Sent};
 use frame::{flag, kind};
+use std::collections::BTreeMap;
 
 enum Part {
     Data(Direction, Vec<u8>),
@@ -120,10 +121,27 @@ fn run(parts: &[Part], from_start: bool, cut: usize, limits: Limits) -> Vec<Stri
         None,
         "something was not given out"
     );
+    let mut through: BTreeMap<(u32, usize), String> = BTreeMap::new();
     out.iter()
-        .map(|output| match output {
-            Output::Exchange(exchange) => render_exchange(exchange),
-            Output::Unread(reason) => format!("unread {reason:?}"),
+        .filter_map(|output| match output {
+            Output::Exchange(exchange) => Some(render_exchange(exchange)),
+            Output::Unread(reason) => Some(format!("unread {reason:?}")),
+            Output::Tunnel(stream, direction, piece) => {
+                let text = through.entry((*stream, direction.index())).or_default();
+                match piece {
+                    Piece::Data { bytes, .. } => *text += &String::from_utf8_lossy(bytes.as_ref()),
+                    Piece::Gap { len, .. } => *text += &format!("<{len}>"),
+                }
+                None
+            }
+            Output::TunnelEnd(stream, direction) => {
+                let text = through.remove(&(*stream, direction.index()));
+                Some(format!(
+                    "{stream} {direction:?} {}",
+                    text.unwrap_or_default()
+                ))
+            }
+            Output::TunnelOver(stream) => Some(format!("{stream} over")),
         })
         .collect()
 }
@@ -225,6 +243,75 @@ fn a_grpc_call_waits_for_its_end() {
             "Sent GET /a.B/Denied content-type=application/grpc+proto longer than the … => 200 longer than the … grpc 7",
             "Sent GET /a.B/Cut content-type=application/grpc+proto . => 200 …",
         ],
+    );
+}
+
+/// CONNECT and `:authority`, or an extended one.
+fn connect(stream: u32, more: &[u8]) -> Vec<u8> {
+    let block = [
+        &field(":method", "CONNECT"),
+        &field(":authority", "h.example:443"),
+        more,
+    ]
+    .concat();
+    frame(kind::HEADERS, flag::END_HEADERS, stream, &block)
+}
+
+#[test]
+fn an_accepted_connect_is_a_tunnel() {
+    gives(
+        &talk([
+            sent(&[
+                connect(1, &field("proxy-authorization", "Bearer x")),
+                // Read before the answer is: the other direction comes from another CPU.
+                data(1, 0, b"early, "),
+            ]),
+            received(&[response(1, 0, OK), data(1, 0, b"hello")]),
+            sent(&[request(3, END, "/b", &[]), data(1, END, b"later")]),
+            received(&[response(3, END, OK), data(1, END, b"!")]),
+        ]),
+        &[
+            "Sent CONNECT h.example:443 host=h.example:443 proxy-authorization=Bearer x . => 200 .",
+            "1 Sent early, later",
+            "Sent GET /b . => 200 .",
+            "1 Received hello!",
+            "1 over",
+        ],
+    );
+    // What was read before the answer, beyond what is kept of a body, is not known.
+    gives(
+        &talk([
+            sent(&[connect(1, &[]), data(1, END, b"0123456789abcdef and more")]),
+            received(&[response(1, 0, OK), frame(kind::RST_STREAM, 0, 1, &[0; 4])]),
+        ]),
+        &[
+            "Sent CONNECT h.example:443 host=h.example:443 . => 200 .",
+            "1 over",
+        ],
+    );
+    // Refused, it is an exchange like others.
+    gives(
+        &talk([
+            sent(&[connect(1, &[])]),
+            received(&[response(1, 0, NOT_FOUND), data(1, END, b"no")]),
+            sent(&[data(1, END, b"")]),
+        ]),
+        &["Sent CONNECT h.example:443 host=h.example:443 . => 404 no."],
+    );
+    // A WebSocket's exchange does not wait for its end.
+    gives(
+        &talk([
+            sent(&[connect(
+                1,
+                &[
+                    field(":protocol", "websocket"),
+                    field(":path", "/chat?token=x"),
+                ]
+                .concat(),
+            )]),
+            received(&[response(1, 0, OK), data(1, 0, b"frames")]),
+        ]),
+        &["Sent CONNECT /chat?token=x host=h.example:443 . => 200 ."],
     );
 }
 

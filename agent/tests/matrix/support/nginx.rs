@@ -19,6 +19,10 @@ pub fn start(lab: &Lab, place: &Place, upstream: Option<SocketAddr>) -> Result<S
         lab.path("big.bin"),
         b"big body of the test server\n".repeat(80_000),
     )?;
+    std::fs::write(
+        lab.path("medium.bin"),
+        b"body of the test server\n".repeat(1_700),
+    )?;
     dumb_repository(lab)?;
     let mut last = anyhow::anyhow!("not tried");
     // Another program may take a port between its choice and its use.
@@ -91,6 +95,7 @@ location ~ /status/401$ {{ add_header WWW-Authenticate 'Bearer realm="test"' alw
 location ~ /status/404$ {{ return 404 "no\n"; }}
 location ~ /status/500$ {{ return 500 "no\n"; }}
 location ~ ^/cell/[^/]+/big$ {{ alias {folder}/big.bin; }}
+location ~ ^/cell/[^/]+/medium$ {{ sendfile off; alias {folder}/medium.bin; }}
 location ~ ^/cell/[^/]+/repository\.git/(.*)$ {{
   if ($http_authorization = "") {{ return 401 "no\n"; }}
   add_header WWW-Authenticate 'Basic realm="test"' always;

@@ -54,7 +54,7 @@ fn connect_refused_once() {
 #[test]
 fn upgrades() {
     for (name, switch) in [
-        ("h2c", "H2c"),
+        ("h2c", "H2c(Sent)"),
         ("WebSocket", "WebSocket"),
         ("TLS/1.0", "OtherUpgrade"),
     ] {
