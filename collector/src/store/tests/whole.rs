@@ -40,7 +40,7 @@ async fn sealed_and_merged(mut bench: Bench) {
     bench.reopen().await;
     bench.has(&all).await;
     bench.store.seal().await.unwrap();
-    bench.store.merge(MIDNIGHT + 25 * HOUR).await.unwrap();
+    bench.store.merge(MIDNIGHT + 3 * HOUR).await.unwrap();
     assert_eq!(bench.store.segments().len(), 1);
     assert_eq!(bench.store.segments()[0].level, Level::Hour);
     bench.has(&all).await;
