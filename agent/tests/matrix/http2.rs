@@ -4,13 +4,14 @@
 use crate::support::agent::Agent;
 use crate::support::clients::{CURL, Errand, run};
 use crate::support::event::Event;
-use crate::support::expect::{Expectations, Expected, stop};
+use crate::support::expect::{Expectations, Expected, Side, Who, stop};
 use crate::support::lab::Lab;
+use crate::support::process::{Program, Spec, run as run_program};
 use crate::support::report::Cells;
 use crate::support::scenario::{Request, Script, both_sides, request, requests};
-use crate::support::servers::{Server, Wire};
-use crate::support::token::Shape;
-use crate::support::{nginx, pause, repeat, turn};
+use crate::support::servers::{Fact, Server, Wire};
+use crate::support::token::{self, Shape};
+use crate::support::{fixtures, nginx, pause, repeat, turn};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -133,6 +134,76 @@ fn http2_bodies() {
     cells.check("whole", are_whole(&stopped.events, &connections));
     cells.check("counted", is_counted(&stopped.events));
     cells.finish();
+}
+
+/// libcurl through a proxy that it speaks HTTP/2 with, over TLS, to nginx over TLS: what is in the tunnel, and what asked
+/// for it.
+#[test]
+fn http2_tunnel() {
+    let Some(_turn) = turn("http2_tunnel") else {
+        return;
+    };
+    let lab = Lab::new("http2_tunnel").unwrap();
+    let mut cells = Cells::new("http2_tunnel");
+    let mut expected = Expectations::default();
+    let web = nginx::start(&lab, &lab.inside(), None).unwrap();
+    let mut agent = Agent::start(&lab).unwrap();
+    // The first handshake of a file may be over before the file is known.
+    for first in [true, false] {
+        match through_proxy(&lab, &web, if first { "first" } else { "tunnel" }) {
+            Ok(all) if first => all
+                .iter()
+                .for_each(|one| expected.whatever(&one.credential)),
+            Ok(all) => expected.add(all),
+            Err(error) => cells.check("tunnel", Err(error)),
+        }
+        pause(3);
+    }
+    expected.check(&mut agent, &mut cells).unwrap();
+    expected.no_strangers(&agent, &mut cells).unwrap();
+    stop(agent, &mut cells);
+    cells.finish();
+}
+
+fn through_proxy(lab: &Lab, web: &Server, cell: &str) -> Result<Vec<Expected>> {
+    let proxy_spec = Spec::new(fixtures::system("/usr/bin/node")?)
+        .arg(lab.path("proxy_http2.mjs"))
+        .stdin(format!(
+            "{}\n",
+            json!({"certificate": lab.certificate(), "key": lab.private_key()})
+        ));
+    let mut proxy = Program::start(&proxy_spec, &lab.inside())?;
+    let port = proxy.line()?;
+    let path = lab.cell_path(cell);
+    let (inside, outside) = (token::opaque(), token::opaque());
+    let plan = json!({
+        "url": web.target(Wire::Tls13).url(&path), "ca": lab.certificate(), "credential": inside,
+        "proxy": format!("https://127.0.0.1:{port}"), "proxy_credential": outside,
+    });
+    let client = Spec::new(fixtures::venv_python()?)
+        .arg(lab.path("client_pycurl.py"))
+        .stdin(plan.to_string());
+    let (pid, said) = run_program(&client, &lab.inside())?;
+    ensure!(said.iter().any(|line| line.starts_with("200 ")), "{said:?}");
+    let asked: Fact = serde_json::from_str(&proxy.line()?)?;
+    let fact = web.fact(&path)?;
+    let mut through = Expected::client(cell, &inside, &fact, Who::Is(pid), client.executable());
+    through.ends = asked.remote().zip(asked.local());
+    let mut asking = Expected::client(cell, &outside, &asked, Who::Is(pid), client.executable());
+    let mut answering = asking.clone();
+    answering.side = Side::Server;
+    answering.who = Who::Is(proxy.pid());
+    answering.executable = proxy_spec.executable();
+    answering.ends = asked.local().zip(asked.remote());
+    for one in [&mut asking, &mut answering] {
+        one.cell = format!("{cell}-connect");
+        one.carrier = "header:proxy-authorization";
+        one.path = String::new();
+    }
+    // The two sockets are two connections: each end has an exchange of its own.
+    let mut answered = Expected::server(cell, &inside, &fact, web);
+    answered.cell = format!("{cell}-server");
+    Ok(vec![through, asking, answering, answered])
 }
 
 /// Requests, the first of every so many with what makes a body.

@@ -18,6 +18,7 @@ mod privilege;
 mod processes;
 mod rotate;
 mod scope;
+mod serving;
 mod stop;
 mod support;
 mod unread;

@@ -18,7 +18,13 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";
-const UNITS: &[&str] = &["nginx.service", "podman.socket", "podman-auto-update.timer"];
+const UNITS: &[&str] = &[
+    "nginx.service",
+    "haproxy.service",
+    "nghttpx.service",
+    "podman.socket",
+    "podman-auto-update.timer",
+];
 
 /// The lists are fetched once in a run.
 static LISTS_ARE_FRESH: AtomicBool = AtomicBool::new(false);

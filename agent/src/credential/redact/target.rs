@@ -11,7 +11,7 @@ pub(in crate::credential) struct Target<'a> {
     pub(in crate::credential) host: &'a [u8],
     /// The port that the target's scheme implies, if it has one.
     pub(in crate::credential) port: Option<u16>,
-    /// `*` and paths; empty for CONNECT.
+    /// `*` and paths; empty for a CONNECT to an authority.
     pub(in crate::credential) path: &'a [u8],
     pub(in crate::credential) query: Option<&'a [u8]>,
 }
@@ -24,7 +24,8 @@ impl<'a> Target<'a> {
             .first(":authority")
             .or_else(|| headers.first("host"));
         let host = host.unwrap_or_default().trim_ascii();
-        if head.method == "CONNECT" {
+        // An extended CONNECT has a path (RFC 8441 section 4).
+        if head.method == "CONNECT" && !target.starts_with(b"/") {
             let (userinfo, authority) = split_userinfo(target);
             return Self {
                 userinfo,

@@ -188,6 +188,15 @@ fn hosts() {
     assert_eq!(sanitized("GET https://a.test?x=1").path, "/");
 }
 
+/// A WebSocket over HTTP/2 (RFC 8441): what stands in its target is no host.
+#[test]
+fn an_extended_connect_has_a_path() {
+    let found = sanitized("CONNECT /chat?access_token=abcdefghijklmnopqrst\nHost: b.test");
+    assert_eq!(found.host.as_deref(), Some("b.test"));
+    assert_eq!(found.path, "/chat");
+    assert_eq!(found.query.as_deref(), Some("access_token={secret}"));
+}
+
 #[test]
 fn user_agents() {
     for (agent, recorded) in [

@@ -17,12 +17,15 @@ macro_rules! program {
 }
 
 /// Sources that are written to a test's folder and run there.
-pub const SCRIPTS: [(&str, &str); 16] = [
+pub const SCRIPTS: [(&str, &str); 19] = [
     program!("server.py"),
     program!("server_aiohttp.py"),
+    program!("server_asgi.py"),
     program!("proxy.py"),
     program!("scenario.py"),
     program!("scenario_http2.mjs"),
+    program!("proxy_http2.mjs"),
+    program!("client_pycurl.py"),
     program!("client_requests.py"),
     program!("client_httpx.py"),
     program!("client_aiohttp.py"),

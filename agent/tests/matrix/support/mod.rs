@@ -24,6 +24,7 @@ pub mod report;
 pub mod scenario;
 pub mod servers;
 pub mod token;
+pub mod web;
 
 use std::io::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};

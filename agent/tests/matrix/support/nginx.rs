@@ -65,7 +65,7 @@ pub fn start(lab: &Lab, place: &Place, upstream: Option<SocketAddr>) -> Result<S
                 name: "nginx",
                 executable,
                 user,
-                _program: program,
+                _programs: vec![program],
                 ports,
                 log: lab.path("nginx.log"),
             });
@@ -178,7 +178,7 @@ fn dumb_repository(lab: &Lab) -> Result<()> {
 }
 
 /// All different: each is held until the last is chosen, since nginx takes two listeners on one port for one.
-fn free_ports<'a>(
+pub(super) fn free_ports<'a>(
     wanted: impl Iterator<Item = (String, &'a str)>,
 ) -> Result<BTreeMap<String, u16>> {
     let held = wanted
@@ -192,7 +192,7 @@ fn free_ports<'a>(
         .collect()
 }
 
-fn user_id(name: &str) -> Result<u32> {
+pub(super) fn user_id(name: &str) -> Result<u32> {
     let text = std::fs::read_to_string("/etc/passwd").context("read /etc/passwd")?;
     let found = text
         .lines()

@@ -110,7 +110,7 @@ pub struct Server {
     /// Effective user of the process that answers.
     pub user: u32,
     /// Ended with the server.
-    pub(super) _program: Program,
+    pub(super) _programs: Vec<Program>,
     pub(super) ports: BTreeMap<String, u16>,
     pub(super) log: PathBuf,
 }
@@ -220,7 +220,7 @@ fn scripted(lab: &Lab, place: &Place, name: &'static str, spec: Spec) -> Result<
         name,
         executable: spec.executable(),
         user,
-        _program: program,
+        _programs: vec![program],
         ports,
         log,
     })
