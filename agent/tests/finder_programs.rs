@@ -249,44 +249,64 @@ fn go_stripped_or_not() {
         ("outside", &["-ldflags=-linkmode=external"]),
         ("both", &["-buildmode=pie", "-ldflags=-linkmode=external"]),
     ];
-    for (name, arguments) in ways {
-        let linked = folder.path().join(name);
-        let output = Command::new(go)
-            .args(["build", "-o"])
-            .arg(&linked)
-            .args(arguments)
-            .arg(&main)
-            .env("GOTOOLCHAIN", "local")
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{name}: {said}");
-        let found = look(&linked);
-        let points: Vec<&Point> = found.key_log_points().collect();
-        let bytes = fs::read(&linked).unwrap();
-        let file = object::File::parse(&*bytes).unwrap();
-        let expected = [
-            "crypto/tls.(*Config).writeKeyLog",
-            "crypto/tls.keysFromMasterSecret",
-        ];
-        let mut expected = expected.map(|name| {
-            let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
-            symbol.unwrap().address()
-        });
-        expected.sort_unstable();
-        let mut addresses: Vec<u64> = points.iter().map(|point| point.virtual_address).collect();
-        addresses.sort_unstable();
-        assert_eq!(addresses, expected, "{name}");
-        assert!(points.iter().all(|point| point.library == Library::Go));
-        let stripped = folder.path().join("stripped");
-        strip(&linked, &stripped);
-        // Section headers are gone from the file's end; what is loaded is the same.
-        let without: Vec<Point> = look(&stripped).points;
-        let addresses = |points: &[Point]| -> Vec<u64> {
-            points.iter().map(|point| point.virtual_address).collect()
-        };
-        assert_eq!(addresses(&without), addresses(&found.points), "{name}");
+    let versions = GO_VERSIONS.iter().map(|version| (*version, &ways[..1]));
+    for (version, ways) in [("local", &ways[..])].into_iter().chain(versions) {
+        for (name, arguments) in ways {
+            let name = format!("{version}-{name}");
+            let linked = folder.path().join(&name);
+            let output = Command::new(go)
+                .args(["build", "-o"])
+                .arg(&linked)
+                .args(*arguments)
+                .arg(&main)
+                .env("GOTOOLCHAIN", version)
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{name}: {said}");
+            found_as_by_symbols(&linked, &name);
+            fs::remove_file(&linked).unwrap();
+        }
     }
+}
+
+/// Of each minor version the last one; the go command fetches them from the module proxy.
+const GO_VERSIONS: [&str; 6] = [
+    "go1.20.14",
+    "go1.21.13",
+    "go1.22.12",
+    "go1.23.12",
+    "go1.24.9",
+    "go1.25.4",
+];
+
+fn found_as_by_symbols(linked: &Path, name: &str) {
+    let found = look(linked);
+    let points: Vec<&Point> = found.key_log_points().collect();
+    let bytes = fs::read(linked).unwrap();
+    let file = object::File::parse(&*bytes).unwrap();
+    let expected = [
+        "crypto/tls.(*Config).writeKeyLog",
+        "crypto/tls.keysFromMasterSecret",
+    ];
+    let mut expected = expected.map(|name| {
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
+        symbol.unwrap().address()
+    });
+    expected.sort_unstable();
+    let mut addresses: Vec<u64> = points.iter().map(|point| point.virtual_address).collect();
+    addresses.sort_unstable();
+    assert_eq!(addresses, expected, "{name}");
+    assert!(points.iter().all(|point| point.library == Library::Go));
+    let stripped = linked.with_extension("stripped");
+    strip(linked, &stripped);
+    // Section headers are gone from the file's end; what is loaded is the same.
+    let without: Vec<Point> = look(&stripped).points;
+    let addresses = |points: &[Point]| -> Vec<u64> {
+        points.iter().map(|point| point.virtual_address).collect()
+    };
+    assert_eq!(addresses(&without), addresses(&found.points), "{name}");
+    fs::remove_file(&stripped).unwrap();
 }
 
 /// Every point is an indirect call, and the cache's second look finds the same.

@@ -64,12 +64,13 @@ impl<'a> Stage<'a> {
 }
 
 /// Clients whose TLS code is in files that the agent meets only when they run, and what those are called.
-const OWN_FILES: [(&str, &str); 9] = [
+const OWN_FILES: [(&str, &str); 10] = [
     ("curl_cffi", "curl_cffi/_wrapper"),
     ("cryptography", "bindings/_rust"),
     ("node-fetch", "bin/node"),
     ("bun-fetch", "bin/bun"),
     ("go", "go-client"),
+    ("go-1.20", "go-client-oldest"),
     ("deno-fetch", "bin/deno"),
     ("uv", "bin/uv"),
     ("primp", "primp/primp"),

@@ -20,6 +20,7 @@ fn every_client_gets_200_from_every_server() {
         ("java", fixtures::java_classes()),
         ("calls", fixtures::calls()),
         ("go", fixtures::go_client()),
+        ("the oldest Go", fixtures::oldest_go_client()),
     ] {
         cells.check(&format!("compiled-{name}"), made.map(drop));
     }

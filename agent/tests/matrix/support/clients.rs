@@ -55,7 +55,7 @@ pub const CURL: Client = Client {
 };
 
 /// Every client whose traffic the agent reads.
-pub const CLIENTS: [Client; 21] = [
+pub const CLIENTS: [Client; 22] = [
     CURL,
     Client {
         name: "curl-key-header",
@@ -126,6 +126,11 @@ pub const CLIENTS: [Client; 21] = [
         name: "go",
         call: go,
         wires: &Wire::ALL,
+    },
+    Client {
+        name: "go-1.20",
+        call: oldest_go,
+        wires: TLS_ONLY,
     },
     Client {
         name: "deno-fetch",
@@ -354,6 +359,10 @@ fn script(errand: &Errand, spec: Spec) -> Call {
 
 fn go(errand: &Errand) -> Result<Call> {
     Ok(script(errand, Spec::new(fixtures::go_client()?)))
+}
+
+fn oldest_go(errand: &Errand) -> Result<Call> {
+    Ok(script(errand, Spec::new(fixtures::oldest_go_client()?)))
 }
 
 fn venv(errand: &Errand, name: &str) -> Result<Call> {

@@ -111,14 +111,19 @@ fn existing(path: PathBuf) -> Result<PathBuf> {
 }
 
 pub fn go_client() -> Result<PathBuf> {
-    go("client", CLIENT_GO)
+    go("client", CLIENT_GO, "local")
+}
+
+/// Built by the oldest Go whose TLS is read, which the go command fetches from the module proxy.
+pub fn oldest_go_client() -> Result<PathBuf> {
+    go("client-oldest", CLIENT_GO, "go1.20.14")
 }
 
 pub fn go_server() -> Result<PathBuf> {
-    go("server", SERVER_GO)
+    go("server", SERVER_GO, "local")
 }
 
-fn go(name: &str, source: &str) -> Result<PathBuf> {
+fn go(name: &str, source: &str, toolchain: &str) -> Result<PathBuf> {
     built(&format!("go-{name}"), source, |folder, target| {
         let file = folder.join("main.go");
         std::fs::write(&file, source)?;
@@ -130,7 +135,9 @@ fn go(name: &str, source: &str) -> Result<PathBuf> {
             .arg(&file)
             .env("HOME", home);
         run(
-            &spec.env("GOFLAGS", "-trimpath").env("GOTOOLCHAIN", "local"),
+            &spec
+                .env("GOFLAGS", "-trimpath")
+                .env("GOTOOLCHAIN", toolchain),
             &Place::default(),
         )
         .map(drop)

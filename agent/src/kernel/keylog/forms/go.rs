@@ -29,6 +29,8 @@ const BUILD: &[u8] = b"\xff Go buildinf:";
 pub(super) const TEXTS: [&[u8]; 4] = [MAGIC, BUILD, KNOWN[0].0.as_bytes(), KNOWN[1].0.as_bytes()];
 /// Bytes of a `pcHeader`.
 const HEADER: u64 = 72;
+/// Where the names may begin: right behind it since Go 1.26, at a multiple of 32 before.
+const NAMES: [u64; 2] = [HEADER, 96];
 /// Functions in one program. The largest known have about 500,000.
 const FUNCTIONS: u64 = 1 << 22;
 /// Tables looked at: a program has one, each of its plugins another.
@@ -158,8 +160,8 @@ impl Table {
             names_end: field(5),
             entries: field(8),
         };
-        let ascending = [HEADER, field(5), field(6), field(7), field(8), 1 << 32];
-        let whole = table.names == HEADER
+        let ascending = [table.names, field(5), field(6), field(7), field(8), 1 << 32];
+        let whole = NAMES.contains(&table.names)
             && (1..FUNCTIONS).contains(&table.functions)
             && ascending.is_sorted_by(|a, b| a < b)
             && address.checked_add(1 << 33).is_some();
