@@ -41,13 +41,7 @@ fn http2() {
     let lab = Lab::new("http2").unwrap();
     let mut cells = Cells::new("http2");
     let mut expected = Expectations::default();
-    let web = nginx::start(&lab, &lab.inside(), None).unwrap();
-    let mut agent = Agent::start(&lab).unwrap();
-    // The first handshake of a file may be over before the file is known.
-    let first = requests(&lab, "first", 1);
-    expected.whatever(&first[0].credential);
-    node(&lab, &web, &WAYS[2], "concurrent", &first).unwrap();
-    pause(2);
+    let (web, mut agent) = ready(&lab, &mut expected);
 
     for way in &WAYS {
         let (wire, listener, options, _) = *way;
@@ -73,6 +67,17 @@ fn http2() {
     cells.finish();
 }
 
+/// nginx, and an agent that knows node's file: its first handshake may be over before the file is known.
+fn ready(lab: &Lab, expected: &mut Expectations) -> (Server, Agent) {
+    let web = nginx::start(lab, &lab.inside(), None).unwrap();
+    let agent = Agent::start(lab).unwrap();
+    let first = requests(lab, "first", 1);
+    expected.whatever(&first[0].credential);
+    node(lab, &web, &WAYS[2], "concurrent", &first).unwrap();
+    pause(2);
+    (web, agent)
+}
+
 /// Bodies beside heads: what follows the body of another stream in the same direction is read, until a connection has
 /// moved more in a second than is copied of one; that is counted, and what comes after it is read again.
 #[test]
@@ -83,12 +88,7 @@ fn http2_bodies() {
     let lab = Lab::new("http2_bodies").unwrap();
     let mut cells = Cells::new("http2_bodies");
     let mut expected = Expectations::default();
-    let web = nginx::start(&lab, &lab.inside(), None).unwrap();
-    let mut agent = Agent::start(&lab).unwrap();
-    let first = requests(&lab, "first", 1);
-    expected.whatever(&first[0].credential);
-    node(&lab, &web, &WAYS[2], "concurrent", &first).unwrap();
-    pause(2);
+    let (web, mut agent) = ready(&lab, &mut expected);
 
     let mut connections = Vec::new();
     for way in [&WAYS[0], &WAYS[2]] {
