@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-const HOST_LIMIT: Duration = Duration::from_secs(20 * 60);
+const HOST_LIMIT: Duration = Duration::from_secs(25 * 60);
 /// For all virtual machines together: each run gets an equal part of what is left. An emulated machine is 10 to 20
 /// times slower than its host, so what does not fit is stopped and listed as skipped.
 pub const MACHINES_LIMIT: Duration = Duration::from_secs(48 * 60);
