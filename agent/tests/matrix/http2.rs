@@ -8,7 +8,7 @@ use crate::support::expect::{Expectations, Expected, Side, Who, stop};
 use crate::support::lab::Lab;
 use crate::support::process::{Program, Spec, run as run_program};
 use crate::support::report::Cells;
-use crate::support::scenario::{Request, Script, both_sides, request, requests};
+use crate::support::scenario::{Request, over_http2, request, requests};
 use crate::support::servers::{Fact, Server, Wire};
 use crate::support::token::{self, Shape};
 use crate::support::{fixtures, nginx, pause, repeat, turn};
@@ -41,7 +41,7 @@ fn http2() {
     let lab = Lab::new("http2").unwrap();
     let mut cells = Cells::new("http2");
     let mut expected = Expectations::default();
-    let (web, mut agent) = ready(&lab, &mut expected);
+    let (web, mut agent) = ready(&lab, &mut expected).unwrap();
 
     for way in &WAYS {
         let (wire, listener, options, _) = *way;
@@ -68,14 +68,14 @@ fn http2() {
 }
 
 /// nginx, and an agent that knows node's file: its first handshake may be over before the file is known.
-fn ready(lab: &Lab, expected: &mut Expectations) -> (Server, Agent) {
-    let web = nginx::start(lab, &lab.inside(), None).unwrap();
-    let agent = Agent::start(lab).unwrap();
+fn ready(lab: &Lab, expected: &mut Expectations) -> Result<(Server, Agent)> {
+    let web = nginx::start(lab, &lab.inside(), None)?;
+    let agent = Agent::start(lab)?;
     let first = requests(lab, "first", 1);
     expected.whatever(&first[0].credential);
-    node(lab, &web, &WAYS[2], "concurrent", &first).unwrap();
+    node(lab, &web, &WAYS[2], "concurrent", &first)?;
     pause(2);
-    (web, agent)
+    Ok((web, agent))
 }
 
 /// Bodies beside heads: what follows the body of another stream in the same direction is read, until a connection has
@@ -88,7 +88,7 @@ fn http2_bodies() {
     let lab = Lab::new("http2_bodies").unwrap();
     let mut cells = Cells::new("http2_bodies");
     let mut expected = Expectations::default();
-    let (web, mut agent) = ready(&lab, &mut expected);
+    let (web, mut agent) = ready(&lab, &mut expected).unwrap();
 
     let mut connections = Vec::new();
     for way in [&WAYS[0], &WAYS[2]] {
@@ -254,14 +254,8 @@ fn node(
     scenario: &'static str,
     asked: &[Request],
 ) -> Result<Vec<Expected>> {
-    let script = Script::node(lab, scenario)?;
-    let executable = script.executable();
-    let done = script
-        .target(&web.listener(listener, *wire))
-        .requests(asked)
-        .with("max_version", *highest)
-        .run(&lab.inside())?;
-    both_sides(&done, asked, web, &executable)
+    let target = web.listener(listener, *wire);
+    over_http2(lab, web, &target, *highest, scenario, asked)
 }
 
 fn curl(

@@ -6,7 +6,7 @@ use crate::support::clients::{CURL, Errand, run};
 use crate::support::expect::{Expectations, Expected, stop};
 use crate::support::lab::Lab;
 use crate::support::report::Cells;
-use crate::support::scenario::{Request, Script, both_sides, request, requests};
+use crate::support::scenario::{Request, over_http2, request, requests};
 use crate::support::servers::{Server, Wire};
 use crate::support::token::Shape;
 use crate::support::web::{self, Web};
@@ -181,13 +181,8 @@ fn node(
     scenario: &'static str,
     asked: &[Request],
 ) -> Result<Vec<Expected>> {
-    let script = Script::node(lab, scenario)?;
-    let executable = script.executable();
-    let done = script
-        .target(&server.listener(listener, Wire::Tls13))
-        .requests(asked)
-        .run(&lab.inside())?;
-    let mut both = both_sides(&done, asked, server, &executable)?;
+    let target = server.listener(listener, Wire::Tls13);
+    let mut both = over_http2(lab, server, &target, None, scenario, asked)?;
     for one in &mut both {
         one.tls = Wire::Tls13.version().to_owned();
     }

@@ -251,6 +251,25 @@ pub fn request(lab: &Lab, cell: &str, more: Value) -> Request {
     }
 }
 
+/// Every request by node, a stream of one connection to that listener; both events of each.
+pub fn over_http2(
+    lab: &Lab,
+    server: &Server,
+    target: &Target,
+    highest: Option<&str>,
+    scenario: &'static str,
+    asked: &[Request],
+) -> Result<Vec<Expected>> {
+    let script = Script::node(lab, scenario)?;
+    let executable = script.executable();
+    let done = script
+        .target(target)
+        .requests(asked)
+        .with("max_version", highest)
+        .run(&lab.inside())?;
+    both_sides(&done, asked, server, &executable)
+}
+
 /// Both events of every exchange of a scenario that is over.
 pub fn both_sides(
     exchanges: &[Exchange],
