@@ -91,6 +91,23 @@ impl Stream {
                 .is_some_and(|head| (200..300).contains(&head.status))
     }
 
+    /// What was read of the client's direction before it was known to be a tunnel's, of which `begin` was kept. Nothing
+    /// if it is none.
+    fn become_tunnel(&mut self, begin: &[u8], client: Direction) -> Vec<Piece> {
+        let mut early = Vec::new();
+        if self.connect == Connect::Tunnel {
+            let passed = self.tunnel.insert([0; 2]);
+            if let Some((place, len)) = self.early {
+                let passed = &mut passed[client.index()];
+                early.push(data(passed, begin, place));
+                if len > *passed {
+                    early.push(gap(passed, len - *passed, place.0));
+                }
+            }
+        }
+        early
+    }
+
     fn is_over(&self) -> bool {
         self.request_over && self.response_over
     }
@@ -405,19 +422,7 @@ impl Streams {
             response_body = Prefix::default();
             request_body.end();
             response_body.end();
-            let mut passed = [0; 2];
-            if let Some((place, len)) = stream.early {
-                let passed = &mut passed[self.common.client.index()];
-                early.push(data(passed, &begin, place));
-                if len > *passed {
-                    early.push(gap(passed, len - *passed, place.0));
-                }
-            }
-            if stream.connect == Connect::Tunnel {
-                stream.tunnel = Some(passed);
-            } else {
-                early.clear();
-            }
+            early = stream.become_tunnel(&begin, self.common.client);
         }
         out.push(match stream.request.take() {
             Some(request) => {
