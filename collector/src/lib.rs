@@ -15,6 +15,11 @@
 //! Invariant: an event is acknowledged only when it survives power loss, and is found once, whatever is killed.
 //! Invariant: no secret comes here; `cli::trail` alone reads one, on the machine of who asks, and sends fingerprints.
 
+/// Pieces of work of one kind that run beside one another, at most.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
 pub mod access;
 pub mod api;
 pub mod cli;

@@ -89,7 +89,6 @@ pub struct State {
 impl State {
     #[must_use]
     pub fn new(inbox: Inbox, door: Arc<dyn Authenticate>, limits: Limits) -> Self {
-        let processors = std::thread::available_parallelism().map_or(2, usize::from);
         let least = limits.body.saturating_add(limits.decoded.saturating_mul(4));
         Self {
             inbox,
@@ -97,7 +96,7 @@ impl State {
             limits,
             counters: Arc::default(),
             budget: Budget::new(limits.in_flight.max(least)),
-            decoders: Arc::new(Semaphore::new(processors)),
+            decoders: Arc::new(Semaphore::new(crate::processors())),
             quick: Arc::default(),
         }
     }

@@ -200,11 +200,6 @@ impl Store {
     }
 }
 
-/// Work that runs beside other work of its kind, at most.
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from)
-}
-
 impl Inner {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change of the state is one assignment after another that cannot panic in between.

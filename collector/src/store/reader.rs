@@ -118,13 +118,11 @@ impl Reader {
     /// Whether a column has a value in any row. A file that does not say so has one.
     pub fn has_values(&self, column: &str) -> bool {
         let groups = self.builder.metadata().row_groups();
-        groups.iter().any(|group| {
-            let chunk = group.columns().iter();
-            let chunk = chunk.filter(|chunk| chunk.column_path().parts() == [column]);
-            chunk.into_iter().any(|chunk| {
-                let nulls = chunk.statistics().and_then(Statistics::null_count_opt);
-                nulls.and_then(|nulls| i64::try_from(nulls).ok()) != Some(chunk.num_values())
-            })
+        let chunks = groups.iter().flat_map(|group| group.columns());
+        let mut own = chunks.filter(|chunk| chunk.column_path().parts() == [column]);
+        own.any(|chunk| {
+            let nulls = chunk.statistics().and_then(Statistics::null_count_opt);
+            nulls.and_then(|nulls| i64::try_from(nulls).ok()) != Some(chunk.num_values())
         })
     }
 

@@ -1,12 +1,13 @@
 //! What waits in the inbox becomes segments, one per hour.
 
+use super::Inner;
 use super::catalog::NewSegment;
 use super::columns::FINGERPRINT;
 use super::error::{Error, Result};
 use super::segment::{HOUR, Level};
 use super::waiting::Chunk;
 use super::writer::{PAGE_ROWS, Writer, Written, times};
-use super::{Inner, processors};
+use crate::processors;
 use arrow::array::{Array, AsArray, RecordBatch, StringViewArray};
 use arrow::compute::interleave_record_batch;
 use futures::{StreamExt, stream};
