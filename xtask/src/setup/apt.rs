@@ -21,7 +21,6 @@ const POLICY: &str = "/usr/sbin/policy-rc.d";
 const UNITS: &[&str] = &[
     "nginx.service",
     "haproxy.service",
-    "nghttpx.service",
     "podman.socket",
     "podman-auto-update.timer",
 ];

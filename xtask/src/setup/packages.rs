@@ -80,7 +80,6 @@ const TEST: &[Package] = &[
     program("golang-go", "go", "the Go client and server"),
     program("apache2-bin", "apache2", "Apache as a server"),
     program("haproxy", "haproxy", "HAProxy as a server"),
-    program("nghttp2-proxy", "nghttpx", "a proxy with HTTP/2"),
     program("wrk", "wrk", "load, for the bench and the loss counters"),
 ];
 
