@@ -9,7 +9,7 @@
 use core::mem::{offset_of, size_of};
 
 /// Changes whenever a record's shape does.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Record kinds. Explicit, never reused.
 pub mod kind {
@@ -22,8 +22,13 @@ pub mod kind {
     pub const UNIX_PATH: u16 = 7;
     pub const CGROUP: u16 = 8;
     pub const MAPPED: u16 = 9;
-    /// A [`Socket`](super::Socket) without payload: the first datagram that a UDP socket sent from or to port 443.
+    /// A [`Socket`](super::Socket) of UDP: with a datagram that begins with a QUIC Initial packet, or without payload
+    /// the first other datagram that the socket sent from or to port 443.
     pub const DATAGRAM: u16 = 10;
+    /// A [`Socket`](super::Socket) whose payload is plaintext that a TLS library gave or took.
+    pub const PLAIN: u16 = 11;
+    /// A [`Closed`](super::Closed): no more plaintext of this connection comes, though it goes on.
+    pub const UNTIED: u16 = 12;
 }
 
 /// `struct sock_common.skc_family`.
@@ -45,6 +50,23 @@ pub mod flag {
     pub const FROM_START: u8 = 1;
     /// A read returned 0: the peer has closed this direction.
     pub const END: u8 = 2;
+    /// Of plaintext: the library is GnuTLS, else one with OpenSSL's functions.
+    pub const GNUTLS: u8 = 4;
+    /// The kernel makes TLS records of these bytes, or made them of such (kTLS). `offset` counts them as they are,
+    /// `sequence` is where their record begins.
+    pub const KERNEL_TLS: u8 = 8;
+}
+
+/// Cookie of a bridge's entry probe: which function it stands at.
+pub mod bridge {
+    /// It sends; else it receives.
+    pub const SENDS: u64 = 1;
+    /// It gives 1, and how many bytes it moved in its fourth argument, else it gives that number.
+    pub const COUNT_FOURTH: u64 = 2;
+    /// The same in its fifth argument.
+    pub const COUNT_FIFTH: u64 = 4;
+    /// Its result is of 64 bits, and the library is GnuTLS.
+    pub const GNUTLS: u64 = 8;
 }
 
 /// The first fields of every record. 16 bytes.
@@ -114,7 +136,12 @@ pub struct Socket {
     /// IPv4 in the first 4 bytes, IPv6 in all 16; network byte order.
     pub local: [u8; 16],
     pub peer: [u8; 16],
-    pub _pad: [u8; 16],
+    /// Of plaintext: stream offset on the socket of the TLS record that carried it, as far as the calls tell.
+    pub wire: u64,
+    /// Of plaintext: place of the first byte that follows behind that record's head, in plaintext.
+    pub within: u32,
+    /// Of plaintext: offsets of another number have nothing to do with these, and what lies between is not known.
+    pub generation: u32,
 }
 
 /// A socket was closed (`inet_sock_set_state` to `TCP_CLOSE`), or its memory is used by another one now. 32 bytes.
@@ -290,9 +317,11 @@ pub mod probe {
     pub const KEYLOG: u32 = 3;
     pub const PROCESS: u32 = 4;
     pub const KDF: u32 = 5;
-    pub const COUNT: u32 = 6;
-    pub const NAMES: [&str; COUNT as usize] =
-        ["send", "receive", "state", "keylog", "process", "kdf"];
+    pub const BRIDGE: u32 = 6;
+    pub const COUNT: u32 = 7;
+    pub const NAMES: [&str; COUNT as usize] = [
+        "send", "receive", "state", "keylog", "process", "kdf", "bridge",
+    ];
 }
 
 /// What can become of a hit: `SEEN = REPORTED + COUNTED_ONLY + LOST`. The reasons from `RING_FULL` to `KERNEL` say why
@@ -312,7 +341,7 @@ pub mod reason {
     pub const FAULT: u32 = 5;
     /// Loss: a vector with more elements than the probe walks; the rest is a gap.
     pub const OVERSIZE: u32 = 6;
-    /// Loss: the connection table was full.
+    /// Loss: the table of connections, or of calls, was full, or another process was at work in the same memory.
     pub const TABLE_FULL: u32 = 7;
     /// Loss: a 32-bit system call, whose arguments this probe does not read.
     pub const COMPAT: u32 = 8;
@@ -326,7 +355,8 @@ pub mod reason {
     pub const BYTES_COPIED: u32 = 12;
     /// Hits of which no record reached the ring, though one should have.
     pub const LOST: u32 = 13;
-    /// Loss: the budget of a multiplexed connection was used up (the rest of the call is a gap).
+    /// Loss: the budget of a multiplexed connection was used up (the rest of the call is a gap), or that of a UDP
+    /// socket's Initials.
     pub const OVER_BUDGET: u32 = 14;
     pub const COUNT: u32 = 16;
     pub const NAMES: [&str; COUNT as usize] = [
@@ -423,6 +453,16 @@ pub struct Offsets {
     /// `enum iter_type`, by name, since the values moved: ITER_IOVEC and ITER_UBUF.
     pub value_iter_iovec: u32,
     pub value_iter_ubuf: u32,
+    /// `msghdr.msg_control` and `.msg_controllen`
+    pub msghdr_control: u32,
+    pub msghdr_controllen: u32,
+    /// `inet_connection_sock.icsk_ulp_ops` and `.icsk_ulp_data`
+    pub icsk_ulp_ops: u32,
+    pub icsk_ulp_data: u32,
+    /// `tcp_ulp_ops.name`
+    pub ulp_name: u32,
+    /// The byte of `tls_context` with `tx_conf` (3 bits) and `rx_conf` (3 bits).
+    pub tls_conf: u32,
     pub cgroup_kn: u32,
     pub kernfs_id: u32,
 }
@@ -488,7 +528,7 @@ pub struct Connection {
     pub direction: u8,
     /// One of [`class`].
     pub class: u8,
-    /// Bit per direction: `next` is known; shifted by 2: seen from the start.
+    /// Bit per direction: `next` is known; shifted by 2: seen from the start. [`TIED`](Self::TIED).
     pub known: u8,
     /// One of [`multiplexed`].
     pub multiplexed: u8,
@@ -502,6 +542,11 @@ pub struct Connection {
     /// The last one in which there were bytes, by [`PERIOD`].
     pub period: u32,
     pub _pad: u32,
+}
+
+impl Connection {
+    /// In `known`: a TLS library's calls are tied to it.
+    pub const TIED: u8 = 16;
 }
 
 /// [`Connection::multiplexed`].
@@ -519,6 +564,77 @@ pub mod class {
     pub const TEXT: u8 = 1;
     pub const TLS: u8 = 2;
     pub const OPAQUE: u8 = 3;
+    /// Plaintext of a TLS library.
+    pub const PLAIN: u8 = 4;
+}
+
+/// A TLS library's object for a connection (`SSL *`, `gnutls_session_t`). Key of the map `BRIDGE_OBJECTS`. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct BridgeKey {
+    pub object: u64,
+    pub process: u32,
+    pub _pad: u32,
+}
+
+/// A call of a TLS library that is under way, in the map `BRIDGE_CALLS` by `bpf_get_current_pid_tgid`. 56 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct BridgeCall {
+    pub key: BridgeKey,
+    /// `struct mm_struct *`: what ran in this process before an exec is another program's.
+    pub memory: u64,
+    /// The caller's bytes.
+    pub buffer: u64,
+    /// Where the library puts how many it moved, if not in its result.
+    pub count_at: u64,
+    /// The entry's cookie.
+    pub form: u64,
+    /// Calls of the same object within this one, and itself.
+    pub depth: u32,
+    /// Bytes of a socket that is none of the bridge's were moved within it.
+    pub elsewhere: u32,
+}
+
+/// What is known of a TLS library's object. 80 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct BridgeObject {
+    pub sock: u64,
+    /// Inode number of the socket.
+    pub inode: u64,
+    /// As in [`BridgeCall`].
+    pub memory: u64,
+    /// By direction, as in [`Socket`].
+    pub wire: [u64; 2],
+    /// Bytes that its calls moved on the socket since `wire` was set.
+    pub moved: [u64; 2],
+    pub within: [u32; 2],
+    /// One of [`tie`].
+    pub tie: u32,
+    pub generation: u32,
+    /// Bit per direction: `wire` is where the next plaintext of it begins.
+    pub fresh: u32,
+    pub _pad: u32,
+}
+
+/// Which object a connection is tied to, in the map `BRIDGE_TIES` by `struct sock *`. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct BridgeTie {
+    pub inode: u64,
+    pub key: BridgeKey,
+    pub generation: u32,
+    pub _pad: u32,
+}
+
+/// [`BridgeObject::tie`].
+pub mod tie {
+    /// Its calls moved bytes of this socket, whose lengths have not agreed yet.
+    pub const CANDIDATE: u32 = 0;
+    pub const TIED: u32 = 1;
+    /// Its calls are not what they should be: it is never believed again.
+    pub const REFUSED: u32 = 2;
 }
 
 /// Most bytes of payload in one record.
@@ -547,4 +663,8 @@ const _: () = {
     assert!(size_of::<Framing>() == 16);
     assert!(size_of::<Connection>() == 120);
     assert!(size_of::<Settings>() == 24);
+    assert!(size_of::<BridgeKey>() == 16);
+    assert!(size_of::<BridgeCall>() == 56);
+    assert!(size_of::<BridgeObject>() == 80);
+    assert!(size_of::<BridgeTie>() == 32);
 };

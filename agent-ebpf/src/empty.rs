@@ -42,8 +42,10 @@ macro_rules! empty {
 }
 
 empty! {
-    "tcp_sendmsg": empty_tcp_sendmsg_enter, empty_tcp_sendmsg_exit;
-    "tcp_recvmsg": empty_tcp_recvmsg_enter, empty_tcp_recvmsg_exit;
+    "inet_sendmsg": empty_inet_sendmsg_enter, empty_inet_sendmsg_exit;
+    "inet6_sendmsg": empty_inet6_sendmsg_enter, empty_inet6_sendmsg_exit;
+    "inet_recvmsg": empty_inet_recvmsg_enter, empty_inet_recvmsg_exit;
+    "inet6_recvmsg": empty_inet6_recvmsg_enter, empty_inet6_recvmsg_exit;
     "unix_stream_sendmsg": empty_unix_stream_sendmsg_enter, empty_unix_stream_sendmsg_exit;
     "unix_stream_recvmsg": empty_unix_stream_recvmsg_enter, empty_unix_stream_recvmsg_exit;
 }

@@ -1,7 +1,7 @@
 //! Processes and sockets that come and go; cgroups that come back.
 
 use crate::{
-    emit,
+    bridge, emit,
     kernel::{count, describe_current, leader, read},
     maps::{CONNECTIONS, PROCESS_SCRATCH, PROCESSES, offset, setting},
     scope, stream,
@@ -47,9 +47,12 @@ pub fn tcp_destroy_sock(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn gone(sock: u64) {
     // SAFETY: the value is copied at once.
-    if let Some(Connection { inode, .. }) = unsafe { CONNECTIONS.get(sock) }.copied() {
+    if let Some(Connection { inode, known, .. }) = unsafe { CONNECTIONS.get(sock) }.copied() {
         stream::closed(probe::STATE, sock, inode);
         let _ = CONNECTIONS.remove(sock);
+        if known & Connection::TIED != 0 {
+            bridge::closed(sock);
+        }
     }
 }
 
@@ -179,6 +182,8 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
     if !scope::holds_current() {
         return 0;
     }
+    // A thread that ends within a library's call leaves it behind, and another may have its number.
+    bridge::thread_ended();
     let task: u64 = ctx.arg(0);
     // Decremented before the tracepoint: 0 on the last thread.
     let live = read::<u64>(task, offset!(task_signal))

@@ -1,7 +1,7 @@
 //! tokentrail's probes.
 //!
 //! Sockets have two rungs (`tracing`, `tracepoints`) that end in the same `stream`; `keylog` takes handshake
-//! secrets; `lifecycle` tells of processes, closed sockets and cgroups. `emit` is the one door to the ring.
+//! secrets; `bridge` plaintext of TLS connections whose handshake was over before; `lifecycle` tells of processes, closed sockets and cgroups. `emit` is the one door to the ring.
 //!
 //! Invariant: nothing is read of a process before `scope` has said that it may be.
 //! Invariant: probes read and count; they never write to, block or signal what they watch.
@@ -19,10 +19,12 @@ macro_rules! diagnose {
 }
 pub(crate) use diagnose;
 
+mod bridge;
 mod copy;
 mod emit;
 mod empty;
 mod kernel;
+mod kernel_tls;
 mod keylog;
 mod lifecycle;
 mod maps;

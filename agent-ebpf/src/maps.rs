@@ -1,8 +1,8 @@
 //! Every map and global of the probes.
 
 use agent_common::abi::{
-    self, COUNTERS as COUNTER_COUNT, Connection, File, Offsets, PAYLOAD_MAX, Places, ProcessId,
-    Settings, Socket, VECTOR_MAX,
+    self, BridgeCall, BridgeKey, BridgeObject, BridgeTie, COUNTERS as COUNTER_COUNT, Connection,
+    File, Offsets, PAYLOAD_MAX, Places, ProcessId, Settings, Socket, VECTOR_MAX,
 };
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
@@ -77,9 +77,9 @@ pub static CONNECTIONS: HashMap<u64, Connection> = HashMap::with_max_entries(65_
 #[map]
 pub static MULTIPLEXED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65_536, 0);
 
-/// UDP sockets of port 443 that were told of: their inode numbers by `struct sock *`.
+/// UDP sockets that were told of, by `struct sock *`.
 #[map]
-pub static DATAGRAMS: LruHashMap<u64, u64> = LruHashMap::with_max_entries(8_192, 0);
+pub static DATAGRAMS: LruHashMap<u64, Told> = LruHashMap::with_max_entries(8_192, 0);
 
 /// Files whose executable mapping was reported already.
 #[map]
@@ -93,9 +93,27 @@ pub static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(16_384, 0
 #[map]
 pub static PLACES: HashMap<u32, Places> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
 
-/// One slot per direction, so that a send and a receive that preempt each other on a CPU do not share one.
+/// One slot per direction, so that a send and a receive that preempt each other on a CPU do not share one, and the
+/// bridge's.
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(2, 0);
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(3, 0);
+
+/// How many processes have a bridge: index 0.
+#[map]
+pub static BRIDGES: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
+pub static BRIDGE_CALLS: HashMap<u64, BridgeCall> = HashMap::with_max_entries(4_096, 0);
+
+#[map]
+pub static BRIDGE_OBJECTS: HashMap<BridgeKey, BridgeObject> = HashMap::with_max_entries(8_192, 0);
+
+#[map]
+pub static BRIDGE_TIES: HashMap<u64, BridgeTie> = HashMap::with_max_entries(8_192, 0);
+
+/// CPUs on which the bridge's slot of `SCRATCH` is in use: its probes may be preempted, by each other too.
+#[map]
+pub static BRIDGE_BUSY: HashMap<u32, u32> = HashMap::with_max_entries(1_024, 0);
 
 /// For the records of process events, with their strings.
 #[map]
@@ -138,7 +156,19 @@ pub struct Walk {
     pub probe: u32,
     /// Something could not be copied or submitted.
     pub failed: u32,
+    /// What `bridge::nested` asks: [`LATE`], [`HEAD`].
+    pub bridge: u32,
+    /// 1: what the call moved is no application data (kTLS).
+    pub control: u32,
+    /// 1: the kernel makes or opens the records (kTLS).
+    pub by_kernel: u32,
+    pub _pad: u32,
 }
+
+/// TLS whose begin was seen in neither direction.
+pub const LATE: u32 = 1;
+/// The call's bytes begin with the head of a record of application data.
+pub const HEAD: u32 = 2;
 
 /// Where a walk through the caller's vector is.
 #[repr(C)]
@@ -160,6 +190,8 @@ pub struct Scratch {
     pub vector: [Element; VECTOR_MAX],
     pub walk: Walk,
     pub part: Part,
+    /// Of the socket that had this one's memory before.
+    pub closed: abi::Closed,
 }
 
 #[repr(C)]
@@ -168,6 +200,16 @@ pub struct ProcessScratch {
     pub data: [u8; 2 * (abi::FILENAME_MAX + abi::ARGUMENTS_MAX)],
     pub unix: abi::UnixPath,
     pub cgroup: abi::Cgroup,
+}
+
+/// What was told of a UDP socket.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Told {
+    pub inode: u64,
+    /// When `initials` were copied.
+    pub period: u32,
+    pub initials: u32,
 }
 
 /// What fentry saw and fexit needs: the iterator moves while the call runs.
@@ -179,6 +221,8 @@ pub struct Call {
     pub base: u64,
     pub offset: u64,
     pub count: u64,
+    /// `msghdr.msg_control`, 0 if there is none.
+    pub control: u64,
     pub elements: u32,
     /// 0: nothing to copy, 1: buffer, 2: vector.
     pub kind: u32,

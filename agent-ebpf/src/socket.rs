@@ -24,11 +24,22 @@ pub struct Sock {
     pub family: u16,
     /// It is UDP's: nothing but its ends is looked at.
     pub datagram: bool,
+    /// It stands for the plaintext that a TLS library moved through this socket.
+    pub plain: bool,
     /// The socket's inode number.
     pub inode: u64,
 }
 
+/// In `CONNECTIONS` the plaintext of a socket lies beside it: no `struct sock` is there.
+pub const PLAIN: u64 = 1;
+
 impl Sock {
+    /// Key in the map `CONNECTIONS`.
+    #[inline(always)]
+    pub fn key(&self) -> u64 {
+        self.address | if self.plain { PLAIN } else { 0 }
+    }
+
     /// `struct sock *`, with its file's inode found through `sk_socket`.
     #[inline(always)]
     pub fn from_sock(address: u64) -> Option<Self> {
@@ -69,6 +80,7 @@ impl Sock {
             address,
             family,
             datagram,
+            plain: false,
             inode: inode_number(file),
         })
     }

@@ -9,9 +9,10 @@
 //! told by the next record's `skipped`.
 
 use crate::{
-    copy,
+    bridge, copy,
     emit::{self, QUIET},
     kernel::{count, describe_current},
+    kernel_tls,
     maps::{CONNECTIONS, MULTIPLEXED, SCRATCH, Scratch, setting},
     socket::Sock,
 };
@@ -77,7 +78,8 @@ fn classify(scratch: &mut Scratch) -> u8 {
 pub fn moved(probe: u32, of: u8, sock: &Sock, scratch: &mut Scratch) {
     count(probe, reason::SEEN, 1);
     count(probe, reason::BYTES_SEEN, scratch.walk.moved);
-    let Some(connection) = connection(probe, sock) else {
+    scratch.walk.bridge = 0;
+    let Some(connection) = connection(probe, sock, scratch) else {
         count(probe, reason::TABLE_FULL, 1);
         count(probe, reason::LOST, 1);
         return;
@@ -85,11 +87,26 @@ pub fn moved(probe: u32, of: u8, sock: &Sock, scratch: &mut Scratch) {
     let d = (of & 1) as usize;
     let first_sight = connection.time == 0;
     scratch.record.direction = of;
+    scratch.walk.by_kernel = kernel_tls::is_on(sock, of == direction::SENT) as u32;
+    if scratch.walk.by_kernel != 0 && scratch.walk.control != 0 {
+        if let Some(end) = sock.position(of == direction::SENT) {
+            connection.sequence[d] = end;
+        }
+        count(probe, reason::COUNTED_ONLY, 1);
+        return;
+    }
     place(connection, sock, of, scratch);
+    if sock.plain {
+        connection.class = class::PLAIN;
+    }
     if connection.direction != of || first_sight {
         connection.direction = of;
         connection.left = setting!(copy_bytes);
-        let seen = classify(scratch);
+        let seen = if sock.plain {
+            class::PLAIN
+        } else {
+            classify(scratch)
+        };
         if connection.multiplexed != multiplexed::YES
             && (is_multiplexed(sock)
                 || first_sight && copy::peek::<5>(scratch, 0) == Some(*b"PRI *"))
@@ -113,6 +130,14 @@ pub fn moved(probe: u32, of: u8, sock: &Sock, scratch: &mut Scratch) {
         }
     }
     scratch.record.header = emit::header(kind::SOCKET, 0);
+    if sock.plain {
+        scratch.record.header.kind = kind::PLAIN;
+    } else {
+        scratch.record.wire = 0;
+        scratch.record.within = 0;
+        scratch.record.generation = 0;
+        scratch.walk.bridge = bridge::look(connection, d, scratch);
+    }
     connection.time = scratch.record.header.time;
 
     let walk = &mut scratch.walk;
@@ -122,7 +147,8 @@ pub fn moved(probe: u32, of: u8, sock: &Sock, scratch: &mut Scratch) {
     walk.failed = 0;
     walk.skipped = connection.skipped[d];
     walk.next_head = connection.framing[d].next_head;
-    walk.known = (connection.class == class::TLS) as u32 & connection.framing[d].known;
+    walk.known = (connection.class == class::TLS && walk.by_kernel == 0) as u32
+        & connection.framing[d].known;
     walk.whole = if connection.class == class::OPAQUE {
         0
     } else if connection.multiplexed == multiplexed::YES {
@@ -142,11 +168,17 @@ pub fn moved(probe: u32, of: u8, sock: &Sock, scratch: &mut Scratch) {
     describe_current(&mut scratch.record.task);
     sock.describe(&mut scratch.record);
     scratch.record.peer_inode = connection.peer_inode;
-    scratch.record.flags = if connection.known & (4 << d) != 0 {
-        flag::FROM_START
-    } else {
-        0
-    };
+    if !sock.plain {
+        scratch.record.flags = if connection.known & (4 << d) != 0 {
+            flag::FROM_START
+        } else {
+            0
+        } | if scratch.walk.by_kernel != 0 {
+            flag::KERNEL_TLS
+        } else {
+            0
+        };
+    }
 
     if scratch.walk.whole == 0 && scratch.walk.known == 0 {
         announce(probe, scratch);
@@ -204,7 +236,7 @@ fn beyond_turn(probe: u32, sock: &Sock, connection: &mut Connection, d: usize, m
     }
     let turn = connection.left as u64;
     connection.left = 0;
-    if connection.class != class::TLS {
+    if connection.class != class::TLS && connection.class != class::PLAIN {
         return turn;
     }
     if connection.multiplexed == multiplexed::UNKNOWN {
@@ -292,22 +324,28 @@ pub fn ended(probe: u32, sock: Sock, scratch: &mut Scratch) {
 
 /// The connection's state, made at first sight; a reused `struct sock` is told by its inode number.
 #[inline(always)]
-fn connection(probe: u32, sock: &Sock) -> Option<&'static mut Connection> {
-    if let Some(known) = CONNECTIONS.get_ptr_mut(sock.address) {
+fn connection(probe: u32, sock: &Sock, scratch: &mut Scratch) -> Option<&'static mut Connection> {
+    if let Some(known) = CONNECTIONS.get_ptr_mut(sock.key()) {
         // SAFETY: entries are only removed when their socket closes.
         let known = unsafe { &mut *known };
         if known.inode == sock.inode {
             return Some(known);
         }
-        closed(probe, sock.address, known.inode);
+        if !sock.plain {
+            // Not on the stack, which old verifiers bound to 512 bytes for all that call one another.
+            scratch.closed.header = emit::header(kind::CLOSED, size_of::<Closed>());
+            scratch.closed.sock = sock.address;
+            scratch.closed.inode = known.inode;
+            emit::submit_value(probe, &scratch.closed, QUIET);
+        }
     }
     #[expect(
         clippy::needless_borrows_for_generic_args,
         reason = "by value it would be copied onto the stack"
     )]
-    CONNECTIONS.insert(sock.address, &FRESH, 0).ok()?;
+    CONNECTIONS.insert(sock.key(), &FRESH, 0).ok()?;
     // SAFETY: as above.
-    let fresh = unsafe { &mut *CONNECTIONS.get_ptr_mut(sock.address)? };
+    let fresh = unsafe { &mut *CONNECTIONS.get_ptr_mut(sock.key())? };
     fresh.inode = sock.inode;
     if sock.family == family::UNIX {
         fresh.peer_inode = sock.unix_peer_inode();
@@ -334,7 +372,10 @@ fn place(connection: &mut Connection, sock: &Sock, of: u8, scratch: &mut Scratch
     let seen_before = connection.known & (1 << d) != 0;
     let mut base = connection.next[d];
     let mut sequence = 0;
-    if sock.family == family::UNIX {
+    if sock.plain {
+        // The library's own results are all that counts it, and its record says where it lies on the socket.
+        sequence = scratch.record.within;
+    } else if sock.family == family::UNIX {
         if !seen_before {
             // No counter tells what a Unix socket moved before: the first byte seen is where the stream begins.
             connection.known |= 4 << d;
@@ -361,7 +402,12 @@ fn place(connection: &mut Connection, sock: &Sock, of: u8, scratch: &mut Scratch
             sequence = sequence.wrapping_sub(1);
             end = end.wrapping_sub(1);
         }
-        if seen_before {
+        if scratch.walk.by_kernel != 0 {
+            // The counters count records: their bytes go on where the last record before them ended.
+            if seen_before {
+                sequence = connection.sequence[d];
+            }
+        } else if seen_before {
             base = base
                 .wrapping_add(sequence.wrapping_sub(connection.sequence[d]) as i32 as i64 as u64);
         }
@@ -404,11 +450,17 @@ fn report(scratch: &mut Scratch, from: u64, len: u64) -> bool {
     let size = size_of::<Socket>() as u64 + len;
     record.header.len = size as u32;
     record.offset = scratch.walk.base.wrapping_add(from);
-    record.sequence = if record.family == family::UNIX {
-        0
+    let place = scratch.walk.sequence.wrapping_add(from as u32);
+    if record.header.kind == kind::PLAIN {
+        record.sequence = 0;
+        record.within = place;
     } else {
-        scratch.walk.sequence.wrapping_add(from as u32)
-    };
+        record.sequence = if record.family == family::UNIX {
+            0
+        } else {
+            place
+        };
+    }
     record.skipped = scratch.walk.skipped;
     record.copied = len as u32;
     let start = (&raw const *record).cast();

@@ -2,9 +2,10 @@
 //! and the call's result is known; sendfile, splice and io_uring are not looked at here, positions tell of them.
 
 use crate::{
-    emit,
+    bridge, emit,
     kernel::{count, current, current_start, read},
-    maps::{FILES, offset},
+    kernel_tls,
+    maps::{Element, FILES, offset},
     quic, scope,
     socket::{Sock, inode_number},
     stream, vector,
@@ -14,7 +15,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::pt_regs,
-    helpers::generated::bpf_loop,
+    helpers::generated::{self, bpf_loop},
     helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
@@ -142,20 +143,12 @@ fn finished(call: u64, regs: &Arguments, ret: u64) {
     let Some(sock) = file(regs.rdi).and_then(Sock::from_file) else {
         return;
     };
-    if sock.datagram {
-        match call {
-            nr::SENDTO => quic::sent(&sock, quic::Name::User(regs.r8)),
-            nr::SENDMSG | nr::SENDMMSG => quic::sent(&sock, quic::user_name(regs.rsi)),
-            nr::WRITE | nr::WRITEV => quic::sent(&sock, quic::Name::User(0)),
-            _ => {}
-        }
-        return;
-    }
     let Some(scratch) = stream::scratch(of) else {
         return;
     };
     let mut moved = ret;
     let mut flags = 0;
+    scratch.walk.control = 0;
     let found = match call {
         nr::READ | nr::WRITE => {
             vector::buffer(scratch, regs.rsi, regs.rdx);
@@ -171,6 +164,7 @@ fn finished(call: u64, regs: &Arguments, ret: u64) {
         nr::SENDMSG | nr::RECVMSG => {
             flags = regs.rdx;
             // struct user_msghdr: msg_iov at 16, msg_iovlen at 24.
+            scratch.walk.control = kernel_tls::is_user_control(regs.rsi);
             message(scratch, regs.rsi)
         }
         _ => {
@@ -180,6 +174,18 @@ fn finished(call: u64, regs: &Arguments, ret: u64) {
         }
     };
     if flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
+        return;
+    }
+    if sock.datagram {
+        if found {
+            let name = match call {
+                nr::SENDTO | nr::RECVFROM => regs.r8,
+                nr::SENDMSG | nr::RECVMSG => quic::user_name(regs.rsi),
+                _ => 0,
+            };
+            scratch.walk.moved = moved;
+            quic::moved(of, &sock, quic::USER, name, scratch);
+        }
         return;
     }
     if moved == 0 {
@@ -201,15 +207,23 @@ fn finished(call: u64, regs: &Arguments, ret: u64) {
     scratch.walk.moved = moved;
     scratch.walk.behind = 0;
     stream::moved(row, of, &sock, scratch);
+    bridge::nested(&sock, of, scratch);
 }
 
 #[inline(always)]
 fn message(scratch: &mut crate::maps::Scratch, header: u64) -> bool {
-    // SAFETY: the helper checks the address.
-    match unsafe { bpf_probe_read_user((header + 16) as *const [u64; 2]) } {
-        Ok([base, count]) => vector::user(scratch, base, count),
-        Err(_) => false,
-    }
+    // Place and number of the elements, for a moment where the first element will be: not on the stack, which old
+    // verifiers bound to 512 bytes for all that call one another.
+    // SAFETY: 16 bytes into an element of 16; the helper checks the address.
+    let failed = unsafe {
+        generated::bpf_probe_read_user(
+            (&raw mut scratch.vector[0]).cast(),
+            16,
+            (header + 16) as *const _,
+        )
+    };
+    let Element { base, len } = scratch.vector[0];
+    failed == 0 && vector::user(scratch, base, len)
 }
 
 /// One recvmmsg or sendmmsg on its way through its messages.
@@ -224,7 +238,7 @@ struct Messages {
 }
 
 /// recvmmsg and sendmmsg: the socket's position is that after the last message, so what later messages moved is
-/// taken off for the earlier ones.
+/// taken off for the earlier ones. Datagrams have no position, and the kernel takes 1,024 of them at most (`UIO_MAXIOV`).
 #[inline(always)]
 fn messages(row: u32, of: u8, sock: Sock, base: u64, n: u64, flags: u64) {
     if flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
@@ -238,12 +252,12 @@ fn messages(row: u32, of: u8, sock: Sock, base: u64, n: u64, flags: u64) {
         of: of as u32,
     };
     for i in 0..MESSAGES_MAX {
-        if i >= n {
+        if i >= n || sock.datagram {
             break;
         }
         state.left += message_len(base + i * MESSAGE_SIZE);
     }
-    if n > MESSAGES_MAX {
+    if n > MESSAGES_MAX && !sock.datagram {
         // The last ones are a gap of known size.
         count(row, reason::OVERSIZE, 1);
         return;
@@ -277,12 +291,24 @@ extern "C" fn one_message(i: u32, state: *mut c_void) -> i64 {
     let Some(scratch) = stream::scratch(of) else {
         return 1;
     };
+    scratch.walk.control = kernel_tls::is_user_control(header);
     if moved == 0 || !message(scratch, header) {
         return 0;
     }
     scratch.walk.moved = moved;
     scratch.walk.behind = state.left;
-    stream::moved(state.row, of, &state.sock, scratch);
+    if state.sock.datagram {
+        quic::moved(
+            of,
+            &state.sock,
+            quic::USER,
+            quic::user_name(header),
+            scratch,
+        );
+    } else {
+        stream::moved(state.row, of, &state.sock, scratch);
+        bridge::nested(&state.sock, of, scratch);
+    }
     0
 }
 

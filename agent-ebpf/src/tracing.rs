@@ -6,7 +6,8 @@
 
 use crate::kernel::{count, read};
 use crate::{
-    maps::{CALLS, Call, offset},
+    bridge, kernel_tls,
+    maps::{CALLS, Call, Scratch, offset},
     quic, scope,
     socket::Sock,
     stream,
@@ -24,78 +25,70 @@ const NOTHING: u32 = 0;
 const BUFFER: u32 = 1;
 const VECTOR: u32 = 2;
 
-/// `int tcp_sendmsg(struct sock *sk, struct msghdr *msg, size_t size)`
-#[fentry(function = "tcp_sendmsg")]
-pub fn tcp_sendmsg_enter(ctx: FEntryContext) -> i32 {
+/// `int inet_sendmsg(struct socket *sock, struct msghdr *msg, size_t size)`
+#[fentry(function = "inet_sendmsg")]
+pub fn inet_sendmsg_enter(ctx: FEntryContext) -> i32 {
     enter(ctx.arg(0), ctx.arg(1), 0)
 }
 
-#[fexit(function = "tcp_sendmsg")]
-pub fn tcp_sendmsg_exit(ctx: FExitContext) -> i32 {
-    exit(ctx.arg(3), probe::SEND, direction::SENT)
+#[fexit(function = "inet_sendmsg")]
+pub fn inet_sendmsg_exit(ctx: FExitContext) -> i32 {
+    exit(ctx.arg(1), ctx.arg(3), probe::SEND, direction::SENT)
 }
 
-/// `int tcp_recvmsg(struct sock *sk, struct msghdr *msg, size_t len, int flags, int *addr_len)`
-#[fentry(function = "tcp_recvmsg")]
-pub fn tcp_recvmsg_enter(ctx: FEntryContext) -> i32 {
+/// `int inet6_sendmsg(struct socket *sock, struct msghdr *msg, size_t size)`
+#[fentry(function = "inet6_sendmsg")]
+pub fn inet6_sendmsg_enter(ctx: FEntryContext) -> i32 {
+    enter(ctx.arg(0), ctx.arg(1), 0)
+}
+
+#[fexit(function = "inet6_sendmsg")]
+pub fn inet6_sendmsg_exit(ctx: FExitContext) -> i32 {
+    exit(ctx.arg(1), ctx.arg(3), probe::SEND, direction::SENT)
+}
+
+/// `int inet_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags)`
+#[fentry(function = "inet_recvmsg")]
+pub fn inet_recvmsg_enter(ctx: FEntryContext) -> i32 {
     enter(ctx.arg(0), ctx.arg(1), ctx.arg(3))
 }
 
-#[fexit(function = "tcp_recvmsg")]
-pub fn tcp_recvmsg_exit(ctx: FExitContext) -> i32 {
-    exit(ctx.arg(5), probe::RECEIVE, direction::RECEIVED)
+#[fexit(function = "inet_recvmsg")]
+pub fn inet_recvmsg_exit(ctx: FExitContext) -> i32 {
+    exit(ctx.arg(1), ctx.arg(4), probe::RECEIVE, direction::RECEIVED)
+}
+
+/// `int inet6_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags)`
+#[fentry(function = "inet6_recvmsg")]
+pub fn inet6_recvmsg_enter(ctx: FEntryContext) -> i32 {
+    enter(ctx.arg(0), ctx.arg(1), ctx.arg(3))
+}
+
+#[fexit(function = "inet6_recvmsg")]
+pub fn inet6_recvmsg_exit(ctx: FExitContext) -> i32 {
+    exit(ctx.arg(1), ctx.arg(4), probe::RECEIVE, direction::RECEIVED)
 }
 
 /// `int unix_stream_sendmsg(struct socket *sock, struct msghdr *msg, size_t len)`
 #[fentry(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_enter(ctx: FEntryContext) -> i32 {
-    enter(
-        read(ctx.arg(0), offset!(socket_sk)).unwrap_or(0),
-        ctx.arg(1),
-        0,
-    )
+    enter(ctx.arg(0), ctx.arg(1), 0)
 }
 
 #[fexit(function = "unix_stream_sendmsg")]
 pub fn unix_stream_sendmsg_exit(ctx: FExitContext) -> i32 {
-    exit(ctx.arg(3), probe::SEND, direction::SENT)
+    exit(ctx.arg(1), ctx.arg(3), probe::SEND, direction::SENT)
 }
 
 /// `int unix_stream_recvmsg(struct socket *sock, struct msghdr *msg, size_t size, int flags)`
 #[fentry(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_enter(ctx: FEntryContext) -> i32 {
-    enter(
-        read(ctx.arg(0), offset!(socket_sk)).unwrap_or(0),
-        ctx.arg(1),
-        ctx.arg(3),
-    )
+    enter(ctx.arg(0), ctx.arg(1), ctx.arg(3))
 }
 
 #[fexit(function = "unix_stream_recvmsg")]
 pub fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
-    exit(ctx.arg(4), probe::RECEIVE, direction::RECEIVED)
-}
-
-/// `int udp_sendmsg(struct sock *sk, struct msghdr *msg, size_t len)`
-#[fentry(function = "udp_sendmsg")]
-pub fn udp_sendmsg_enter(ctx: FEntryContext) -> i32 {
-    datagram(ctx.arg(0), ctx.arg(1))
-}
-
-/// `int udpv6_sendmsg(struct sock *sk, struct msghdr *msg, size_t len)`
-#[fentry(function = "udpv6_sendmsg")]
-pub fn udpv6_sendmsg_enter(ctx: FEntryContext) -> i32 {
-    datagram(ctx.arg(0), ctx.arg(1))
-}
-
-#[inline(always)]
-fn datagram(sock: u64, message: u64) -> i32 {
-    if scope::holds_current()
-        && let Some(sock) = Sock::from_sock(sock)
-    {
-        quic::sent(&sock, quic::kernel_name(message));
-    }
-    0
+    exit(ctx.arg(1), ctx.arg(4), probe::RECEIVE, direction::RECEIVED)
 }
 
 /// `unsigned long vm_mmap_pgoff(struct file *file, unsigned long addr, unsigned long len, unsigned long prot,
@@ -111,20 +104,24 @@ pub fn vm_mmap_pgoff_exit(ctx: FExitContext) -> i32 {
 }
 
 #[inline(always)]
-fn enter(sock: u64, message: u64, flags: u32) -> i32 {
-    if sock == 0 || !scope::holds_current() {
+fn enter(socket: u64, message: u64, flags: u32) -> i32 {
+    if !scope::holds_current() {
         return 0;
     }
     let mut call = Call {
-        sock,
+        sock: read(socket, offset!(socket_sk)).unwrap_or(0),
         base: 0,
         offset: 0,
         count: 0,
+        control: 0,
         elements: 0,
         kind: NOTHING,
         flags,
         _pad: 0,
     };
+    if read::<u64>(message, offset!(msghdr_controllen)).unwrap_or(0) >= kernel_tls::CONTROL_LEN {
+        call.control = read(message, offset!(msghdr_control)).unwrap_or(0);
+    }
     let iterator = message + offset!(msghdr_iter) as u64;
     let kind = read::<u8>(iterator, offset!(iter_type)).unwrap_or(u8::MAX) as u32;
     call.offset = read(iterator, offset!(iter_iov_offset)).unwrap_or(0);
@@ -142,14 +139,36 @@ fn enter(sock: u64, message: u64, flags: u32) -> i32 {
     0
 }
 
+/// What this thread's call was to move.
 #[inline(always)]
-fn exit(moved: i32, row: u32, of: u8) -> i32 {
+fn returned() -> Option<Call> {
     let thread = bpf_get_current_pid_tgid();
     // SAFETY: only this thread writes its entry.
-    let Some(call) = (unsafe { CALLS.get(thread) }).copied() else {
+    let call = unsafe { CALLS.get(thread) }.copied()?;
+    let _ = CALLS.remove(thread);
+    Some(call)
+}
+
+/// Says in `scratch` where the call's bytes lie. False if that cannot be read.
+#[inline(always)]
+fn vector_of(call: &Call, scratch: &mut Scratch) -> bool {
+    scratch.walk.elements = 0;
+    match call.kind {
+        BUFFER => vector::buffer(scratch, call.base + call.offset, call.count),
+        VECTOR if !vector::kernel(scratch, call.base, call.elements as u64, call.offset) => {
+            scratch.walk.elements = 0;
+            return false;
+        }
+        _ => {}
+    }
+    true
+}
+
+#[inline(always)]
+fn exit(message: u64, moved: i32, row: u32, of: u8) -> i32 {
+    let Some(call) = returned() else {
         return 0;
     };
-    let _ = CALLS.remove(thread);
     let flags = call.flags as u64;
     if moved < 0 || flags & (MSG_PEEK | MSG_OOB | MSG_ERRQUEUE) != 0 {
         return 0;
@@ -167,18 +186,22 @@ fn exit(moved: i32, row: u32, of: u8) -> i32 {
         return 0;
     }
     scratch.walk.elements = 0;
-    if flags & MSG_TRUNC == 0 || of == direction::SENT {
-        match call.kind {
-            BUFFER => vector::buffer(scratch, call.base + call.offset, call.count),
-            VECTOR if !vector::kernel(scratch, call.base, call.elements as u64, call.offset) => {
-                count(row, reason::FAULT, 1);
-                scratch.walk.elements = 0;
-            }
-            _ => {}
-        }
+    if (flags & MSG_TRUNC == 0 || of == direction::SENT) && !vector_of(&call, scratch) {
+        count(row, reason::FAULT, 1);
     }
     scratch.walk.moved = moved as u64;
+    if sock.datagram {
+        quic::moved(of, &sock, quic::KERNEL, quic::kernel_name(message), scratch);
+        return 0;
+    }
+    let control = if of == direction::SENT {
+        kernel_tls::Control::Kernel(call.control)
+    } else {
+        kernel_tls::Control::User(call.control)
+    };
+    scratch.walk.control = kernel_tls::is_control(control) as u32;
     scratch.walk.behind = 0;
     stream::moved(row, of, &sock, scratch);
+    bridge::nested(&sock, of, scratch);
     0
 }

@@ -40,6 +40,7 @@ pub const TARGETS: &[Target] = targets! {
     "otlp": crate::sink::otlp::fuzz::fuzz,
     "pipeline": crate::pipeline::fuzz::fuzz,
     "privilege_messages": crate::privilege::fuzz::messages,
+    "quic": crate::quic::fuzz::fuzz,
     "replay": crate::replay::fuzz::fuzz,
     "syslog": crate::sink::syslog::fuzz::fuzz,
     "tls_hellos": crate::tls::fuzz::hellos,

@@ -23,6 +23,7 @@ pub mod identity;
 pub mod kernel;
 pub mod pipeline;
 pub mod privilege;
+pub mod quic;
 pub mod replay;
 pub mod sink;
 pub mod spool;

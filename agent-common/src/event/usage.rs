@@ -211,7 +211,8 @@ pub struct Evidence {
     pub identity: IdentitySource,
     /// The kind of kernel hook that saw the bytes.
     pub hook: Hook,
-    /// The file whose key-log point gave the TLS secret, as the agent found it. Absent in cleartext.
+    /// The file whose key-log point gave the TLS secret, as the agent found it, or with `nested` the library whose calls
+    /// gave the plaintext. Absent in cleartext.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub library: Option<String>,
 }
@@ -226,7 +227,8 @@ pub enum SocketEvidence {
     Socket,
     /// A TLS record of this socket, opened by a secret that proved itself by the record's tag.
     Record,
-    /// Bridge: the socket call was nested in the TLS library's call on the same thread.
+    /// Bridge: the TLS library's own calls gave the plaintext, and made the calls on this socket, on the same thread. Of
+    /// connections that were open before the agent; their TLS version and cipher are not known.
     Nested,
     /// Bridge: the program gave the TLS library this descriptor.
     SetFd,

@@ -72,6 +72,10 @@ section! {
         /// Bytes copied in a second of each direction of a connection with HTTP/2, where heads follow bodies of other
         /// streams; and a quarter of them, once, of each TLS connection until its protocol is known.
         pub multiplexed_bytes: Ranged<0, 1_073_741_824> = Ranged::new(1024 * 1024),
+        /// Whether TLS connections that were open before the agent are read, through probes at the entry and return of
+        /// their library's functions, for their processes alone and while they are open. Not for programs that change
+        /// stacks within such a call (coroutines over blocking sockets): their returns are not where they began.
+        pub bridge: bool = true,
     }
 }
 

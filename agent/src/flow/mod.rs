@@ -131,6 +131,14 @@ impl Piece {
         self.len() == 0
     }
 
+    /// The same piece, so many bytes further on in its stream.
+    pub fn further(mut self, by: u64) -> Self {
+        match &mut self {
+            Self::Data { offset, .. } | Self::Gap { offset, .. } => *offset += by,
+        }
+        self
+    }
+
     /// The same place without its bytes.
     pub fn skipped(self) -> Self {
         match self {

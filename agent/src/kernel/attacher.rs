@@ -1,10 +1,12 @@
 //! The thread that looks for key-log points and attaches to them: at start in the usual library folders and in the
-//! running processes of the scope, then whenever a process in scope maps a file that was not looked at. While the agent
-//! rests (`crate::budget`) no point is attached; after it the thread begins anew.
+//! running processes of the scope, then whenever a process in scope maps a file that was not looked at. It keeps the
+//! bridges (`super::bridge`) as well. While the agent rests (`crate::budget`) nothing is attached; after it the thread
+//! begins anew.
 //!
 //! Invariant: each file is looked at once between two rests; attaching never waits for the pipeline, nor the pipeline for it.
 
 use super::{
+    bridge::{self, Bridges},
     decode, device,
     keylog::{Finder, Found, Point, PointKind, discover},
     points::{Attached, Mapped, Points, State},
@@ -20,9 +22,10 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
+    time::Instant,
 };
 use tracing::{debug, info, warn};
 
@@ -40,6 +43,16 @@ pub enum Request {
         file: Option<abi::File>,
         /// What exec said that it runs.
         executable: Option<(FileId, PathBuf)>,
+    },
+    /// TLS whose begin was not seen passes through the process's socket of this inode number.
+    Bridge {
+        process: ProcessKey,
+        socket: u64,
+    },
+    /// It does not, or not any more.
+    BridgeOver {
+        process: ProcessKey,
+        socket: u64,
     },
     /// Look whether there are points to drop.
     Drops,
@@ -87,6 +100,7 @@ struct Worker {
     /// the same path is another file, where the point's offset may lie within an instruction.
     fallbacks: Vec<(PathBuf, File, Point)>,
     fallback_wanted: bool,
+    bridges: Bridges,
     drops: Arc<Mutex<BTreeSet<PointId>>>,
     /// Nothing is to be attached, or looked at, until the next [`Request::Return`].
     resting: Arc<AtomicBool>,
@@ -99,6 +113,7 @@ impl Attacher {
         finder: Finder,
         points: Points,
         fallback: Fallback,
+        bridges: Bridges,
         processes: &[ProcessKey],
     ) -> std::io::Result<Self> {
         let mut worker = Worker {
@@ -110,6 +125,7 @@ impl Attacher {
             links: HashMap::new(),
             fallbacks: Vec::new(),
             fallback_wanted: false,
+            bridges,
             drops: Arc::default(),
             resting: Arc::default(),
         };
@@ -196,6 +212,9 @@ impl Worker {
             }
             self.points.looked_at(*process);
         }
+        if !self.is_resting() {
+            self.bridges.begin(processes, &self.probes);
+        }
         self.save();
     }
 
@@ -204,7 +223,14 @@ impl Worker {
     }
 
     fn run(mut self, requests: &Receiver<Request>) {
-        while let Ok(request) = requests.recv() {
+        loop {
+            let request = match requests.recv_timeout(bridge::LOOK) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            self.bridges.look(Instant::now(), &self.probes);
+            let Some(request) = request else { continue };
             let drops =
                 std::mem::take(&mut *self.drops.lock().unwrap_or_else(PoisonError::into_inner));
             drops.into_iter().for_each(|point| self.drop_point(point));
@@ -226,9 +252,17 @@ impl Worker {
                         self.lock(|probes| probes.forget_file(file));
                     }
                 }
+                Request::Bridge { .. } if self.is_resting() => {}
+                Request::Bridge { process, socket } => {
+                    self.bridges.want(process, socket, &self.probes);
+                }
+                Request::BridgeOver { process, socket } => {
+                    self.bridges.over(process, socket, &self.probes);
+                }
                 // Done already.
                 Request::Drops => {}
                 Request::Rest(done) => {
+                    self.bridges.clear(&self.probes);
                     self.detach_all();
                     done();
                 }

@@ -109,6 +109,12 @@ const ROWS: &[Row] = rows! {
     iter_nr_segs: "iov_iter" "nr_segs", optional;
     iter_iov: "iov_iter" "__iov" | "iov", optional;
     iter_ubuf: "iov_iter" "ubuf", optional;
+    msghdr_control: "msghdr" "msg_control", optional;
+    msghdr_controllen: "msghdr" "msg_controllen", optional;
+    icsk_ulp_ops: "inet_connection_sock" "icsk_ulp_ops", optional;
+    icsk_ulp_data: "inet_connection_sock" "icsk_ulp_data", optional;
+    ulp_name: "tcp_ulp_ops" "name", optional;
+    tls_conf: "tls_context" "tx_conf", optional;
     cgroup_kn: "cgroup" "kn", optional;
     kernfs_id: "kernfs_node" "id", optional;
 };
@@ -168,6 +174,11 @@ pub fn find_in(path: &Path) -> Result<Found, Error> {
         }
         *(row.place)(&mut found.offsets) = offset.unwrap_or(ABSENT);
     }
+    // The probe reads both from one byte.
+    let bits = ["tx_conf", "rx_conf"].map(|name| bit(&btf, "tls_context", name));
+    if !matches!(bits, [Some(sends), Some(receives)] if sends % 8 == 0 && receives == sends + 3) {
+        found.offsets.tls_conf = ABSENT;
+    }
     for (name, place) in [
         ("ITER_IOVEC", &mut found.offsets.value_iter_iovec),
         ("ITER_UBUF", &mut found.offsets.value_iter_ubuf),
@@ -179,6 +190,11 @@ pub fn find_in(path: &Path) -> Result<Found, Error> {
 
 /// Byte offset of `path` in `structure`, looking into anonymous structures and unions.
 fn member(btf: &Btf, structure: &str, path: &str) -> Option<u32> {
+    bit(btf, structure, path).map(|bits| bits / 8)
+}
+
+/// The same in bits.
+fn bit(btf: &Btf, structure: &str, path: &str) -> Option<u32> {
     btf.resolve_types_by_name(structure)
         .ok()?
         .into_iter()
@@ -191,7 +207,7 @@ fn member(btf: &Btf, structure: &str, path: &str) -> Option<u32> {
                     bits += at;
                     inside = next;
                 }
-                Some(bits / 8)
+                Some(bits)
             }
             _ => None,
         })

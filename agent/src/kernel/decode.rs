@@ -8,8 +8,8 @@
 
 use super::device::from_kernel;
 use super::record::{
-    Arguments, Caller, Chunk, Closed, ConnectionKey, Datagram, Endpoints, PointId, ProcessKey,
-    ProcessRecord, Record, SecretRecord,
+    Arguments, Caller, Chunk, Closed, ConnectionKey, Datagram, Endpoints, Plaintext, PointId,
+    ProcessKey, ProcessRecord, Record, SecretRecord,
 };
 use crate::flow::{Direction, Nanos, Payload};
 use agent_common::abi;
@@ -72,6 +72,15 @@ impl Decoder {
         Some(match header.kind {
             abi::kind::SOCKET => Decoded::Record(Record::Chunk(self.chunk(bytes)?)),
             abi::kind::DATAGRAM => Decoded::Record(Record::Datagram(datagram(bytes)?)),
+            abi::kind::PLAIN => Decoded::Record(Record::Plaintext(plain(bytes)?)),
+            abi::kind::UNTIED => {
+                let record: abi::Closed = prefix(bytes)?;
+                let connection = ConnectionKey {
+                    sock: record.sock,
+                    inode: record.inode,
+                };
+                Decoded::Record(Record::Untied(Closed { time, connection }))
+            }
             abi::kind::CLOSED => {
                 let record: abi::Closed = prefix(bytes)?;
                 let connection = ConnectionKey {
@@ -140,8 +149,7 @@ impl Decoder {
 
     fn chunk(&mut self, bytes: &[u8]) -> Option<Chunk> {
         let record: abi::Socket = prefix(bytes)?;
-        let from = size_of::<abi::Socket>();
-        let payload = bytes.get(from..from + record.copied as usize)?;
+        let payload = payload(bytes, &record)?;
         let connection = ConnectionKey {
             sock: record.sock,
             inode: record.inode,
@@ -162,19 +170,49 @@ impl Decoder {
             connection,
             endpoints,
             caller: caller(&record.task),
-            direction: match record.direction {
-                abi::direction::SENT => Direction::Sent,
-                abi::direction::RECEIVED => Direction::Received,
-                _ => return None,
-            },
+            direction: direction(&record)?,
             offset: record.offset,
             skipped: record.skipped,
             bytes: Payload::copy_from(payload),
             sequence: record.sequence,
             from_start: record.flags & abi::flag::FROM_START != 0,
             end: record.flags & abi::flag::END != 0,
+            kernel_tls: record.flags & abi::flag::KERNEL_TLS != 0,
         })
     }
+}
+
+fn payload<'a>(bytes: &'a [u8], record: &abi::Socket) -> Option<&'a [u8]> {
+    let from = size_of::<abi::Socket>();
+    bytes.get(from..from + record.copied as usize)
+}
+
+fn direction(record: &abi::Socket) -> Option<Direction> {
+    match record.direction {
+        abi::direction::SENT => Some(Direction::Sent),
+        abi::direction::RECEIVED => Some(Direction::Received),
+        _ => None,
+    }
+}
+
+fn plain(bytes: &[u8]) -> Option<Plaintext> {
+    let record: abi::Socket = prefix(bytes)?;
+    Some(Plaintext {
+        time: record.header.time,
+        connection: ConnectionKey {
+            sock: record.sock,
+            inode: record.inode,
+        },
+        caller: caller(&record.task),
+        direction: direction(&record)?,
+        offset: record.offset,
+        skipped: record.skipped,
+        bytes: Payload::copy_from(payload(bytes, &record)?),
+        wire: record.wire,
+        within: record.within,
+        generation: record.generation,
+        gnutls: record.flags & abi::flag::GNUTLS != 0,
+    })
 }
 
 fn datagram(bytes: &[u8]) -> Option<Datagram> {
@@ -182,8 +220,15 @@ fn datagram(bytes: &[u8]) -> Option<Datagram> {
     if !matches!(record.family, abi::family::INET | abi::family::INET6) {
         return None;
     }
+    let from = size_of::<abi::Socket>();
+    let payload = bytes.get(from..from + record.copied as usize)?;
     Some(Datagram {
         time: record.header.time,
+        socket: ConnectionKey {
+            sock: record.sock,
+            inode: record.inode,
+        },
+        bytes: Payload::copy_from(payload),
         endpoints: Endpoints::Udp {
             local: SocketAddr::new(address(record.family, &record.local), record.local_port),
             peer: SocketAddr::new(address(record.family, &record.peer), record.peer_port),
@@ -391,6 +436,37 @@ mod tests {
                 peer: "0.0.0.0:4321".parse().unwrap()
             }
         );
+    }
+
+    #[test]
+    fn plaintext_and_its_end() {
+        let (mut record, payload) = record();
+        record.header.kind = abi::kind::PLAIN;
+        (record.wire, record.within, record.generation) = (4_000, 17, 3);
+        record.flags = abi::flag::GNUTLS;
+        record.direction = abi::direction::RECEIVED;
+        let mut decoder = Decoder::default();
+        let whole = bytes(&record, &payload);
+        let Decoded::Record(Record::Plaintext(plain)) = decoder.decode(&whole) else {
+            panic!("no plaintext")
+        };
+        assert_eq!((plain.wire, plain.within, plain.generation), (4_000, 17, 3));
+        assert_eq!((plain.offset, plain.skipped), (100, 40));
+        assert_eq!(plain.bytes[..], payload[..]);
+        assert_eq!(plain.direction, Direction::Received);
+        assert!(plain.gnutls);
+        for len in 0..whole.len() {
+            assert!(matches!(decoder.decode(&whole[..len]), Decoded::Nothing));
+        }
+        let untied = abi::Closed {
+            header: header(abi::kind::UNTIED, size_of::<abi::Closed>()),
+            sock: 7,
+            inode: 9,
+        };
+        let Decoded::Record(Record::Untied(untied)) = decoder.decode(raw(&untied)) else {
+            panic!("not untied")
+        };
+        assert_eq!(untied.connection, plain.connection);
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Report {
             rungs,
             chosen,
             uprobes: match std::fs::metadata("/sys/bus/event_source/devices/uprobe/type") {
-                Ok(_) => Ok(()),
+                Ok(_) => try_points(),
                 Err(error) => Err(format!(
                     "/sys/bus/event_source/devices/uprobe/type: {error}"
                 )),
@@ -219,19 +219,36 @@ impl Report {
 }
 
 fn try_rung(rung: Rung) -> Result<(), String> {
-    let options = super::probes::Options {
-        rung: Some(rung),
+    let options = options(Some(rung));
+    super::probes::start(&[nobody()], &options)
+        .map(drop)
+        .map_err(|error| error.to_string())
+}
+
+/// Loads the programs of key-log points and of the bridge; attaches nothing.
+fn try_points() -> Result<(), String> {
+    let tried =
+        super::probes::Probes::load(vec![nobody()], &options(None)).and_then(|mut probes| {
+            probes.load_points()?;
+            probes.load_bridge()
+        });
+    tried.map_err(|error| error.to_string())
+}
+
+/// No process is in this scope.
+fn nobody() -> super::scope::Scope {
+    super::scope::Scope::Processes(Vec::new())
+}
+
+fn options(rung: Option<Rung>) -> super::probes::Options {
+    super::probes::Options {
+        rung,
         ring_bytes: 256 * 1024,
         copy_bytes: 0,
         multiplexed_bytes: 0,
         connections: 16,
         worker: None,
-    };
-    // No process is in this scope.
-    let nobody = super::scope::Scope::Processes(Vec::new());
-    super::probes::start(&[nobody], &options)
-        .map(drop)
-        .map_err(|error| error.to_string())
+    }
 }
 
 fn means(rung: Rung) -> &'static str {

@@ -18,17 +18,19 @@ use aya::{
 };
 
 pub(super) const TRACING: &[(&str, &str, bool)] = &[
-    ("tcp_sendmsg_enter", "tcp_sendmsg", true),
-    ("tcp_sendmsg_exit", "tcp_sendmsg", false),
-    ("tcp_recvmsg_enter", "tcp_recvmsg", true),
-    ("tcp_recvmsg_exit", "tcp_recvmsg", false),
+    ("inet_sendmsg_enter", "inet_sendmsg", true),
+    ("inet_sendmsg_exit", "inet_sendmsg", false),
+    ("inet6_sendmsg_enter", "inet6_sendmsg", true),
+    ("inet6_sendmsg_exit", "inet6_sendmsg", false),
+    ("inet_recvmsg_enter", "inet_recvmsg", true),
+    ("inet_recvmsg_exit", "inet_recvmsg", false),
+    ("inet6_recvmsg_enter", "inet6_recvmsg", true),
+    ("inet6_recvmsg_exit", "inet6_recvmsg", false),
     ("unix_stream_sendmsg_enter", "unix_stream_sendmsg", true),
     ("unix_stream_sendmsg_exit", "unix_stream_sendmsg", false),
     ("unix_stream_recvmsg_enter", "unix_stream_recvmsg", true),
     ("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false),
     ("vm_mmap_pgoff_exit", "vm_mmap_pgoff", false),
-    ("udp_sendmsg_enter", "udp_sendmsg", true),
-    ("udpv6_sendmsg_enter", "udpv6_sendmsg", true),
 ];
 
 pub(super) const LIFECYCLE: &[&str] = &[

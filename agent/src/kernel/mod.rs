@@ -2,6 +2,7 @@
 
 pub mod attacher;
 pub mod bare;
+pub mod bridge;
 pub mod btf;
 pub mod cgroups;
 pub mod decode;

@@ -7,7 +7,7 @@
 )]
 
 use super::{
-    btf,
+    bridge, btf,
     features::Rung,
     hooks::Hook,
     keylog::{PointKind, discover::descriptor_path},
@@ -125,7 +125,7 @@ pub(super) struct ConnectionValue(abi::Connection);
 unsafe impl Pod for ConnectionValue {}
 
 /// A call between its entry and its exit, which only the probes look into (`agent-ebpf/src/maps.rs`): its size.
-pub(super) type CallValue = [u8; 48];
+pub(super) type CallValue = [u8; 56];
 
 /// What the probes are loaded with.
 #[derive(Clone, Debug)]
@@ -156,6 +156,7 @@ pub struct Probes {
     places: HashMap<MapData, u32, PlacesValue>,
     /// Inode numbers by `struct sock *`.
     multiplexed: HashMap<MapData, u64, u64>,
+    pub(super) bridge: bridge::Maps,
     pub(super) members: Vec<Member>,
     /// By [`PointId`].
     pub(super) point_kinds: Vec<PointKind>,
@@ -254,6 +255,7 @@ impl Probes {
             calls: map(&mut ebpf, "CALLS")?,
             places: map(&mut ebpf, "PLACES")?,
             multiplexed: map(&mut ebpf, "MULTIPLEXED")?,
+            bridge: bridge::Maps::take(&mut ebpf)?,
             ebpf,
             hooks: Vec::new(),
             scopes,
@@ -561,7 +563,10 @@ fn point_probe(kind: PointKind) -> &'static str {
     }
 }
 
-fn map<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, Error> {
+pub(super) fn map<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<T, Error> {
     let map = ebpf.take_map(name).ok_or(Error::Absent(name))?;
     T::try_from(map).map_err(|source| Error::Map { name, source })
 }

@@ -42,12 +42,14 @@ pub enum Endpoints {
     },
 }
 
-/// The first datagram that a UDP socket sent from or to port 443: QUIC, as it seems.
-#[derive(Clone, Debug)]
+/// A datagram with a QUIC Initial packet; or, without its bytes, the first other one that a UDP socket sent from or to
+/// port 443: QUIC, as it seems.
 pub struct Datagram {
     pub time: Nanos,
+    pub socket: ConnectionKey,
     pub endpoints: Endpoints,
     pub caller: Caller,
+    pub bytes: Payload,
 }
 
 /// Who made the call, read in the kernel at the time of the call.
@@ -85,6 +87,31 @@ pub struct Chunk {
     pub from_start: bool,
     /// The peer has closed this direction (a read of 0 bytes).
     pub end: bool,
+    /// The kernel makes TLS records of these bytes, or made them of such (kTLS): `offset` counts them as they are, and
+    /// `sequence` is where their record begins.
+    pub kernel_tls: bool,
+}
+
+/// What one call of a TLS library gave or took, or part of it: see `crate::kernel::bridge`.
+pub struct Plaintext {
+    pub time: Nanos,
+    /// The socket that the library's object is tied to.
+    pub connection: ConnectionKey,
+    pub caller: Caller,
+    pub direction: Direction,
+    /// Place of `bytes[0]` in the direction's plaintext since the object was tied.
+    pub offset: u64,
+    /// Plaintext right before `offset` that the copy policy left out since this direction's last record.
+    pub skipped: u64,
+    pub bytes: Payload,
+    /// Place in the socket's stream of the TLS record that carried the call's first byte, as [`Chunk::offset`].
+    pub wire: u64,
+    /// Place of `bytes[0]` behind that record's head.
+    pub within: u32,
+    /// Offsets of another one have nothing to do with these.
+    pub generation: u32,
+    /// The library is GnuTLS, else one with OpenSSL's functions.
+    pub gnutls: bool,
 }
 
 /// A socket was closed, or reused by another connection.
@@ -166,6 +193,9 @@ impl std::fmt::Debug for Arguments {
 /// Everything that comes out of the ring.
 pub enum Record {
     Chunk(Chunk),
+    Plaintext(Plaintext),
+    /// No more plaintext of this connection comes, though it goes on.
+    Untied(Closed),
     Closed(Closed),
     Secret(SecretRecord),
     Process(ProcessRecord),

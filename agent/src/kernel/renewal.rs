@@ -32,6 +32,7 @@ impl Probes {
         for file in files {
             gone("FILES", self.files.remove(&file))?;
         }
+        self.bridge.clear();
         self.point_kinds.clear();
         self.renew_cgroups()?;
         self.renew_processes(since)

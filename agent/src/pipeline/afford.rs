@@ -128,5 +128,6 @@ impl Pipeline {
         for key in self.keys() {
             self.close(key, now, Outcome::Unfinished);
         }
+        self.list_attempts(now, true);
     }
 }

@@ -1,11 +1,15 @@
 //! One connection in the pipeline: its two flows, its layers, and who used it when.
 
-use super::layers::{Output, Settings, Stream, Surroundings};
+use super::{
+    bridged::{Bridged, Late},
+    kernel_tls::Taken,
+    layers::{Output, Settings, Stream, Surroundings},
+};
 use crate::{
     budget::Gate,
     flow::{Direction, Flow, FlowLimits, GapReason, Nanos, Piece},
     http::head::Outcome,
-    kernel::record::{Caller, Chunk, Endpoints, ProcessKey},
+    kernel::record::{Caller, Chunk, Endpoints, Plaintext, ProcessKey},
     tls,
 };
 use agent_common::event::CoverageReason;
@@ -48,6 +52,14 @@ pub struct Connection {
     turn: Turn,
     /// Exchanges of it were skipped.
     pub skipped: bool,
+    /// Its first bytes were not seen, and nobody has asked yet whether its processes' probes are to stay for it.
+    pub before: bool,
+    /// TLS whose begin was not seen.
+    pub late: Option<Late>,
+    pub bridged: Option<Box<Bridged>>,
+    limits: FlowLimits,
+    /// By direction.
+    taken: [Taken; 2],
 }
 
 /// What becomes of the exchange that is under way: decided at the first byte that the client's side moves after the
@@ -86,7 +98,46 @@ impl Connection {
             read: false,
             turn: Turn::Open,
             skipped: false,
+            before: !chunk.from_start,
+            late: None,
+            bridged: None,
+            limits,
+            taken: Default::default(),
         }
+    }
+
+    /// Plaintext that its library gave or took.
+    pub fn plain(
+        &mut self,
+        plain: Plaintext,
+        settings: &Settings,
+        pool: &mut tls::Pool,
+        out: &mut Vec<Output>,
+    ) {
+        let now = plain.time;
+        self.last = self.last.max(now);
+        self.called(plain.direction.index(), plain.wire, plain.caller.clone());
+        let mut with = Surroundings {
+            settings,
+            pool,
+            processes: &self.processes,
+            skip: false,
+            out,
+        };
+        let facts = self.late.as_ref().map(|late| &late.facts);
+        let bridged = self.bridged.get_or_insert_default();
+        bridged.push(plain, self.limits, settings, facts, &mut with);
+        if facts.is_some() {
+            bridged.pump(now, &mut with);
+        }
+    }
+
+    /// Its records belong to a handshake that nobody saw.
+    pub fn is_late(&mut self, late: Late) {
+        if let Some(bridged) = &mut self.bridged {
+            bridged.believe(&late.facts);
+        }
+        self.late = Some(late);
     }
 
     pub fn push(
@@ -106,9 +157,14 @@ impl Connection {
         if let Endpoints::Unix { path: None, .. } = self.endpoints {
             self.endpoints = chunk.endpoints.clone();
         }
-        self.sequence[d].get_or_insert(chunk.sequence.wrapping_sub(chunk.offset as u32));
+        let first =
+            *self.sequence[d].get_or_insert(chunk.sequence.wrapping_sub(chunk.offset as u32));
+        let wire = match chunk.kernel_tls {
+            true => self.taken[d].note(&chunk, first),
+            false => chunk.offset,
+        };
         let process = chunk.caller.process;
-        self.called(d, chunk.offset, chunk.caller);
+        self.called(d, wire, chunk.caller);
         if !self.processes.contains(&process) && self.processes.len() < PROCESSES {
             self.processes.push(process);
         }
@@ -132,7 +188,10 @@ impl Connection {
                         skip: matches!(self.turn, Turn::Skipped { .. }),
                         out,
                     };
-                    self.stream.push(chunk.direction, piece, &mut with);
+                    match self.taken[d].take(piece) {
+                        Ok(piece) => self.stream.push_plain(chunk.direction, piece, &mut with),
+                        Err(piece) => self.stream.push(chunk.direction, piece, &mut with),
+                    }
                 }
                 Err(bytes) => flow.push(chunk.offset, 0, bytes, chunk.time),
             }
@@ -238,6 +297,7 @@ impl Connection {
             stream,
             processes,
             turn,
+            taken,
             ..
         } = self;
         let mut with = Surroundings {
@@ -251,7 +311,10 @@ impl Connection {
             let flow = &mut flows[direction.index()];
             while let Some(piece) = flow.pop(now) {
                 trace!(?direction, offset = piece.offset(), len = piece.len(), gap = ?gap(&piece), "socket");
-                stream.push(direction, piece, &mut with);
+                match taken[direction.index()].take(piece) {
+                    Ok(piece) => stream.push_plain(direction, piece, &mut with),
+                    Err(piece) => stream.push(direction, piece, &mut with),
+                }
             }
             if flow.ended() {
                 stream.end(direction, &mut with);
@@ -309,9 +372,16 @@ impl Connection {
             out,
         };
         self.stream.flush(now, max_age, &mut with);
+        let bridged = self.bridged.as_mut().filter(|_| self.late.is_some());
         let idle = now.saturating_sub(self.last) > IDLE;
         if idle && !self.rested {
             self.stream.rest();
+        }
+        if let Some(bridged) = bridged {
+            bridged.flush(now, max_age, &mut with);
+            if idle && !self.rested {
+                bridged.rest();
+            }
         }
         self.rested = idle;
     }
@@ -341,6 +411,9 @@ impl Connection {
             out,
         };
         self.stream.shed(&mut with);
+        if let (Some(bridged), Some(_)) = (&mut self.bridged, &self.late) {
+            bridged.shed(now, &mut with);
+        }
     }
 
     pub fn finish(
@@ -363,6 +436,9 @@ impl Connection {
             out,
         };
         self.stream.finish(outcome, &mut with);
+        if let (Some(bridged), Some(_)) = (&mut self.bridged, &self.late) {
+            bridged.finish(now, outcome, &mut with);
+        }
     }
 
     /// Bytes that positions say were there and that nothing saw.
@@ -370,6 +446,7 @@ impl Connection {
         self.flows
             .iter()
             .flat_map(|flow| [flow.counts().unseen, flow.counts().evicted])
+            .chain(self.bridged.as_ref().map(|bridged| bridged.unseen()))
             .fold(0, u64::saturating_add)
     }
 

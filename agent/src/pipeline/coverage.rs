@@ -12,7 +12,7 @@ use crate::{
     identity::{Clock, Identity, ProcessTable},
     kernel::{
         points::Points,
-        record::{Caller, ConnectionKey, Datagram},
+        record::{Caller, ConnectionKey},
     },
     tls, usage,
 };
@@ -117,40 +117,6 @@ impl Pipeline {
         }
     }
 
-    /// A UDP socket that speaks QUIC, as it seems, is not read: listed once.
-    pub(super) fn datagram(&mut self, datagram: &Datagram) {
-        let Datagram {
-            time,
-            endpoints,
-            caller,
-        } = datagram;
-        self.now = self.now.max(*time);
-        self.counters.connections += 1;
-        self.counters.connections_unread += 1;
-        let identity = self.processes.resolve(caller, *time, &self.clock);
-        let subject = Subject {
-            program: program(&identity, caller),
-            protocol: "quic",
-            library: None,
-        };
-        let reason = CoverageReason::Quic;
-        self.ledger.record(subject, Some(reason));
-        let unread = Unread {
-            reason,
-            detail: None,
-            protocol: Some("quic"),
-            library: None,
-            tls: None,
-        };
-        self.count_unread(reason);
-        self.push_unread(
-            unread,
-            identity,
-            usage::network(endpoints, None),
-            (*time, *time),
-        );
-    }
-
     pub(super) fn http_unread(
         &mut self,
         key: ConnectionKey,
@@ -200,10 +166,16 @@ impl Pipeline {
             .any(|mapped| mapped.attached.is_some_and(|since| since > first));
         let readable = libraries.iter().any(|mapped| mapped.attached.is_some());
         let known = libraries.first().map(|mapped| mapped.library.name());
+        // A process whose points were attached meanwhile gives secrets, too, but of later handshakes.
+        let points = &self.points;
+        let in_time = |point| {
+            let attached = points.get(point);
+            attached.is_none_or(|attached| attached.since <= first)
+        };
         let secrets = connection
             .processes
             .iter()
-            .any(|process| self.proofs.gave_secrets(*process));
+            .any(|process| self.proofs.gave_secrets(*process, in_time));
         let coverage = match reason {
             tls::Reason::OpenedBeforeAgent => CoverageReason::OpenedBefore,
             tls::Reason::NoSecret | tls::Reason::TrialsExhausted | tls::Reason::Overflow => {
@@ -230,7 +202,7 @@ impl Pipeline {
         };
         // Other reasons say nothing about where the secrets came from.
         if coverage == CoverageReason::SecretUnproven {
-            for point in self.proofs.failed(&connection.processes) {
+            for point in self.proofs.failed(&connection.processes, in_time) {
                 self.demands.push(Demand::DropPoint(point));
             }
         }
@@ -278,13 +250,13 @@ impl Pipeline {
         self.push_unread(unread, identity, network, span);
     }
 
-    fn count_unread(&mut self, reason: CoverageReason) {
+    pub(super) fn count_unread(&mut self, reason: CoverageReason) {
         let name = report::name(reason);
         *self.counters.unread.entry(name).or_default() += 1;
     }
 
     /// The event of one connection that is not read, seen from the first to the second time of `span`.
-    fn push_unread(
+    pub(super) fn push_unread(
         &mut self,
         unread: Unread,
         identity: Identity,
@@ -317,16 +289,16 @@ impl Pipeline {
 }
 
 /// What a coverage event says of a connection.
-struct Unread<'a> {
-    reason: CoverageReason,
-    detail: Option<String>,
-    protocol: Option<&'static str>,
-    library: Option<&'static str>,
-    tls: Option<&'a tls::Facts>,
+pub(super) struct Unread<'a> {
+    pub reason: CoverageReason,
+    pub detail: Option<String>,
+    pub protocol: Option<&'static str>,
+    pub library: Option<&'static str>,
+    pub tls: Option<&'a tls::Facts>,
 }
 
 /// The executable's path, or the process's name where that is not known.
-fn program(identity: &Identity, caller: &Caller) -> String {
+pub(super) fn program(identity: &Identity, caller: &Caller) -> String {
     let executable = identity.principal.process.executable.path.clone();
     executable.unwrap_or_else(|| caller.comm.clone())
 }

@@ -73,6 +73,22 @@ struct Driver {
 }
 
 impl Driver {
+    /// What a library may have given, of this generation or another, after the records or before them.
+    fn plaintext(&mut self, connection: u8, direction: Direction, how: [u8; 2], bytes: &[u8]) {
+        let [high, low] = how;
+        if low == 0 {
+            let (time, connection) = (self.now, synthetic::connection(connection));
+            let untied = Closed { time, connection };
+            return self.pipeline.record(Record::Untied(untied));
+        }
+        let offset = u64::from(low & 0x3f);
+        let mut plaintext = synthetic::plaintext(connection, direction, offset, bytes, self.now);
+        plaintext.generation = u32::from(low >> 6);
+        plaintext.skipped = u64::from(high & 0x0f);
+        plaintext.wire = u64::from(high);
+        self.pipeline.record(Record::Plaintext(plaintext));
+    }
+
     fn step<'a>(&mut self, control: u8, argument: u8, data: &'a [u8]) -> &'a [u8] {
         let connection = control & 7;
         let direction = if argument & 1 == 0 {
@@ -131,6 +147,10 @@ impl Driver {
                 let [high, low, bytes @ ..] = bytes else {
                     return after;
                 };
+                if argument & 0x70 == 0x50 {
+                    self.plaintext(connection, direction, [*high, *low], bytes);
+                    return after;
+                }
                 let offset = match argument % 4 {
                     0 => u64::MAX - u64::from(*low),
                     _ => u64::from(u16::from_be_bytes([*high, *low])),

@@ -17,6 +17,8 @@ use tracing::trace;
 
 /// TLS in a tunnel in TLS is met; more than this is not.
 const DEPTH: u8 = 4;
+/// Pieces that are held of a direction whose records the kernel makes: each has 8 KiB at most.
+const HELD: usize = 64;
 /// Tunnels of one HTTP/2 connection that are followed at once.
 const TUNNELS: usize = 256;
 
@@ -50,6 +52,10 @@ pub enum Output {
 pub struct Around {
     pub tls: Option<std::sync::Arc<tls::Facts>>,
     pub point: Option<PointId>,
+    /// The library's own calls gave it, not a record.
+    pub nested: bool,
+    /// The kernel makes and opens the records: the plaintext itself passed the socket's calls.
+    pub by_kernel: bool,
 }
 
 /// A stream that begins somewhere: the socket's, TLS plaintext, or a tunnel's.
@@ -89,6 +95,10 @@ struct Sealed {
     inside: Stream,
     point: Option<PointId>,
     facts: Option<std::sync::Arc<tls::Facts>>,
+    /// By direction: plaintext that came before the kernel took over its records, if it did.
+    by_kernel: [Option<u64>; 2],
+    /// What the kernel's direction has, until the other one is opened.
+    held: Vec<(Direction, Piece)>,
 }
 
 /// What the layers need from outside while they work.
@@ -112,6 +122,28 @@ impl Stream {
             Around::default(),
             0,
         )
+    }
+
+    /// What a TLS library gave, from somewhere on.
+    pub fn plaintext(settings: &Settings) -> Self {
+        Self::nested(
+            settings,
+            http::Layer::Record,
+            false,
+            None,
+            Around::default(),
+            1,
+        )
+    }
+
+    /// Of the connection that [`plaintext`](Self::plaintext) is of.
+    pub fn around_plaintext(&mut self, facts: &std::sync::Arc<tls::Facts>) {
+        self.around = Around {
+            tls: Some(std::sync::Arc::clone(facts)),
+            point: None,
+            nested: true,
+            by_kernel: false,
+        };
     }
 
     fn nested(
@@ -156,6 +188,15 @@ impl Stream {
         self.scratch = out;
     }
 
+    /// Plaintext of which the kernel makes records, or which it made of them.
+    pub fn push_plain(&mut self, direction: Direction, piece: Piece, with: &mut Surroundings<'_>) {
+        match &mut self.inner {
+            Inner::Tls(sealed) => sealed.push_plain(direction, piece, with),
+            // The handshake was not seen.
+            _ => self.push(direction, piece, with),
+        }
+    }
+
     /// Nothing is under way in any layer: the exchange that begins with the next byte of a request may be left out.
     pub fn is_at_rest(&mut self) -> bool {
         match &mut self.inner {
@@ -194,7 +235,10 @@ impl Stream {
 
     pub fn wants_secret(&self) -> bool {
         match &self.inner {
-            Inner::Tls(sealed) => sealed.session.wants_secret() || sealed.inside.wants_secret(),
+            Inner::Tls(sealed) => {
+                !sealed.is_wholly_by_kernel() && sealed.session.wants_secret()
+                    || sealed.inside.wants_secret()
+            }
             Inner::Stream(stream) => stream.wants_secret(),
             Inner::Http2(inner) => inner.tunnels.values().any(Self::wants_secret),
             Inner::Nothing | Inner::Opaque => false,
@@ -211,6 +255,7 @@ impl Stream {
             Inner::Tls(sealed) => {
                 sealed.session.expire(now);
                 sealed.drain(with);
+                sealed.release_late(now, max_age, with);
                 sealed.inside.flush(now, max_age, with);
             }
             Inner::Stream(stream) => stream.flush(now, max_age, with),
@@ -272,6 +317,7 @@ impl Stream {
             Inner::Tls(mut sealed) => {
                 sealed.session.close();
                 sealed.drain(with);
+                sealed.release(with);
                 sealed.inside.finish(outcome, with);
                 with.out
                     .push(Output::TlsClosed(Box::new(sealed.session.facts().clone())));
@@ -374,6 +420,8 @@ impl Stream {
                     inside,
                     point: None,
                     facts: None,
+                    by_kernel: [None; 2],
+                    held: Vec::new(),
                 }))
             }
             h1::Switch::Http2 { client, from_start } => self.http2(client, from_start, with),
@@ -473,18 +521,57 @@ impl Inner {
 }
 
 impl Sealed {
+    fn is_wholly_by_kernel(&self) -> bool {
+        self.by_kernel.iter().all(Option::is_some)
+    }
+
+    /// What is known of the handshake, for what is inside.
+    fn surround(&mut self) {
+        let by_kernel = self.is_wholly_by_kernel();
+        if self.facts.is_none() || by_kernel && !self.inside.around.by_kernel {
+            self.facts = Some(std::sync::Arc::new(self.session.facts().clone()));
+            self.inside.around = Around {
+                tls: self.facts.clone(),
+                point: self.point,
+                nested: false,
+                by_kernel,
+            };
+        }
+    }
+
+    /// An answer must not come before its request, which may still wait for its secret.
+    fn push_plain(&mut self, direction: Direction, piece: Piece, with: &mut Surroundings<'_>) {
+        let d = direction.index();
+        let counts = self.session.facts().counts[d];
+        self.by_kernel[d].get_or_insert(counts.plain + counts.gaps);
+        self.held.push((direction, piece));
+        if self.is_wholly_by_kernel() || self.session.facts().proven || self.held.len() > HELD {
+            self.release(with);
+        }
+    }
+
+    fn release(&mut self, with: &mut Surroundings<'_>) {
+        for (direction, piece) in std::mem::take(&mut self.held) {
+            self.surround();
+            let before = self.by_kernel[direction.index()].unwrap_or(0);
+            self.inside.push(direction, piece.further(before), with);
+        }
+    }
+
+    /// As [`release`](Self::release), where that has waited longer than `max_age`.
+    fn release_late(&mut self, now: Nanos, max_age: Nanos, with: &mut Surroundings<'_>) {
+        let first = self.held.first();
+        if first.is_some_and(|(_, piece)| now.saturating_sub(piece.time()) > max_age) {
+            self.release(with);
+        }
+    }
+
     fn drain(&mut self, with: &mut Surroundings<'_>) {
         while let Some(output) = self.session.pop() {
             match output {
                 tls::Output::Plain(direction, piece) => {
                     trace!(?direction, offset = piece.offset(), len = piece.len(), gap = ?gap(&piece), "plaintext");
-                    if self.facts.is_none() {
-                        self.facts = Some(std::sync::Arc::new(self.session.facts().clone()));
-                        self.inside.around = Around {
-                            tls: self.facts.clone(),
-                            point: self.point,
-                        };
-                    }
+                    self.surround();
                     self.inside.push(direction, piece, with);
                 }
                 tls::Output::Proved { point, .. } => {
@@ -492,6 +579,12 @@ impl Sealed {
                     with.out.push(Output::Proved(point));
                 }
                 tls::Output::End { direction, .. } => self.inside.end(direction, with),
+                // What the kernel opens, the session does not see.
+                tls::Output::Unread {
+                    direction: Some(direction),
+                    ..
+                } if self.by_kernel[direction.index()].is_some() => {}
+                tls::Output::Unread { .. } if self.is_wholly_by_kernel() => {}
                 tls::Output::Unread { reason, .. } => {
                     with.out.push(Output::TlsUnread(
                         reason,
@@ -499,6 +592,9 @@ impl Sealed {
                     ));
                 }
             }
+        }
+        if self.session.facts().proven {
+            self.release(with);
         }
     }
 }

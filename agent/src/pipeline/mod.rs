@@ -8,12 +8,18 @@
 mod afford;
 #[cfg(test)]
 mod afford_tests;
+mod bridged;
 mod connection;
 mod coverage;
 #[doc(hidden)]
 pub mod fuzz;
+mod kernel_tls;
+mod late;
+#[cfg(test)]
+mod late_tests;
 mod layers;
 mod proof;
+mod quic;
 mod report;
 pub(crate) mod synthetic;
 #[cfg(test)]
@@ -73,6 +79,10 @@ pub enum Demand {
     /// Look again: it speaks TLS, and no TLS library of it is known. What other processes have mapped before is not
     /// reported anew when this one maps it.
     LookAgain(ProcessKey),
+    /// TLS whose begin was not seen passes through this socket (its inode number) of the process.
+    Bridge { process: ProcessKey, socket: u64 },
+    /// It does not, or not any more.
+    BridgeOver { process: ProcessKey, socket: u64 },
     /// Messages of this connection do not wait for one another: more than the begin of each turn matters.
     Multiplexed(ConnectionKey),
     /// This point gives secrets that open nothing.
@@ -95,6 +105,7 @@ pub struct Pipeline {
     hook: Hook,
     numbering: Numbering,
     proofs: Proofs,
+    quic: quic::Quic,
     counters: Counters,
     ledger: Ledger,
     /// Processes that have ended; their secrets follow.
@@ -150,6 +161,7 @@ impl Pipeline {
             hook,
             numbering,
             proofs: Proofs::default(),
+            quic: quic::Quic::default(),
             counters: Counters::default(),
             ledger: Ledger::new(PROGRAMS),
             ended: VecDeque::new(),
@@ -178,10 +190,12 @@ impl Pipeline {
     pub fn record(&mut self, record: Record) {
         match record {
             Record::Chunk(chunk) => self.chunk(chunk),
+            Record::Plaintext(plain) => self.plain(plain),
+            Record::Untied(untied) => self.untied(untied.connection),
             Record::Closed(closed) => self.close(closed.connection, closed.time, Outcome::Closed),
             Record::Secret(secret) => self.secret(secret),
             Record::Process(record) => self.process(&record),
-            Record::Datagram(datagram) => self.datagram(&datagram),
+            Record::Datagram(datagram) => self.datagram(datagram),
         }
     }
 
@@ -190,6 +204,7 @@ impl Pipeline {
         self.now = now;
         self.clock.now();
         self.pool.expire(now);
+        self.list_attempts(now, false);
         while let Some((time, process)) = self.ended.front().copied()
             && now.saturating_sub(time) > LINGER
         {
@@ -214,6 +229,7 @@ impl Pipeline {
                 closed.push(key);
             }
             self.handle(key, &mut out);
+            self.look_at_bridge(key, now);
         }
         self.outputs = out;
         for key in closed {
@@ -304,6 +320,7 @@ impl Pipeline {
         }
         self.handle(key, &mut out);
         self.outputs = out;
+        self.ask_for_bridge(key, process);
     }
 
     fn secret(&mut self, record: SecretRecord) {
@@ -400,6 +417,7 @@ impl Pipeline {
         }
         self.handle(key, &mut out);
         self.outputs = out;
+        self.end_bridge(key);
         if let Some(connection) = self.connections.pop(&key) {
             let counters = &mut self.counters;
             // Positions are what the kernel says: a wrong one must not stop the agent.
@@ -426,6 +444,9 @@ impl Pipeline {
                 Output::Switched => self.counters.switched += 1,
                 Output::Skipped => self.left_out(key),
                 Output::HttpUnread(reason, around) => self.http_unread(key, reason, &around),
+                Output::TlsUnread(tls::Reason::OpenedBeforeAgent, facts) => {
+                    self.opened_before(key, facts);
+                }
                 Output::TlsUnread(reason, facts) => self.tls_unread(key, reason, &facts),
                 Output::TlsClosed(facts) => {
                     if let Some(connection) = self.connections.peek_mut(&key) {
@@ -476,7 +497,15 @@ impl Pipeline {
             caller: &caller,
             identity: &identity,
             tls: around.tls.as_deref(),
-            library: around.point.and_then(|point| self.points.get(point)),
+            library: match around.nested {
+                true => self.library_of(connection).map(|mapped| mapped.path),
+                false => around
+                    .point
+                    .and_then(|point| self.points.get(point))
+                    .map(|point| point.path),
+            },
+            nested: around.nested,
+            by_kernel: around.by_kernel,
             hook: self.hook,
         };
         for usage in usage::build(exchange, observed, &facts) {

@@ -48,8 +48,10 @@ impl Proofs {
         }
     }
 
-    pub fn gave_secrets(&self, process: ProcessKey) -> bool {
-        self.gave.contains(&process)
+    /// A point that fits gave secrets of this process.
+    pub fn gave_secrets(&self, process: ProcessKey, fits: impl Fn(PointId) -> bool) -> bool {
+        let gave = self.gave.peek(&process);
+        gave.is_some_and(|gave| gave.iter().any(|point| fits(*point)))
     }
 
     pub fn proved(&mut self, point: PointId, points: &Points) {
@@ -60,11 +62,17 @@ impl Proofs {
         }
     }
 
-    /// A connection of these processes ended unopened. Returns the points to drop.
-    pub fn failed(&mut self, processes: &[ProcessKey]) -> Vec<PointId> {
+    /// A connection of these processes ended unopened, which says something about the points that fit. Returns those to
+    /// drop.
+    pub fn failed(
+        &mut self,
+        processes: &[ProcessKey],
+        fits: impl Fn(PointId) -> bool,
+    ) -> Vec<PointId> {
         let mut dropped = Vec::new();
         for process in processes {
-            for point in self.gave.peek(process).into_iter().flatten() {
+            let gave = self.gave.peek(process).into_iter().flatten();
+            for point in gave.filter(|point| fits(**point)) {
                 let Some(record) = self.points.get_mut(point) else {
                     continue;
                 };
@@ -91,10 +99,19 @@ mod tests {
         let mut proofs = Proofs::default();
         proofs.hit(PROCESS, PointId(3));
         for _ in 1..FAILURES {
-            assert!(proofs.failed(&[PROCESS]).is_empty());
+            assert!(proofs.failed(&[PROCESS], |_| true).is_empty());
         }
-        assert_eq!(proofs.failed(&[PROCESS]), [PointId(3)]);
-        assert!(proofs.failed(&[PROCESS]).is_empty());
+        assert_eq!(proofs.failed(&[PROCESS], |_| true), [PointId(3)]);
+        assert!(proofs.failed(&[PROCESS], |_| true).is_empty());
+    }
+
+    #[test]
+    fn what_a_point_came_too_late_for_says_nothing_of_it() {
+        let mut proofs = Proofs::default();
+        proofs.hit(PROCESS, PointId(3));
+        let late = |point: PointId| point != PointId(3);
+        assert!((0..10).all(|_| proofs.failed(&[PROCESS], late).is_empty()));
+        assert!(!proofs.gave_secrets(PROCESS, late));
     }
 
     #[test]
@@ -103,7 +120,7 @@ mod tests {
         proofs.hit(PROCESS, PointId(3));
         proofs.proved(PointId(3), &Points::default());
         for _ in 0..10 * FAILURES {
-            assert!(proofs.failed(&[PROCESS]).is_empty());
+            assert!(proofs.failed(&[PROCESS], |_| true).is_empty());
         }
     }
 
@@ -112,7 +129,7 @@ mod tests {
         let mut proofs = Proofs::default();
         proofs.hit(PROCESS, PointId(3));
         let other = ProcessKey { pid: 9, start: 9 };
-        assert!((0..10).all(|_| proofs.failed(&[other]).is_empty()));
-        assert!(proofs.gave_secrets(PROCESS) && !proofs.gave_secrets(other));
+        assert!((0..10).all(|_| proofs.failed(&[other], |_| true).is_empty()));
+        assert!(proofs.gave_secrets(PROCESS, |_| true) && !proofs.gave_secrets(other, |_| true));
     }
 }

@@ -67,6 +67,10 @@ pub struct Counters {
     pub coverage_events: u64,
     pub bytes_unseen: u64,
     pub bytes_left_out: u64,
+    /// TLS connections that were open before and gave plaintext through their library's calls.
+    pub bridged: u64,
+    /// Records of such plaintext whose connection is not known.
+    pub bridge_ignored: u64,
     /// Given up because the agent held more than it may.
     pub shed_bytes: u64,
     pub shed_processes: u64,
@@ -113,6 +117,8 @@ impl Counters {
             ("events.coverage", self.coverage_events),
             ("bytes.unseen", self.bytes_unseen),
             ("bytes.left_out", self.bytes_left_out),
+            ("bridge.connections", self.bridged),
+            ("bridge.ignored", self.bridge_ignored),
             ("shed.bytes", self.shed_bytes),
             ("shed.processes", self.shed_processes),
         ];

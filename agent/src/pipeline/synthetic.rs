@@ -11,7 +11,9 @@ use crate::{
     identity::{self, Clock, ProcessTable},
     kernel::{
         points::Points,
-        record::{Caller, Chunk, ConnectionKey, Endpoints, PointId, ProcessKey, SecretRecord},
+        record::{
+            Caller, Chunk, ConnectionKey, Endpoints, Plaintext, PointId, ProcessKey, SecretRecord,
+        },
     },
     tls,
 };
@@ -153,7 +155,31 @@ pub fn chunk(
         bytes: Payload::from(bytes.into()),
         sequence: (offset as u32).wrapping_add(7_000 * (1 + direction.index() as u32)),
         from_start: true,
+        kernel_tls: false,
         end: false,
+    }
+}
+
+/// What the TLS library of process `number` gave or took on its connection.
+pub fn plaintext(
+    number: u8,
+    direction: Direction,
+    offset: u64,
+    bytes: impl Into<Vec<u8>>,
+    time: Nanos,
+) -> Plaintext {
+    Plaintext {
+        time,
+        connection: connection(number),
+        caller: caller(number),
+        direction,
+        offset,
+        skipped: 0,
+        bytes: Payload::from(bytes.into()),
+        wire: offset,
+        within: 0,
+        generation: 1,
+        gnutls: false,
     }
 }
 

@@ -16,7 +16,7 @@ use agent_common::event::{Body, Coverage, CoverageReason, Envelope, Usage};
 
 pub const OK: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 /// The head of a TLS record of encrypted data, and noise.
-const ENCRYPTED: &[u8] = b"\x17\x03\x03\x00\x20\
+pub const ENCRYPTED: &[u8] = b"\x17\x03\x03\x00\x20\
     \x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\
     \x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a\x5a";
 
@@ -375,6 +375,18 @@ fn a_socket_that_is_used_again_begins_another_connection() {
     assert_eq!(driver.pipeline.counters().connections, 2);
 }
 
+fn point(driver: &Driver, since: u64) {
+    driver.points.add(Attached {
+        path: "/lib/libssl.so.3".into(),
+        library: Library::Openssl,
+        version: None,
+        kind: PointKind::KeyLog,
+        file_offset: 1,
+        state: State::Candidate,
+        since,
+    });
+}
+
 fn library(driver: &Driver, number: u8, attached: Option<u64>) {
     let mapped = Mapped {
         library: Library::Openssl,
@@ -388,7 +400,7 @@ fn library(driver: &Driver, number: u8, attached: Option<u64>) {
 fn why_tls_was_not_opened() {
     use CoverageReason as R;
     type Case = (&'static str, fn(&mut Driver), R);
-    let cases: [Case; 5] = [
+    let cases: [Case; 6] = [
         ("no library", |_| {}, R::NoKeyLogPoint),
         (
             "a library without a point",
@@ -403,6 +415,17 @@ fn why_tls_was_not_opened() {
         (
             "attached after",
             |driver| library(driver, 1, Some(u64::MAX)),
+            R::AttachedLate,
+        ),
+        (
+            "attached after, and then it gave secrets",
+            |driver| {
+                library(driver, 1, Some(u64::MAX));
+                point(driver, u64::MAX);
+                let secret =
+                    synthetic::secret(1, "SERVER_HANDSHAKE_TRAFFIC_SECRET", [7; 32], driver.now);
+                driver.pipeline.record(Record::Secret(secret));
+            },
             R::AttachedLate,
         ),
         (
@@ -428,15 +451,7 @@ fn why_tls_was_not_opened() {
 #[test]
 fn a_point_whose_secrets_open_nothing_is_dropped() {
     let mut driver = Driver::new(16);
-    driver.points.add(Attached {
-        path: "/lib/libssl.so.3".into(),
-        library: Library::Openssl,
-        version: None,
-        kind: PointKind::KeyLog,
-        file_offset: 1,
-        state: State::Candidate,
-        since: 1,
-    });
+    point(&driver, 1);
     let dropped = |driver: &mut Driver| {
         let demands = driver.pipeline.take_demands().into_iter();
         demands

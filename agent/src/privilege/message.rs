@@ -57,6 +57,16 @@ pub enum Ask {
     },
     /// This point did not prove itself.
     DropPoint(PointId),
+    /// TLS whose begin was not seen passes through the process's socket of this inode number: see [`crate::kernel::bridge`].
+    Bridge {
+        process: ProcessKey,
+        socket: u64,
+    },
+    /// It does not, or not any more.
+    BridgeOver {
+        process: ProcessKey,
+        socket: u64,
+    },
     /// More of this connection is to be copied: see [`crate::kernel::probes::Probes::multiplexed`].
     Multiplexed(ConnectionKey),
     CgroupMade {
@@ -403,6 +413,8 @@ mod tests {
             },
             Ask::DropPoint(PointId(1)),
             Ask::Multiplexed(ConnectionKey { sock: 1, inode: 2 }),
+            Ask::Bridge { process, socket: 3 },
+            Ask::BridgeOver { process, socket: 3 },
             Ask::CgroupMade { path: "/a".into() },
             Ask::Find {
                 number: 3,

@@ -416,6 +416,7 @@ impl Replay {
             bytes,
             sequence,
             from_start: said.from_start,
+            kernel_tls: false,
             end: said.end,
         };
         self.pipeline.record(Record::Chunk(chunk));

@@ -33,8 +33,11 @@ mod suite;
 mod tests;
 
 pub use facts::{Counts, Facts, Label, Output, Reason};
+pub(crate) use hello::{ClientHello, client_hello};
 pub use record::{Detect, looks_like_record};
 pub use schedule::TrafficSecret;
+pub(crate) use schedule::expand_label;
 pub use secrets::{Inserted, Pool, PoolCounts, PoolLimits, SecretId};
 pub use session::{Session, SessionLimits};
+pub(crate) use suite::Hash;
 pub use suite::SuiteId;

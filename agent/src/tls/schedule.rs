@@ -86,7 +86,8 @@ const IV_LEN: usize = 12;
 /// RFC 5246 section 8.1.
 pub const MASTER_LEN: usize = 48;
 
-fn expand_label(hash: Hash, secret: &[u8], label: &str, out: &mut [u8]) -> Option<()> {
+/// `HKDF-Expand-Label` without context (RFC 8446 section 7.1); `None` if that is too much for the hash.
+pub(crate) fn expand_label(hash: Hash, secret: &[u8], label: &str, out: &mut [u8]) -> Option<()> {
     let mut info = Vec::with_capacity(24);
     info.extend_from_slice(&u16::try_from(out.len()).ok()?.to_be_bytes());
     info.push(u8::try_from(label.len() + 6).ok()?);

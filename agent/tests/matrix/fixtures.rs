@@ -21,6 +21,8 @@ fn every_client_gets_200_from_every_server() {
         ("calls", fixtures::calls()),
         ("go", fixtures::go_client()),
         ("the oldest Go", fixtures::oldest_go_client()),
+        ("quic-go", fixtures::quic_client()),
+        ("a crowd in Go", fixtures::go_crowd()),
     ] {
         cells.check(&format!("compiled-{name}"), made.map(drop));
     }
@@ -30,9 +32,16 @@ fn every_client_gets_200_from_every_server() {
     let web = nginx::start(&lab, &place, Some(upstream)).unwrap();
     let aiohttp = servers::aiohttp(&lab, &place);
     let go = servers::go(&lab, &place);
+    let rust = servers::rust(&lab, &place);
     for client in &CLIENTS {
         for wire in Wire::ALL.into_iter().filter(|wire| client.speaks(*wire)) {
-            for server in [Ok(&web), Ok(&python), aiohttp.as_ref(), go.as_ref()] {
+            for server in [
+                Ok(&web),
+                Ok(&python),
+                aiohttp.as_ref(),
+                go.as_ref(),
+                rust.as_ref(),
+            ] {
                 let Ok(server) = server else { continue };
                 // git needs the repository, which only nginx has.
                 if client.name == "git" && server.name != "nginx" {
@@ -65,6 +74,7 @@ fn every_client_gets_200_from_every_server() {
     for (name, missing) in [
         ("aiohttp", aiohttp.as_ref().err()),
         ("go", go.as_ref().err()),
+        ("rust", rust.as_ref().err()),
     ] {
         if let Some(missing) = missing {
             cells.skip(&format!("server-{name}"), &format!("{missing:#}"));

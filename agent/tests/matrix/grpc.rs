@@ -6,6 +6,7 @@ use crate::support::expect::{Expectations, Expected, Who, stop};
 use crate::support::fixtures;
 use crate::support::lab::Lab;
 use crate::support::process::{Program, Spec};
+use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
 use crate::support::servers::{self, Server, Wire};
 use crate::support::token::Shape;
@@ -28,6 +29,10 @@ fn grpc() {
     let lab = Lab::new("grpc").unwrap();
     let mut cells = Cells::new("grpc");
     if let Err(missing) = fixtures::venv_python() {
+        cells.about(
+            "grpcio",
+            Tried::both("grpc", "grpc", Wire::Tls13, true, Trial::One),
+        );
         cells.skip("grpcio", &format!("{missing:#}"));
         return cells.finish();
     }
@@ -42,7 +47,16 @@ fn grpc() {
 
     let mut made = Vec::new();
     for wire in [Wire::Clear, Wire::Tls13] {
-        for (scenario, count) in [("sequential", repeat(200)), ("concurrent", 20)] {
+        for (scenario, trial, count) in [
+            ("sequential", Trial::InARow(repeat(200)), repeat(200)),
+            ("concurrent", Trial::AtOnce(20), 20),
+        ] {
+            let tried = Tried::both("grpc", "grpc", wire, true, trial);
+            cells.about(
+                &lab.cell_path(&format!("{scenario}-{}", wire.name())),
+                tried.clone(),
+            );
+            cells.about(&format!("{scenario}-{}", wire.name()), tried);
             let calls = calls(&lab, scenario, wire, count);
             let cell = format!("{scenario}-{}", wire.name());
             match run(&lab, &server, wire, &calls, scenario == "concurrent") {

@@ -2,14 +2,15 @@
 //! once. Both ends of every exchange.
 
 use crate::support::agent::Agent;
-use crate::support::clients::{CURL, Errand, run};
+use crate::support::clients::{CURL, Errand, REQWEST, run};
 use crate::support::event::Event;
 use crate::support::expect::{Expectations, Expected, Side, Who, stop};
 use crate::support::lab::Lab;
 use crate::support::process::{Program, Spec, run as run_program};
+use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
 use crate::support::scenario::{Request, over_http2, request, requests};
-use crate::support::servers::{Fact, Server, Wire};
+use crate::support::servers::{self, Fact, Server, Wire};
 use crate::support::token::{self, Shape};
 use crate::support::{fixtures, nginx, pause, repeat, turn};
 use anyhow::{Result, ensure};
@@ -47,11 +48,19 @@ fn http2() {
         let (wire, listener, options, _) = *way;
         let name = wire.name();
         let cell = format!("curl-{name}");
+        cells.about(&cell, Tried::both("curl", "nginx", wire, true, Trial::One));
         match curl(&lab, &web, wire, listener, options, &cell) {
             Ok(both) => expected.add(both),
             Err(error) => cells.check(&cell, Err(error)),
         }
-        for (scenario, count) in [("sequential", repeat(200)), ("concurrent", 20)] {
+        for (scenario, trial, count) in [
+            ("sequential", Trial::InARow(repeat(200)), repeat(200)),
+            ("concurrent", Trial::AtOnce(20), 20),
+        ] {
+            cells.about(
+                &format!("{scenario}-{name}"),
+                Tried::both("node", "nginx", wire, true, trial),
+            );
             let asked = requests(&lab, &format!("{scenario}-{name}"), count);
             let made = node(&lab, &web, way, scenario, &asked);
             match made {
@@ -60,11 +69,72 @@ fn http2() {
             }
         }
     }
+    rust(&lab, &web, &mut cells, &mut expected);
     expected.check(&mut agent, &mut cells).unwrap();
     cells.check("version", all_are_http2(&agent.events));
     expected.no_strangers(&agent, &mut cells).unwrap();
     stop(agent, &mut cells);
     cells.finish();
+}
+
+/// reqwest and hyper over rustls: as a client of nginx, and as a server of curl and node.
+fn rust(lab: &Lab, web: &Server, cells: &mut Cells, expected: &mut Expectations) {
+    let server = match servers::rust(lab, &lab.inside()) {
+        Ok(server) => server,
+        Err(missing) => return cells.skip("rust", &format!("{missing:#}")),
+    };
+    // The first handshake of its file may be over before the file is known.
+    match reqwest(lab, web, Wire::Tls13, "reqwest-first") {
+        Ok(both) => both
+            .iter()
+            .for_each(|one| expected.whatever(&one.credential)),
+        Err(error) => cells.check("reqwest-first", Err(error)),
+    }
+    pause(3);
+    for wire in [Wire::Tls12, Wire::Tls13] {
+        let cell = format!("reqwest-{}", wire.name());
+        cells.about(
+            &cell,
+            Tried::both("reqwest", "nginx", wire, true, Trial::One),
+        );
+        match reqwest(lab, web, wire, &cell) {
+            Ok(both) => expected.add(both),
+            Err(error) => cells.check(&cell, Err(error)),
+        }
+    }
+    let tried = |client, trial| Tried::both(client, "rust", Wire::Tls13, true, trial);
+    cells.about("curl-to-rust", tried("curl", Trial::One));
+    cells.about("concurrent-to-rust", tried("node", Trial::AtOnce(20)));
+    match curl(
+        lab,
+        &server,
+        Wire::Tls13,
+        "h2",
+        &["--http2"],
+        "curl-to-rust",
+    ) {
+        Ok(both) => expected.add(both),
+        Err(error) => cells.check("curl-to-rust", Err(error)),
+    }
+    let asked = requests(lab, "concurrent-to-rust", 20);
+    match node(lab, &server, &WAYS[2], "concurrent", &asked) {
+        Ok(both) => expected.add(both),
+        Err(error) => cells.check("concurrent-to-rust", Err(error)),
+    }
+}
+
+fn reqwest(lab: &Lab, web: &Server, wire: Wire, cell: &str) -> Result<Vec<Expected>> {
+    let errand = Errand {
+        lab,
+        target: web.listener("h2", wire),
+        path: lab.cell_path(cell),
+        credential: Shape::GitHub.generate(),
+    };
+    let ran = REQWEST.run(&errand, &lab.inside())?;
+    ensure!(ran.status == 200, "status {}", ran.status);
+    let fact = web.fact(&errand.path)?;
+    ensure!(fact.tls == wire.version(), "{} was spoken", fact.tls);
+    Ok(Expected::both(cell, &errand.credential, &fact, web, &ran))
 }
 
 /// nginx, and an agent that knows node's file: its first handshake may be over before the file is known.

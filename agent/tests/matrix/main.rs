@@ -2,20 +2,24 @@
 //!
 //! `cargo test -p agent --test matrix` says what it skips and why; `cargo xtask test` runs it as it should be run.
 
+mod bridge;
 mod budget;
 mod canary;
 mod clients;
 mod connections;
 mod container;
 mod coverage;
+mod crowd;
 mod fixtures;
 mod grpc;
 mod hostile;
 mod http2;
+mod kernel_tls;
 mod kill;
 mod late;
 mod privilege;
 mod processes;
+mod quic;
 mod rotate;
 mod scope;
 mod serving;

@@ -5,8 +5,9 @@ use crate::support::agent::Agent;
 use crate::support::clients::{CURL, Errand, run};
 use crate::support::expect::{Expectations, Expected, stop};
 use crate::support::lab::Lab;
+use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
-use crate::support::scenario::{Request, over_http2, request, requests};
+use crate::support::scenario::{Request, Script, both_sides, over_http2, request, requests};
 use crate::support::servers::{Server, Wire};
 use crate::support::token::Shape;
 use crate::support::web::{self, Web};
@@ -100,7 +101,11 @@ fn serving() {
                 pause(4);
                 serve(&lab, web, &server, &mut cells, &mut expected);
             }
-            Err(error) => cells.check(web.name, Err(error)),
+            Err(error) => {
+                let tried = Tried::server(web.name, Wire::Tls13, false, Trial::One);
+                cells.about(web.name, [tried]);
+                cells.check(web.name, Err(error));
+            }
         }
     }
     expected.check(&mut agent, &mut cells).unwrap();
@@ -112,16 +117,43 @@ fn serving() {
 fn serve(lab: &Lab, web: &Web, server: &Server, cells: &mut Cells, expected: &mut Expectations) {
     for way in WAYS.iter().filter(|way| way.servers.contains(&web.name)) {
         let cell = format!("{}-{}", web.name, way.name);
+        let http2 = way.version == "2";
+        cells.about(
+            &cell,
+            Tried::both("curl", web.name, way.wire, http2, Trial::One),
+        );
         match curl(lab, server, way, &cell) {
             Ok(both) => expected.add(both),
             Err(error) => cells.check(&cell, Err(error)),
         }
     }
+    for (scenario, trial, count) in [
+        ("keep_alive", Trial::InARow(repeat(200)), repeat(200)),
+        ("concurrent", Trial::AtOnce(20), 20),
+    ] {
+        let name = format!("{}-old-{scenario}", web.name);
+        cells.about(
+            &name,
+            Tried::both("python", web.name, Wire::Tls13, false, trial),
+        );
+        let asked = requests(lab, &name, count);
+        match python(lab, server, scenario, &asked) {
+            Ok(both) => expected.add(both),
+            Err(error) => cells.check(&name, Err(error)),
+        }
+    }
     if !WITH_HTTP2.contains(&web.name) {
         return;
     }
-    for (scenario, count) in [("sequential", repeat(200)), ("concurrent", 20)] {
+    for (scenario, trial, count) in [
+        ("sequential", Trial::InARow(repeat(200)), repeat(200)),
+        ("concurrent", Trial::AtOnce(20), 20),
+    ] {
         let name = format!("{}-{scenario}", web.name);
+        cells.about(
+            &name,
+            Tried::both("node", web.name, Wire::Tls13, true, trial),
+        );
         let asked = requests(lab, &name, count);
         match node(lab, server, "tls", scenario, &asked) {
             Ok(both) => expected.add(both),
@@ -171,6 +203,24 @@ fn curl(lab: &Lab, server: &Server, way: &Way, cell: &str) -> Result<Vec<Expecte
         server,
         &ran,
     ))
+}
+
+/// Python's http.client over HTTP/1.1 and TLS 1.3: one connection, or one for each request.
+fn python(
+    lab: &Lab,
+    server: &Server,
+    scenario: &'static str,
+    asked: &[Request],
+) -> Result<Vec<Expected>> {
+    let script = Script::new(lab, scenario)?;
+    let executable = script.executable();
+    let target = server.listener("tls", Wire::Tls13);
+    let done = script.target(&target).requests(asked).run(&lab.inside())?;
+    let mut both = both_sides(&done, asked, server, &executable)?;
+    for one in &mut both {
+        one.tls = Wire::Tls13.version().to_owned();
+    }
+    Ok(both)
 }
 
 /// node, every request a stream of one connection over TLS 1.3.

@@ -1,12 +1,13 @@
-//! What is not read must be listed, with its reason: Java, a suite of no AEAD, what is no HTTP.
+//! What is not read must be listed, with its reason: Java, mbedTLS, a suite of no AEAD, what is no HTTP.
 
 use crate::support::agent::Agent;
-use crate::support::clients::{CURL, Errand, run};
+use crate::support::clients::{CURL, Errand, MBEDTLS, run};
 use crate::support::event::Event;
 use crate::support::expect::{Expectations, Expected, stop, unread_in};
 use crate::support::fixtures;
 use crate::support::lab::Lab;
 use crate::support::process::{Program, Spec};
+use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
 use crate::support::scenario::{Request, Script};
 use crate::support::servers::{Fact, Server, Target, Wire};
@@ -43,6 +44,7 @@ fn unread() {
 
     for wire in [Wire::Tls12, Wire::Tls13] {
         let cell = format!("jsse-client-{}", wire.name());
+        cells.about(&cell, [Tried::client("java", wire, false, Trial::Listed)]);
         match foreign_client(&lab, &web, wire, &cell) {
             Ok(None) => cells.skip(&cell, "not installed"),
             Ok(Some((fact, executable, server_event))) => {
@@ -60,7 +62,17 @@ fn unread() {
             Err(error) => cells.check(&cell, Err(error)),
         }
     }
+    match mbedtls(&lab, &web) {
+        Ok(None) => cells.skip("mbedtls-client", "not installed"),
+        Ok(Some((one, server_event))) => {
+            listed.push(one);
+            expected.add([server_event]);
+        }
+        Err(error) => cells.check("mbedtls-client", Err(error)),
+    }
     // Java in cleartext is read like everything else.
+    let tried = Tried::client("java", Wire::Clear, false, Trial::One);
+    cells.about("java-cleartext", [tried]);
     match clear_client(&lab, &web, "java-cleartext") {
         Ok(Some(both)) => expected.add(both),
         Ok(None) => cells.skip("java-cleartext", "not installed"),
@@ -152,6 +164,30 @@ fn foreign_client(
     let fact = web.fact(&errand.path)?;
     let event = Expected::server(&format!("{cell}-at-nginx"), &errand.credential, &fact, web);
     Ok(Some((fact, spec.executable(), event)))
+}
+
+/// The same of a program whose library is one of the unread, in a wheel.
+fn mbedtls(lab: &Lab, web: &Server) -> Result<Option<(Listed, Expected)>> {
+    let cell = "mbedtls-client";
+    let errand = errand(lab, web.target(Wire::Tls12), cell);
+    let Ok(call) = MBEDTLS.call(&errand) else {
+        return Ok(None);
+    };
+    let ran = run(call, &errand, &lab.inside())?;
+    ensure!(ran.status == 200, "status {}", ran.status);
+    let fact = web.fact(&errand.path)?;
+    let (server, client) = fact.local().zip(fact.remote()).context("ends")?;
+    let listed = Listed {
+        cell: cell.to_owned(),
+        local: client,
+        peer: server,
+        executable: ran.call.executable,
+        reasons: NOT_READ_YET,
+        library: Some("mbedtls"),
+        detail: None,
+    };
+    let event = Expected::server(&format!("{cell}-at-nginx"), &errand.credential, &fact, web);
+    Ok(Some((listed, event)))
 }
 
 fn clear_client(lab: &Lab, web: &Server, cell: &str) -> Result<Option<Vec<Expected>>> {

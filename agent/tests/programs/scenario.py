@@ -166,6 +166,73 @@ def late():
         exchange(connection, request, reader)
 
 
+def bridged():
+    """The first request, and a step. Then the others on the same connection, or, of the form "new", each on one of its
+    own; then the first connection is closed, and a step. "way" is "requests" or nothing."""
+    made = sessions() if CONFIG.get("way") == "requests" else sockets()
+    ask, close = made()
+    first, *rest = requests()
+    ask(first)
+    step("opened")
+    for request in rest:
+        if request.get("form") == "new":
+            ask_anew, close_anew = made()
+            ask_anew(request)
+            close_anew()
+        else:
+            ask(request)
+    close()
+    step("closed")
+
+
+def lanes():
+    """A connection for each lane, with its first request; and a step. Then a thread for each, all at once."""
+    waiting = {}
+    for request in requests():
+        waiting.setdefault(request["lane"], []).append(request)
+    open_ones = []
+    for first, *rest in waiting.values():
+        connection = connect(target())
+        reader = Reader(connection)
+        exchange(connection, first, reader)
+        open_ones.append((connection, reader, rest))
+    step("opened")
+
+    def run(connection, reader, rest):
+        for request in rest:
+            exchange(connection, request, reader)
+        connection.close()
+
+    threads = [threading.Thread(target=run, args=one) for one in open_ones]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def sockets():
+    def make():
+        connection = connect(target())
+        reader = Reader(connection)
+        return lambda request: exchange(connection, request, reader), connection.close
+    return make
+
+
+def sessions():
+    import requests as library
+
+    def make():
+        session = library.Session()
+        session.verify = CONFIG["ca"]
+
+        def ask(request):
+            answer = session.get(f"https://localhost:{target()['port']}{request['path']}",
+                                 headers={"Authorization": f"Bearer {request['credential']}"})
+            say(cell=request["cell"], pid=os.getpid(), status=answer.status_code, local=None, peer=None)
+        return ask, session.close
+    return make
+
+
 def stepped():
     """One connection; a step before each request."""
     connection = connect(target())
@@ -278,10 +345,10 @@ def socket_calls():
 
 
 def spliced():
-    """A request's body by sendfile, one by splice, an answer taken away by splice; the next request must be seen."""
+    """A request's body by sendfile, one by splice, an answer taken away by splice; two more requests."""
     connection = connect(target())
     reader = Reader(connection)
-    by_sendfile, by_splice, taken_away, after = requests()
+    by_sendfile, by_splice, taken_away, after, again = requests()
     body = b"b" * 200_000
     with tempfile.TemporaryFile() as file:
         file.write(body)
@@ -307,6 +374,7 @@ def spliced():
         left += os.read(out, moved)
     report(connection, taken_away, int(left.split(b" ")[1]))
     exchange(connection, after, reader)
+    exchange(connection, again, reader)
 
 
 def bodies():

@@ -1,4 +1,5 @@
-// An HTTPS server of Go's own crypto/tls. Standard input, output and log as in server.py.
+// An HTTPS server of Go's own crypto/tls. Standard input, output and log as in server.py; the listener "h2" speaks
+// HTTP/2 and HTTP/1.1.
 package main
 
 import (
@@ -11,6 +12,8 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"regexp"
+	"strconv"
 	"sync"
 )
 
@@ -35,6 +38,7 @@ func main() {
 	must(err)
 	type connKey struct{}
 	var lock sync.Mutex
+	wanted := regexp.MustCompile(`/status/([0-9]{3})$`)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		conn := r.Context().Value(connKey{}).(net.Conn)
@@ -43,19 +47,25 @@ func main() {
 		if r.TLS != nil {
 			version = map[uint16]string{tls.VersionTLS12: "TLSv1.2", tls.VersionTLS13: "TLSv1.3"}[r.TLS.Version]
 		}
+		status := http.StatusOK
+		if found := wanted.FindStringSubmatch(r.URL.Path); found != nil {
+			status, _ = strconv.Atoi(found[1])
+		}
 		fact, _ := json.Marshal(map[string]any{
-			"path": r.URL.Path, "method": r.Method, "status": 200, "pid": os.Getpid(), "tls": version,
+			"path": r.URL.Path, "method": r.Method, "status": status, "pid": os.Getpid(), "tls": version,
 			"remote": peer.IP.String(), "remote_port": peer.Port, "local": local.IP.String(), "local_port": local.Port,
 		})
 		lock.Lock()
 		_, _ = log.Write(append(fact, '\n'))
 		lock.Unlock()
+		w.WriteHeader(status)
 		_, _ = io.WriteString(w, "ok\n")
 	})
+	withConn := func(ctx context.Context, conn net.Conn) context.Context { return context.WithValue(ctx, connKey{}, conn) }
 	server := &http.Server{
 		Handler:      handler,
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){},
-		ConnContext:  func(ctx context.Context, conn net.Conn) context.Context { return context.WithValue(ctx, connKey{}, conn) },
+		ConnContext:  withConn,
 	}
 	ports := map[string]int{}
 	for _, v := range []struct {
@@ -74,6 +84,15 @@ func main() {
 			go func() { _ = server.Serve(listener) }()
 		}
 	}
+	both := &http.Server{
+		Handler:     handler,
+		ConnContext: withConn,
+		TLSConfig:   &tls.Config{Certificates: []tls.Certificate{certificate}},
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(err)
+	ports["h2"] = listener.Addr().(*net.TCPAddr).Port
+	go func() { _ = both.ServeTLS(listener, "", "") }()
 	line2, _ := json.Marshal(ports)
 	fmt.Println(string(line2))
 	_, _ = io.ReadAll(input)

@@ -1,6 +1,6 @@
 //! `cargo xtask bench`: what the agent costs, measured against nothing in the same run.
 //!
-//! nginx runs in a cgroup of its own, wrk outside of it, on loopback. A round measures each kind of traffic with each
+//! nginx and the other servers run in a cgroup of its own, wrk and h2load outside of it, on loopback. A round measures each kind of traffic with each
 //! [`Variant`] in turn, beginning with another one each time, so that what else the machine does hits all of them; a
 //! ratio is the median over the rounds of the ratios to nothing within the same round. Then, apart from the timed
 //! rounds, since they cost something themselves: the kernel's own run time per hit, the agent's memory at many open
@@ -18,6 +18,7 @@ mod latency;
 mod load;
 mod receiver;
 mod report;
+mod servers;
 mod variant;
 
 use crate::build::{self, Profile};
@@ -30,10 +31,11 @@ use crate::workspace::Workspace;
 use crate::{interrupt, say};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
-use load::Traffic;
+use load::{Done, Targets, Traffic};
 use report::{Measured, Report};
 use rustix::process::geteuid;
 use serde_json::Value;
+use servers::Servers;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,6 +61,9 @@ pub struct Options {
     /// Only these parts
     #[arg(long, value_name = "PART", value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Only these kinds of traffic
+    #[arg(long, value_name = "KIND", value_enum, value_delimiter = ',')]
+    traffic: Vec<Traffic>,
     /// Requests per second while the time to the receiver is measured
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rate: u64,
@@ -100,6 +105,13 @@ enum Part {
 }
 
 impl Options {
+    fn kinds(&self) -> Vec<Traffic> {
+        match self.traffic.as_slice() {
+            [] => Traffic::ALL.to_vec(),
+            chosen => chosen.to_vec(),
+        }
+    }
+
     fn wants(&self, part: Part) -> bool {
         self.only.is_empty() || self.only.contains(&part)
     }
@@ -161,6 +173,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let folder = workspace.target.join("bench").join(now.to_string());
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    servers::prepare(&folder);
     if vm {
         in_machine(workspace, &agent, &folder, options)
     } else {
@@ -190,6 +203,13 @@ fn in_machine(workspace: &Workspace, agent: &Path, folder: &Path, options: &Opti
         format!("--connections={}", connections.join(",")),
         format!("--rate={}", options.rate),
     ];
+    for kind in options
+        .traffic
+        .iter()
+        .filter_map(Traffic::to_possible_value)
+    {
+        words.push(format!("--traffic={}", kind.get_name()));
+    }
     for part in options.only.iter().filter_map(Part::to_possible_value) {
         words.push(format!("--only={}", part.get_name()));
     }
@@ -223,11 +243,15 @@ fn measure(
     let cgroup = Cgroup::make(&folder.join("cgroup"))?;
     let bystander = Aside::make(cgroup.folder())?;
     let server = Server::start(&cgroup, &folder.join("nginx"), &SHAPE, pace.seconds(10))?;
+    let certificate = &server.site.certificate;
+    let others = Servers::start(workspace, &cgroup, folder, certificate, pace.seconds(20));
     let bench = Bench {
         agent,
         folder,
         pace,
         site: &server.site,
+        servers: &others,
+        kinds: options.kinds(),
         cgroup: &cgroup,
         aside: &bystander.0,
         seconds: options.seconds,
@@ -251,7 +275,7 @@ fn measure(
     if options.wants(Part::Latency) {
         bench.latency(&mut report, options.rate)?;
     }
-    drop(server);
+    drop((server, others));
     println!("{}", report.table());
     let file = folder.join("bench.json");
     let text = serde_json::to_string_pretty(&report.json())?;
@@ -265,6 +289,8 @@ struct Bench<'a> {
     folder: &'a Path,
     pace: Pace,
     site: &'a Site,
+    servers: &'a Servers,
+    kinds: Vec<Traffic>,
     cgroup: &'a Cgroup,
     aside: &'a Path,
     seconds: u64,
@@ -286,9 +312,12 @@ impl Bench<'_> {
         )
     }
 
-    fn load(&self, traffic: Traffic) -> Result<f64> {
-        let folder = self.folder;
-        load::run(folder, self.site, traffic, self.seconds, self.pace)
+    fn load(&self, traffic: Traffic) -> Result<Option<Done>> {
+        let targets = Targets {
+            site: self.site,
+            servers: self.servers,
+        };
+        load::run(self.folder, &targets, traffic, self.seconds, self.pace)
     }
 
     fn traffic(&self, report: &mut Report, rounds: u32) -> Result<()> {
@@ -310,10 +339,17 @@ impl Bench<'_> {
     fn round(&self, variant: Variant) -> Result<Measured> {
         let mut running = self.start(variant)?;
         let mut measured = Measured::default();
-        for traffic in Traffic::ALL {
+        for traffic in &self.kinds {
             interrupt::check()?;
-            let rate = self.load(traffic)?;
-            measured.rates.push((traffic, rate));
+            let before = running.copied(self.agent)?;
+            let Some(done) = self.load(*traffic)? else {
+                continue;
+            };
+            measured.rates.push((*traffic, done.per_second));
+            if let (Some(before), Some(after)) = (before, running.copied(self.agent)?) {
+                let bytes = after.saturating_sub(before) as f64 / done.requests.max(1) as f64;
+                measured.copied.push((*traffic, bytes));
+            }
         }
         measured.agent = running.stop(self.pace.seconds(20))?;
         Ok(measured)
@@ -324,7 +360,7 @@ impl Bench<'_> {
         for variant in [Variant::Agent, Variant::Bystander] {
             let mut step = say::Step::start(format!("run times, {}", variant.name()));
             let mut running = self.start(variant)?;
-            for traffic in Traffic::ALL {
+            for traffic in self.kinds.iter().copied() {
                 step.tick(traffic.name());
                 let pid = running.id().context("an agent has a process")?;
                 let mut stats = Command::new(self.agent);

@@ -13,6 +13,8 @@ use std::fmt::Write as _;
 #[derive(Clone, Debug, Default)]
 pub struct Measured {
     pub rates: Vec<(Traffic, f64)>,
+    /// Bytes that the probes copied, per request.
+    pub copied: Vec<(Traffic, f64)>,
     pub agent: Option<Spent>,
 }
 
@@ -74,6 +76,20 @@ impl Report {
         )
     }
 
+    /// Bytes per request, median over the rounds.
+    fn copied(&self, traffic: Traffic) -> Option<f64> {
+        let of_agent = self
+            .rounds
+            .iter()
+            .filter(|((_, of), _)| *of == Variant::Agent);
+        let mut copied: Vec<f64> = of_agent
+            .flat_map(|(_, measured)| &measured.copied)
+            .filter(|(of, _)| *of == traffic)
+            .map(|(_, bytes)| *bytes)
+            .collect();
+        median(&mut copied)
+    }
+
     fn spent(&self, variant: Variant) -> Vec<Spent> {
         let of_variant = self.rounds.iter().filter(|((_, of), _)| *of == variant);
         of_variant
@@ -94,15 +110,14 @@ impl Report {
 
     fn goal(&self, traffic: Traffic) -> String {
         match traffic {
-            Traffic::HttpsKeepAlive => format!(">= {KEEP_ALIVE_GOAL:.2}"),
+            Traffic::HttpsKeepAlive
+            | Traffic::Http2
+            | Traffic::Go
+            | Traffic::Node
+            | Traffic::Grpc => format!(">= {KEEP_ALIVE_GOAL:.2}"),
             Traffic::HttpsNew => format!(">= {NEW_GOAL:.2}"),
             Traffic::HttpKeepAlive => match self.ratio(Variant::Empty, traffic) {
-                Some((empty, _, _)) => {
-                    format!(
-                        ">= {:.2} (empty - {CLEARTEXT_GOAL})",
-                        empty - CLEARTEXT_GOAL
-                    )
-                }
+                Some((empty, _, _)) => format!(">= {:.2}", empty - CLEARTEXT_GOAL),
                 None => format!("empty - {CLEARTEXT_GOAL}"),
             },
         }
@@ -138,39 +153,50 @@ impl Report {
             .iter()
             .any(|spent| spent.rung_is_fentry);
         let rung = if fentry { "fentry" } else { "raw tracepoints" };
-        let rounds = self.rates(Variant::Nothing, Traffic::ALL[0]).len();
-        let _ = writeln!(out, "sockets by {rung}, {rounds} rounds");
+        let rounds = self.rounds.keys().map(|(round, _)| round + 1).max();
+        let _ = writeln!(out, "sockets by {rung}, {} rounds", rounds.unwrap_or(0));
         let _ = writeln!(
             out,
-            "requests per second; then ratios to nothing: median (least to greatest of the rounds)\n"
+            "requests per second; then ratios to nothing: median (least to greatest of the rounds); what the agent's \
+             probes copied of a request and its answer\n"
         );
-        let mut line = |first: &str, rest: [String; 3], goal: &str| {
-            let [a, b, c] = rest;
-            let _ = writeln!(out, "{first:<26} {a:>20} {b:>23} {c:>21}  {goal}");
+        let mut line = |first: &str, rest: &[String]| {
+            let mut text = format!("{first:<23}");
+            for word in rest {
+                let _ = write!(text, " {word:>17}");
+            }
+            let _ = writeln!(out, "{}", text.trim_end());
         };
-        line(
-            "",
-            Traffic::ALL.map(|traffic| traffic.name().to_owned()),
-            "",
-        );
-        for variant in Variant::ALL {
-            let cells = Traffic::ALL.map(|traffic| {
-                if variant == Variant::Nothing {
-                    let rate = self.rate(variant, traffic);
-                    return rate.map_or("-".to_owned(), |rate| format!("{rate:.0}/s"));
-                }
-                self.ratio(variant, traffic)
-                    .map_or("-".to_owned(), |(middle, least, most)| {
-                        format!("{middle:.2} ({least:.2}-{most:.2})")
-                    })
-            });
-            line(variant.name(), cells, "");
+        let names = [
+            "nothing",
+            "empty probes",
+            "agent",
+            "bystander",
+            "classic, empty",
+        ];
+        let more = ["goal for agent", "copied"];
+        let header: Vec<_> = names
+            .iter()
+            .chain(&more)
+            .map(|name| (*name).to_owned())
+            .collect();
+        line("", &header);
+        for traffic in Traffic::ALL {
+            let Some(rate) = self.rate(Variant::Nothing, traffic) else {
+                continue;
+            };
+            let mut cells = vec![format!("{rate:.0}/s")];
+            for variant in &Variant::ALL[1..] {
+                let ratio = self.ratio(*variant, traffic);
+                cells.push(ratio.map_or("-".to_owned(), |(middle, least, most)| {
+                    format!("{middle:.2} ({least:.2}-{most:.2})")
+                }));
+            }
+            cells.push(self.goal(traffic));
+            let copied = self.copied(traffic);
+            cells.push(copied.map_or("-".to_owned(), |bytes| format!("{bytes:.0} B")));
+            line(traffic.name(), &cells);
         }
-        line(
-            "goal for the agent",
-            Traffic::ALL.map(|traffic| self.goal(traffic)),
-            "",
-        );
     }
 
     fn run_time_table(&self, out: &mut String) {
@@ -246,7 +272,15 @@ impl Report {
                 let agent = measured.agent.map(|spent| {
                     json!({"cpu_microseconds": spent.cpu, "usage_events": spent.events, "calls_lost": spent.lost})
                 });
-                json!({"round": round, "variant": variant.name(), "requests_per_second": rates, "agent": agent})
+                let copied: BTreeMap<&str, f64> = measured
+                    .copied
+                    .iter()
+                    .map(|(traffic, bytes)| (traffic.name(), *bytes))
+                    .collect();
+                json!({
+                    "round": round, "variant": variant.name(), "requests_per_second": rates,
+                    "bytes_copied_per_request": copied, "agent": agent,
+                })
             })
             .collect();
         let mut ratios = Vec::new();
@@ -311,7 +345,13 @@ mod tests {
         for (round, nothing, agent) in [(0, 300.0, 270.0), (1, 100.0, 90.0), (2, 300.0, 150.0)] {
             for (variant, rate) in [(Variant::Nothing, nothing), (Variant::Agent, agent)] {
                 let rates = vec![(Traffic::HttpsNew, rate)];
-                report.add(round, variant, Measured { rates, agent: None });
+                let copied = vec![(Traffic::HttpsNew, 500.0)];
+                let measured = Measured {
+                    rates,
+                    copied,
+                    agent: None,
+                };
+                report.add(round, variant, measured);
             }
         }
         let (middle, least, most) = report.ratio(Variant::Agent, Traffic::HttpsNew).unwrap();
@@ -321,7 +361,10 @@ mod tests {
                 .ratio(Variant::Agent, Traffic::HttpKeepAlive)
                 .is_none()
         );
-        assert!(report.table().contains("0.90 (0.50-0.90)"));
+        let table = report.table();
+        assert!(table.contains("0.90 (0.50-0.90)"), "{table}");
+        assert!(table.contains("500 B"), "{table}");
+        assert!(!table.contains("cleartext keep-alive"), "{table}");
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! Invariant: at most one variant runs, and it has ended when its value is gone.
 
 use crate::interrupt;
-use crate::process::Group;
+use crate::process::{self, Group};
 use anyhow::{Context, Result, bail};
 use rustix::io::{FdFlags, fcntl_setfd};
+use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -153,6 +154,25 @@ impl Running {
             is_agent,
             cpu_at_start,
         })
+    }
+
+    /// Bytes that an agent's probes have copied so far.
+    pub fn copied(&self, program: &Path) -> Result<Option<u64>> {
+        let Some(pid) = self.id().filter(|_| self.is_agent) else {
+            return Ok(None);
+        };
+        // The socket is the worker's, the agent's one child.
+        let family = super::idle::family(pid)?;
+        let worker = family.last().context("an agent has a process")?;
+        let mut ask = Command::new(program);
+        ask.args(["coverage", "--json", "--socket"])
+            .arg(format!("/run/tokentrail/agent-{worker}.sock"));
+        let said: Value = serde_json::from_str(&process::output(&mut ask)?)?;
+        let counters = said["counters"].as_object().context("no counters")?;
+        let copied = counters
+            .iter()
+            .filter(|(name, _)| name.starts_with("probe.") && name.ends_with(".bytes_copied"));
+        Ok(Some(copied.filter_map(|(_, count)| count.as_u64()).sum()))
     }
 
     pub fn id(&self) -> Option<u32> {

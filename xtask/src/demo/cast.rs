@@ -269,6 +269,7 @@ mod tests {
         let site = Site {
             http: 8080,
             https: 8443,
+            http2: 3,
             certificate: "/demo/localhost.crt".into(),
         };
         let Ok(acts) = cast(&site, Path::new("/usr/bin/python3")) else {

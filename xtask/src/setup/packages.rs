@@ -71,7 +71,7 @@ const TEST: &[Package] = &[
     program("iproute2", "ip", "network namespaces"),
     program("fuse3", "fusermount3", "the file system that loses power"),
     program("podman", "podman", "the container cell"),
-    program("npm", "npm", "bun as a client"),
+    program("npm", "npm", "bun and node 16 as clients"),
     program(
         "default-jdk-headless",
         "javac",
@@ -83,7 +83,11 @@ const TEST: &[Package] = &[
     program("wrk", "wrk", "load, for the bench and the loss counters"),
 ];
 
-const BENCH: &[Package] = &[program("wrk", "wrk", "the bench's load")];
+const BENCH: &[Package] = &[
+    program("wrk", "wrk", "the bench's load"),
+    program("nghttp2-client", "h2load", "the bench's load over HTTP/2"),
+    program("golang-go", "go", "a server of the bench"),
+];
 
 const ENGINES: &[Package] = &[Package {
     name: "python3-venv",

@@ -46,7 +46,7 @@ impl Variant {
 const FENTRY: Variant = Variant {
     name: "fentry",
     environment: &[("TOKENTRAIL_RUNG", "fentry")],
-    tests: &["clients::", "late::late_attach"],
+    tests: &["kernel_tls::", "clients::", "late::late_attach"],
 };
 const TRACEPOINTS: Variant = Variant {
     name: "raw tracepoints",
@@ -71,13 +71,13 @@ const BEST: Variant = Variant {
 /// In each virtual machine.
 const IN_MACHINES: [Variant; 3] = [FENTRY, TRACEPOINTS, HOST_SCOPE];
 
-/// On this machine's kernel, with the scope that the tests make.
+/// On this machine's kernel, with the scope that the tests make. Gives the file of its cells.
 pub fn on_this_kernel(
     workspace: &Workspace,
     program: &Program,
     words: &[String],
     tally: &mut Tally,
-) -> Result<()> {
+) -> Result<PathBuf> {
     let cells = cells_file(workspace, "host")?;
     let mut command = Command::new(&program.path);
     command
@@ -103,7 +103,8 @@ pub fn on_this_kernel(
         process::lines(&mut command, HOST_LIMIT, each)
     });
     tally.add(&name, result);
-    Ok(interrupt::check()?)
+    interrupt::check()?;
+    Ok(cells)
 }
 
 /// Why probes cannot be loaded here, if they cannot.

@@ -13,10 +13,11 @@ use crate::say::{self, Step};
 use crate::setup::{self, Needs};
 use crate::workspace::Workspace;
 use crate::{interrupt, process};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use libtest::{Program, Reader};
 use rustix::process::geteuid;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use tally::Tally;
@@ -104,6 +105,31 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
         println!("{line}");
     }
     Ok(tally.failed() == 0)
+}
+
+/// Builds the end-to-end tests alone and runs those on this kernel whose names hold one of these words; the file of
+/// their cells.
+pub fn some_end_to_end(workspace: &Workspace, words: &[&str]) -> Result<PathBuf> {
+    say::heading("setup");
+    // A test that cannot do without what is missing says that it was skipped.
+    setup::tell(&setup::ensure(workspace, Needs::TEST)?);
+    say::heading("build");
+    build::probes(workspace, Profile::DEV)?;
+    let mut command = workspace.cargo();
+    command
+        .args(["test", "--workspace", "--test", MATRIX, "--no-run"])
+        .arg("--message-format=json-render-diagnostics");
+    let (messages, built) = build::messages(&mut command)?;
+    anyhow::ensure!(built, "the tests do not compile");
+    let programs = libtest::programs(&messages)?;
+    let program = programs
+        .iter()
+        .find(|program| program.target == MATRIX)
+        .context("cargo built no end-to-end tests")?;
+    say::heading("end to end on this kernel");
+    let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+    let mut tally = Tally::default();
+    matrix::on_this_kernel(workspace, program, &words, &mut tally)
 }
 
 /// Builds every test program that compiles, and the agent, which the end-to-end tests start.

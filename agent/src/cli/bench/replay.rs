@@ -205,6 +205,7 @@ impl Traffic {
             bytes,
             sequence: (1_000_000 + offset) as u32,
             from_start: true,
+            kernel_tls: false,
             end: false,
         }
     }

@@ -11,6 +11,7 @@ use std::{
 use tokentrail_agent::{
     kernel::{
         attacher::{Attacher, Fallback},
+        bridge::Bridges,
         cgroups::Watch,
         decode::now,
         keylog::{Cache, Finder},
@@ -46,6 +47,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Looks through the usual folders and the scope's processes, and starts the attacher.
 pub(super) fn attach(
     arguments: &RunArguments,
+    bridge: bool,
     scopes: &[Scope],
     loaded: Probes,
     pipe: &Arc<Pipe>,
@@ -76,6 +78,7 @@ pub(super) fn attach(
         } else {
             Fallback::WhenNeeded
         },
+        Bridges::new(bridge),
         &running(scopes),
     )?;
     *lock(live) = Some(Live { attacher, probes });

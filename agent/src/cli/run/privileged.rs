@@ -103,6 +103,9 @@ pub async fn observe(
     if let Err(error) = loaded.load_points() {
         warn!(%error, "no key-log point can be read: TLS is listed as unread");
     }
+    if let Err(error) = loaded.load_bridge() {
+        warn!(%error, "TLS connections that were open before are listed as unread");
+    }
     let counters = loaded.counters()?;
     let mut diagnostics = loaded.diagnostics();
     let begin = Begin {
@@ -147,7 +150,8 @@ pub async fn observe(
     std::thread::Builder::new()
         .name("answers".into())
         .spawn(move || answering.run())?;
-    let points = attach(&arguments, &scopes, loaded, &pipe, &live)?;
+    let bridge = config.capture.bridge;
+    let points = attach(&arguments, bridge, &scopes, loaded, &pipe, &live)?;
     watch(&scopes, &pipe, &live)?;
 
     let ready = tokio::time::timeout(BEGIN, said.recv()).await;
@@ -388,6 +392,14 @@ impl Answering {
                 }
                 return Ok(());
             }
+            Ask::Bridge { process, socket } => {
+                self.request(Request::Bridge { process, socket });
+                return Ok(());
+            }
+            Ask::BridgeOver { process, socket } => {
+                self.request(Request::BridgeOver { process, socket });
+                return Ok(());
+            }
             Ask::Multiplexed(connection) => {
                 if let Some(live) = &*lock(&self.live)
                     && let Err(error) = lock(&live.probes).multiplexed(connection)
@@ -414,6 +426,13 @@ impl Answering {
             }
         };
         self.pipe.send(&Tell::Answer { number, answer })
+    }
+
+    /// Where the attacher is too busy the connection stays unread, or its probes until the next look.
+    fn request(&self, request: Request) {
+        if let Some(live) = &*lock(&self.live) {
+            live.attacher.ask(request);
+        }
     }
 
     /// Where the attacher is too busy the file is forgotten, so that its next mapping asks again.

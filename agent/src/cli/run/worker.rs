@@ -335,6 +335,12 @@ impl Worker {
                     self.look(process, None, Some(program));
                 }
                 Demand::LookAgain(process) => self.look(process, None, None),
+                Demand::Bridge { process, socket } => {
+                    self.ask(&Ask::Bridge { process, socket });
+                }
+                Demand::BridgeOver { process, socket } => {
+                    self.ask(&Ask::BridgeOver { process, socket });
+                }
                 Demand::Multiplexed(connection) => {
                     self.ask(&Ask::Multiplexed(connection));
                 }

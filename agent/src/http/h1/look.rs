@@ -4,7 +4,7 @@
 //! request is believed: anything else may be the middle of a body.
 
 use super::{Connection, Output, Reason, Stage, Switch};
-use crate::flow::Direction;
+use crate::flow::{Direction, Nanos};
 use crate::http::detect::{self, Detected, Start, Verdict};
 use crate::http::h2;
 use crate::http::proxy::{self, Parsed};
@@ -16,6 +16,8 @@ pub(super) struct Looking {
     late: [bool; 2],
     /// By direction: nothing was looked at yet.
     fresh: [bool; 2],
+    /// By direction: the time of the last piece that is gone.
+    gone: [Option<Nanos>; 2],
     proxied: bool,
     seen: bool,
 }
@@ -26,6 +28,7 @@ impl Looking {
             joined_late: !from_start,
             late: [!from_start; 2],
             fresh: [true; 2],
+            gone: [None; 2],
             proxied: false,
             seen: false,
         }
@@ -36,10 +39,11 @@ impl Looking {
         self.seen
     }
 
-    /// Bytes of this direction are gone.
-    pub fn lost(&mut self, direction: Direction) {
+    /// The piece of that time is gone.
+    pub fn lost(&mut self, direction: Direction, time: Option<Nanos>) {
         self.late[direction.index()] = true;
         self.fresh[direction.index()] = false;
+        self.gone[direction.index()] = self.gone[direction.index()].max(time);
     }
 }
 
@@ -85,14 +89,10 @@ impl Connection {
         });
         match look {
             Look::Wait => return false,
-            Look::Drop => {
-                self.looking.lost(direction);
-                self.lanes[direction].drop_front();
-            }
+            Look::Drop => self.drop_unread(direction),
             Look::DropToLast => {
-                self.looking.lost(direction);
                 while self.lanes[direction].pieces() > 1 {
-                    self.lanes[direction].drop_front();
+                    self.drop_unread(direction);
                 }
             }
             Look::Proxied { len, claim } => {
@@ -112,8 +112,7 @@ impl Connection {
             Start::Http1Response if !self.looking.late[direction.index()] => return false,
             Start::Http1Response => {
                 out.push(Output::Unread(Reason::ResponseWithoutRequest));
-                self.looking.fresh[direction.index()] = false;
-                self.lanes[direction].drop_front();
+                self.drop_unread(direction);
             }
             Start::Http2Preface => self.begin_http2(direction, [true; 2], out),
             Start::Http2Settings => {
@@ -137,6 +136,12 @@ impl Connection {
         true
     }
 
+    /// The front piece is not read.
+    fn drop_unread(&mut self, direction: Direction) {
+        self.looking.lost(direction, self.lanes[direction].since());
+        self.lanes[direction].drop_front();
+    }
+
     fn begin_http(&mut self, client: Direction, out: &mut Vec<Output>) {
         self.stage = Stage::Http;
         self.common.client = client;
@@ -147,7 +152,8 @@ impl Connection {
                 out.push(Output::Unread(Reason::RequestLost));
             }
         }
-        self.responses.begin(!sent && !received);
+        let gone = self.looking.gone[client.opposite().index()];
+        self.responses.begin(!sent && !received, gone);
     }
 
     fn begin_http2(&mut self, client: Direction, from_start: [bool; 2], out: &mut Vec<Output>) {

@@ -7,7 +7,10 @@
 //!
 //! Pairing: responses come in the order of the requests (RFC 9112 section 9.3.2). While nothing was lost that order
 //! alone decides, whatever the times say. After a loss a response is paired only if exactly one unanswered request is
-//! not younger than it; where two could be meant, none is chosen and both are given out as lost.
+//! not younger than it; where two could be meant, none is chosen and both are given out as lost. That request must be
+//! younger than what was not read of the responses, or is nobody's: else its answer may be that, and this one another's, whose request
+//! was not seen either. (A hole has the time of what follows it, so that the first answer behind it is nobody's, unless
+//! its request came later.)
 //!
 //! Back in step after a loss: responses at a piece that begins with a status line, requests at a piece that begins with
 //! a request line and comes after something of the other direction (a body may contain what looks like a request).
@@ -345,14 +348,15 @@ impl Connection {
 
     /// Drops the front piece of a lane that waited for the other direction in vain.
     fn forget_waiting(&mut self, direction: Direction, out: &mut Vec<Output>) {
+        let time = self.lanes[direction].since();
         self.lanes[direction].drop_front();
         match self.stage {
-            Stage::Looking => self.looking.lost(direction),
+            Stage::Looking => self.looking.lost(direction, time),
             _ if direction == self.common.client => {
                 // It looked like a request and nothing of the other direction told it from a body.
                 out.push(Output::Unread(Reason::RequestLost));
             }
-            _ => self.response_forgotten(out),
+            _ => self.response_forgotten(time, out),
         }
     }
 

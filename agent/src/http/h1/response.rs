@@ -17,6 +17,8 @@ pub(super) struct Responses {
     synced: bool,
     /// When the last head began, or a gap was.
     activity: Option<Nanos>,
+    /// The time of the last bytes that may have held the answer to any request that is older.
+    gone: Option<Nanos>,
 }
 
 impl Default for Responses {
@@ -26,6 +28,7 @@ impl Default for Responses {
             gather: Gather::default(),
             synced: true,
             activity: None,
+            gone: None,
         }
     }
 }
@@ -36,8 +39,14 @@ enum State {
 }
 
 impl Responses {
-    pub fn begin(&mut self, synced: bool) {
+    /// `gone`: the time of the last piece that nobody has read.
+    pub fn begin(&mut self, synced: bool, gone: Option<Nanos>) {
         self.synced = synced;
+        self.lost(gone);
+    }
+
+    fn lost(&mut self, time: Option<Nanos>) {
+        self.gone = self.gone.max(time);
     }
 
     /// Bytes of a head that goes on.
@@ -89,7 +98,7 @@ impl Connection {
         match (&self.responses.state, taken.rest()) {
             (State::Body(..), rest) => self.response_body(taken, rest, out),
             (State::Head, Rest::Gap(len)) => {
-                self.response_gap(taken.time(), out);
+                self.response_gap(taken, out);
                 Step::Used(len)
             }
             (State::Head, Rest::Data(bytes)) => self.response_head(taken, bytes, out),
@@ -108,7 +117,10 @@ impl Connection {
             }
             match self.response_begins(taken.time(), bytes) {
                 Begins::Yes => {}
-                Begins::No => return Step::Used(all),
+                Begins::No => {
+                    self.responses.lost(Some(taken.time()));
+                    return Step::Used(all);
+                }
                 Begins::Wait => return Step::Wait,
                 Begins::Leftover => {
                     out.push(Output::Unread(Reason::Malformed));
@@ -116,11 +128,11 @@ impl Connection {
                 }
                 Begins::Stray => {
                     out.push(Output::Unread(Reason::ResponseWithoutRequest));
-                    self.saw_response(taken.time());
+                    self.saw_nobodys(taken.time());
                     return Step::Used(all);
                 }
                 Begins::Ambiguous(count) => {
-                    self.saw_response(taken.time());
+                    self.saw_nobodys(taken.time());
                     for _ in 0..count {
                         self.lose_response(out);
                     }
@@ -164,10 +176,10 @@ impl Connection {
             (true, Some((false, _))) => Begins::Yes,
             _ if like == Verdict::No => Begins::No,
             (_, None) => Begins::Wait,
-            (_, Some(_)) => match self.open.candidates(time) {
+            (_, Some((_, asked))) => match self.open.candidates(time) {
                 0 if like == Verdict::More => Begins::No,
                 0 => Begins::Stray,
-                1 => Begins::Yes,
+                1 if Some(asked) > self.responses.gone => Begins::Yes,
                 several => Begins::Ambiguous(several),
             },
         }
@@ -175,7 +187,8 @@ impl Connection {
 
     /// A response's head is whole. False if nothing is known of what follows it.
     fn answer(&mut self, head: ResponseHead, out: &mut Vec<Output>) -> bool {
-        self.saw_response(head.time);
+        let time = head.time;
+        self.saw_response(time);
         let Some((serial, entry)) = self.open.current() else {
             return true;
         };
@@ -187,6 +200,8 @@ impl Connection {
             entry.answered = true;
             self.open.tidy();
             self.responses.synced = false;
+            // It may be that of a request which was seen and waits in its lane.
+            self.responses.lost(Some(time));
             return false;
         }
         let framing = Framing::of_response(&head, entry.head_request, entry.connect);
@@ -285,7 +300,11 @@ impl Connection {
         self.settle(serial, out);
     }
 
-    fn response_gap(&mut self, time: Nanos, out: &mut Vec<Output>) {
+    fn response_gap(&mut self, taken: &Taken, out: &mut Vec<Output>) {
+        let time = taken.time();
+        if !taken.is_skipped() {
+            self.responses.lost(Some(time));
+        }
         let begun = self.responses.gather.is_begun();
         self.responses.gather.clear();
         // Out of step, the gap may hold anything: what it means shows at the next head.
@@ -319,6 +338,12 @@ impl Connection {
         self.requests.mark(time);
     }
 
+    /// A response that is not read: whose it is, is not known.
+    fn saw_nobodys(&mut self, time: Nanos) {
+        self.responses.lost(Some(time));
+        self.saw_response(time);
+    }
+
     /// A client that does not pipeline sends its next request after the whole response.
     pub(super) fn next_request_begins(&mut self, time: Nanos, out: &mut Vec<Output>) {
         let State::Body(_, serial) = self.responses.state else {
@@ -338,7 +363,8 @@ impl Connection {
     }
 
     /// A piece that waited for a request in vain is gone.
-    pub(super) fn response_forgotten(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn response_forgotten(&mut self, time: Option<Nanos>, out: &mut Vec<Output>) {
+        self.responses.lost(time);
         self.responses.synced = false;
         out.push(Output::Unread(Reason::ResponseWithoutRequest));
     }

@@ -285,7 +285,8 @@ impl Agent {
         keep(&self.lines, &stderr)?;
         ensure!(status.success(), "the agent ended with {status}: {stderr}");
         contiguous(&self.events)?;
-        Counters::of(&self.events)?.check(&self.events, &stderr)?;
+        let usage = self.events.iter().filter(|event| event.is_usage()).count();
+        Counters::of(&self.events)?.check(usage as u64, &stderr)?;
         Ok(Stopped {
             events: self.events,
             lines: self.lines,

@@ -54,8 +54,22 @@ pub const CURL: Client = Client {
     wires: &Wire::ALL,
 };
 
+/// rustls with ring.
+pub const REQWEST: Client = Client {
+    name: "reqwest",
+    call: reqwest,
+    wires: &Wire::ALL,
+};
+
+/// Not read. It speaks TLS 1.2 at most.
+pub const MBEDTLS: Client = Client {
+    name: "mbedtls",
+    call: mbedtls,
+    wires: &[Wire::Tls12],
+};
+
 /// Every client whose traffic the agent reads.
-pub const CLIENTS: [Client; 22] = [
+pub const CLIENTS: [Client; 24] = [
     CURL,
     Client {
         name: "curl-key-header",
@@ -118,6 +132,11 @@ pub const CLIENTS: [Client; 22] = [
         wires: &Wire::ALL,
     },
     Client {
+        name: "node-16",
+        call: old_node,
+        wires: &Wire::ALL,
+    },
+    Client {
         name: "bun-fetch",
         call: bun_fetch,
         wires: &Wire::ALL,
@@ -152,6 +171,7 @@ pub const CLIENTS: [Client; 22] = [
         call: impit,
         wires: &Wire::ALL,
     },
+    REQWEST,
     Client {
         name: "s_client",
         call: s_client,
@@ -353,6 +373,7 @@ fn script(errand: &Errand, spec: Spec) -> Call {
     let plan = serde_json::json!({
         "url": errand.target.url(&errand.path), "method": "GET", "body": "", "ca": errand.lab.certificate(),
         "headers": [["Authorization", format!("Bearer {}", errand.credential)]],
+        "highest": errand.target.wire.version(),
     });
     bearer(spec.stdin(format!("{plan}\n")), errand)
 }
@@ -370,6 +391,11 @@ fn venv(errand: &Errand, name: &str) -> Result<Call> {
         errand,
         Spec::new(fixtures::venv_python()?).arg(errand.lab.path(name)),
     ))
+}
+
+fn mbedtls(errand: &Errand) -> Result<Call> {
+    fixtures::venv_package("mbedtls")?;
+    venv(errand, "client_mbedtls.py")
 }
 
 fn requests(errand: &Errand) -> Result<Call> {
@@ -406,6 +432,19 @@ fn node_fetch(errand: &Errand) -> Result<Call> {
 
 fn node_https(errand: &Errand) -> Result<Call> {
     node(errand, "client_https.mjs")
+}
+
+/// OpenSSL 1.1.1. It has no fetch that is on by default.
+fn old_node(errand: &Errand) -> Result<Call> {
+    let spec = Spec::new(fixtures::old_node()?).arg(errand.lab.path("client_https.mjs"));
+    Ok(script(
+        errand,
+        spec.env("NODE_EXTRA_CA_CERTS", errand.lab.certificate()),
+    ))
+}
+
+fn reqwest(errand: &Errand) -> Result<Call> {
+    Ok(script(errand, Spec::new(fixtures::rust_tls()?)))
 }
 
 fn bun_fetch(errand: &Errand) -> Result<Call> {

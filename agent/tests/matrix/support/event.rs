@@ -211,6 +211,11 @@ impl Event {
         self.text("tls.protocol.version")
     }
 
+    /// What the client's hello asked for.
+    pub fn server_name(&self) -> Option<&str> {
+        self.text("tls.client.server_name")
+    }
+
     pub fn tls_resumed(&self) -> Option<bool> {
         self.at("tls.resumed")?.as_bool()
     }

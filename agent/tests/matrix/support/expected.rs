@@ -53,6 +53,12 @@ pub struct Expected {
     pub status: Option<u16>,
     /// As in server facts: `TLSv1.2`, `TLSv1.3` or empty.
     pub tls: String,
+    /// Its TLS connection was open before the agent: the library's own calls give it, and nothing says the version.
+    pub nested: bool,
+    /// The kernel makes and opens its TLS records.
+    pub by_kernel: bool,
+    /// Version of HTTP; `None` does not look at it.
+    pub http: Option<&'static str>,
     pub carrier: &'static str,
     /// Empty does not look at it.
     pub scheme: &'static str,
@@ -98,6 +104,13 @@ impl Expected {
             host: None,
             status: Some(fact.status),
             tls: fact.tls.clone(),
+            nested: false,
+            by_kernel: false,
+            http: match fact.http.as_str() {
+                "HTTP/1.1" => Some("1.1"),
+                "HTTP/2.0" => Some("2"),
+                _ => None,
+            },
             carrier: "header:authorization",
             scheme: "Bearer",
             provider: None,
@@ -220,15 +233,20 @@ impl Expected {
             wrong.unless("host", Some(host.as_str()), got);
         }
         let version = self.tls.strip_prefix("TLSv");
-        let (evidence, url_scheme) = if version.is_some() {
-            ("record", "https")
-        } else {
-            ("socket", "http")
+        let (evidence, url_scheme) = match version {
+            Some(_) if self.nested => ("nested", "https"),
+            Some(_) if self.by_kernel => ("socket", "https"),
+            Some(_) => ("record", "https"),
+            None => ("socket", "http"),
         };
+        let version = version.filter(|_| !self.nested);
         wrong.unless("evidence", Some(evidence), event.evidence());
         wrong.unless("TLS version", version, event.tls_version());
         if self.method != "CONNECT" {
             wrong.unless("URL scheme", Some(url_scheme), event.url_scheme());
+        }
+        if self.http.is_some() {
+            wrong.unless("HTTP version", self.http, event.protocol_version());
         }
         wrong.unless("carrier", Some(self.carrier), event.carrier());
         if !self.scheme.is_empty() {

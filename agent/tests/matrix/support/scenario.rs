@@ -84,6 +84,14 @@ impl<'a> Script<'a> {
         Ok(script)
     }
 
+    /// `scenario_https.mjs`, over the system's node.
+    pub fn node_https(lab: &'a Lab) -> Result<Self> {
+        let mut script = Self::node(lab, "https")?;
+        let program = script.spec.program.clone();
+        script.spec = Spec::new(program).arg(lab.path("scenario_https.mjs"));
+        Ok(script)
+    }
+
     pub fn target(self, target: &Target) -> Self {
         self.named_target("main", target)
     }

@@ -18,6 +18,9 @@ pub struct Fact {
     pub pid: u32,
     /// `TLSv1.2`, `TLSv1.3`, or empty.
     pub tls: String,
+    /// `HTTP/1.1`, `HTTP/2.0`, or empty where the server does not say.
+    #[serde(default)]
+    pub http: String,
     remote: String,
     remote_port: Port,
     local: String,
@@ -116,6 +119,18 @@ pub struct Server {
 }
 
 impl Server {
+    /// One program that logs what it was asked to `log`.
+    pub fn of(name: &'static str, program: Program, executable: PathBuf, log: PathBuf) -> Self {
+        Self {
+            name,
+            executable,
+            user: own_user(),
+            _programs: vec![program],
+            ports: BTreeMap::new(),
+            log,
+        }
+    }
+
     pub fn target(&self, wire: Wire) -> Target {
         self.listener(wire.name(), wire)
     }
@@ -140,21 +155,40 @@ impl Server {
         self.ports[name]
     }
 
+    /// It has a listener of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.ports.contains_key(name)
+    }
+
+    /// What it has said so far, of every request.
+    pub fn every_fact(&self) -> Result<Vec<Fact>> {
+        let text = std::fs::read_to_string(&self.log)
+            .with_context(|| format!("the log of {}", self.name))?;
+        text.lines()
+            .map(|line| {
+                serde_json::from_str(line).with_context(|| format!("{} logged {line}", self.name))
+            })
+            .collect()
+    }
+
     /// What it says of the requests for `path`, once there is at least one that `wanted` accepts.
     pub fn facts(&self, path: &str, wanted: impl Fn(&Fact) -> bool) -> Result<Vec<Fact>> {
         let look = || {
-            let text = std::fs::read_to_string(&self.log).ok()?;
-            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-            let facts = whole
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Fact>(line).ok());
-            let facts: Vec<_> = facts
-                .filter(|fact| fact.path == path && wanted(fact))
-                .collect();
-            (!facts.is_empty()).then_some(facts)
+            let facts = self.known(path).into_iter().filter(&wanted);
+            Some(facts.collect::<Vec<_>>()).filter(|facts| !facts.is_empty())
         };
         wait_for(seconds(10), look)
             .with_context(|| format!("{} logged nothing for {path}", self.name))
+    }
+
+    /// What it has said by now of the requests for `path`.
+    pub fn known(&self, path: &str) -> Vec<Fact> {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let facts = whole
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Fact>(line).ok());
+        facts.filter(|fact| fact.path == path).collect()
     }
 
     /// The only request for `path`.
@@ -203,6 +237,23 @@ pub fn grpc(lab: &Lab, place: &Place) -> Result<Server> {
 /// Go's net/http.
 pub fn go(lab: &Lab, place: &Place) -> Result<Server> {
     scripted(lab, place, "go", Spec::new(fixtures::go_server()?))
+}
+
+/// node's http and http2.
+pub fn node(lab: &Lab, place: &Place) -> Result<Server> {
+    let node = fixtures::system("/usr/bin/node")?;
+    let spec = Spec::new(node).arg(lab.path("server_node.mjs"));
+    scripted(lab, place, "node", spec)
+}
+
+/// hyper over tokio-rustls; its listener `h2` speaks HTTP/2 over TLS 1.3.
+pub fn rust(lab: &Lab, place: &Place) -> Result<Server> {
+    scripted(
+        lab,
+        place,
+        "rust",
+        Spec::new(fixtures::rust_tls()?).arg("server"),
+    )
 }
 
 /// A server that is told where to log on standard input and says its ports on standard output.

@@ -129,6 +129,7 @@ Group www-data
 StartServers 1
 ServerLimit 1
 MaxRequestWorkers 25
+MaxKeepAliveRequests 0
 Listen 127.0.0.1:{clear}
 Listen 127.0.0.1:{tls}
 Protocols h2 h2c http/1.1

@@ -484,3 +484,94 @@ fn left_over_after_a_body() {
         ],
     );
 }
+
+/// The answer to a request whose own is lost, as that to the next one, which was not seen.
+#[test]
+fn an_answer_behind_a_gap_is_not_another_requests() {
+    let talk = play([
+        sent("GET /1 HTTP/1.1\r\n\r\n"),
+        received(OK),
+        gap(Sent, 40),
+        received(OK),
+        sent("GET /3 HTTP/1.1\r\n\r\n"),
+        gap(Received, 40),
+        // Of the fourth.
+        received(NO),
+        gap(Sent, 40),
+        sent("GET /5 HTTP/1.1\r\n\r\n"),
+        // Of the fourth or the fifth.
+        received(OK),
+        sent("GET /6 HTTP/1.1\r\n\r\n"),
+        received(NO),
+    ]);
+    let expected = [
+        "Sent GET /1 . => 200 .",
+        "unread RequestLost",
+        "Sent GET /3 . => ResponseLost",
+        "unread RequestLost",
+        "Sent GET /5 . => ResponseLost",
+        "Sent GET /6 . => 404 .",
+    ];
+    whole(talk, &expected);
+}
+
+/// Both directions begin with a hole, and the answer is known before its request.
+#[test]
+fn an_answer_that_was_dropped_is_not_replaced_by_the_next() {
+    let talk = play([
+        gap(Sent, 40),
+        sent("GET /1 HTTP/1.1\r\n\r\n"),
+        gap(Received, 40),
+        received(OK),
+        // Of the second request, which is lost.
+        received(NO),
+    ]);
+    let mut pieces = talk.pieces(|_, _| vec![]);
+    pieces[..4].rotate_left(2);
+    let expected = [
+        "unread ResponseWithoutRequest",
+        "unread RequestLost",
+        "Sent GET /1 . => ResponseLost",
+    ];
+    assert_eq!(talk.run(pieces), expected);
+}
+
+/// What is taken for a lost request's answer may be that of the next one, which comes out of its hole later.
+#[test]
+fn an_answer_to_a_lost_request_may_be_that_of_the_next() {
+    let talk = play([
+        sent("GET /1 HTTP/1.1\r\n\r\n"),
+        received(OK),
+        gap(Sent, 40),
+        sent("GET /3 HTTP/1.1\r\n\r\n"),
+        gap(Received, 80),
+        // Of the fourth, which is lost, and so on.
+        received(OK),
+        gap(Sent, 40),
+        sent("GET /5 HTTP/1.1\r\n\r\n"),
+        received(OK),
+        sent("GET /6 HTTP/1.1\r\n\r\n"),
+        received(NO),
+        sent("GET /7 HTTP/1.1\r\n\r\n"),
+        received(OK),
+        sent("GET /8 HTTP/1.1\r\n\r\n"),
+        received(NO),
+    ]);
+    let mut pieces = talk.pieces(|_, _| vec![]);
+    // The hole is given up when all three answers are there.
+    let (waiting, answers): (Vec<_>, Vec<_>) = pieces
+        .splice(6..11, [])
+        .partition(|(direction, _)| *direction == Sent);
+    pieces.splice(6..6, answers.into_iter().chain(waiting));
+    let expected = [
+        "Sent GET /1 . => 200 .",
+        "unread RequestLost",
+        "Sent GET /3 . => ResponseLost",
+        "unread RequestLost",
+        "Sent GET /5 . => ResponseLost",
+        "Sent GET /6 . => ResponseLost",
+        "Sent GET /7 . => ResponseLost",
+        "Sent GET /8 . => 404 .",
+    ];
+    assert_eq!(talk.run(pieces), expected);
+}

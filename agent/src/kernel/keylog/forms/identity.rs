@@ -49,7 +49,7 @@ pub(super) fn of_openssl(search: &mut Search<'_>) -> Result<(Library, Option<Str
 }
 
 fn soname_version(search: &Search<'_>, prefix: &str) -> Option<String> {
-    let soname = search.elf.dynamic().soname.as_deref()?;
+    let soname = search.soname()?;
     let version = soname.strip_prefix(prefix)?;
     version
         .chars()

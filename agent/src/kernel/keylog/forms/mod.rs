@@ -14,6 +14,7 @@ mod unread;
 use super::elf::Elf;
 use super::finder::{Found, LookError, PointKind};
 use super::scan::{Part, Scanner};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 
@@ -132,9 +133,14 @@ impl<'a> Search<'a> {
         Ok(known.cloned().unwrap_or_default())
     }
 
+    /// The file's soname, without what auditwheel adds to those that it puts into a Python wheel.
+    pub fn soname(&self) -> Option<Cow<'_, str>> {
+        self.elf.dynamic().soname.as_deref().map(without_hash)
+    }
+
     /// The file's soname begins with one of `names`.
     pub fn is_called(&self, names: &[&str]) -> bool {
-        let soname = self.elf.dynamic().soname.as_deref().unwrap_or_default();
+        let soname = self.soname().unwrap_or_default();
         names.iter().any(|name| soname.starts_with(name))
     }
 
@@ -174,6 +180,39 @@ impl<'a> Search<'a> {
     }
 }
 
+/// `libssl.so.3` of `libssl-8bd944e8.so.3`: auditwheel's `copylib` puts 8 digits of a file's hash into its name.
+fn without_hash(soname: &str) -> Cow<'_, str> {
+    let parts = soname.split_once(".so").and_then(|(stem, version)| {
+        let (name, hash) = stem.rsplit_once('-')?;
+        let is_hash = hash.len() == 8 && hash.bytes().all(|digit| digit.is_ascii_hexdigit());
+        is_hash.then_some((name, version))
+    });
+    match parts {
+        Some((name, version)) => Cow::Owned(format!("{name}.so{version}")),
+        None => Cow::Borrowed(soname),
+    }
+}
+
 fn is_version_character(character: char) -> bool {
     character.is_ascii_alphanumeric() || matches!(character, '.' | '-' | '+')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_hash;
+
+    #[test]
+    fn a_wheel_s_library_is_called_as_before() {
+        for (soname, plain) in [
+            ("libssl-8bd944e8.so.3", "libssl.so.3"),
+            ("libssl-8bd944e8.so.1.1.1k", "libssl.so.1.1.1k"),
+            ("libssl.so.3", "libssl.so.3"),
+            ("libssl-compat.so.3", "libssl-compat.so.3"),
+            ("libssl-8bd944e8", "libssl-8bd944e8"),
+            ("-8bd944e8.so", ".so"),
+            ("", ""),
+        ] {
+            assert_eq!(without_hash(soname), plain);
+        }
+    }
 }

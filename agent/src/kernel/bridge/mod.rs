@@ -1,0 +1,339 @@
+//! The bridge: TLS connections that were open before the agent are read through the classic probes on the library's own
+//! functions, for the processes that have such connections, and only as long.
+//!
+//! At the start each process of the scope that has a TCP connection open and a library mapped whose functions are known
+//! ([`functions`]) gets its probes before the agent is ready, because the first bytes that pass would otherwise be
+//! missed. From then on the pipeline says which sockets carry such TLS ([`Bridges::want`]) and which do not, or not any
+//! more ([`Bridges::over`]); whether the others are still open is looked up in `/proc` now and then ([`Bridges::look`]).
+//! With the last socket the process's probes go.
+//!
+//! Invariant: a process has probes only while a socket of it is wanted; nobody else's functions are touched.
+//! Invariant: at most [`PROCESSES`] processes, and fewer where few files may be open; the others stay unread.
+
+mod functions;
+mod links;
+mod sockets;
+
+use functions::{PLACES, Place};
+use links::Links;
+pub(super) use links::Maps;
+
+use super::{
+    keylog::discover,
+    probes::Probes,
+    record::{FileId, ProcessKey},
+    scope::start_ticks,
+};
+use agent_common::abi::TICK;
+use rustix::process::{Resource, getrlimit};
+use sockets::Tables;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tracing::{debug, info, warn};
+
+/// Most processes with a bridge.
+const PROCESSES: usize = 256;
+/// Processes that are remembered as having nothing to attach to.
+const WITHOUT: usize = 4_096;
+/// Files whose functions are remembered.
+const FILES: usize = 16_384;
+/// How often the sockets of each are looked for.
+pub const LOOK: Duration = Duration::from_secs(10);
+/// A socket that was open at the start and of which the pipeline has said nothing for so long is not waited for any
+/// more: it is idle, or carries something else.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Why a socket keeps its process's probes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It was open at the start; since when it is waited for.
+    Open(Instant),
+    /// The pipeline has met TLS on it whose begin it did not see.
+    Wanted,
+}
+
+struct Bridge {
+    links: Links,
+    start: u64,
+    /// By inode number.
+    sockets: BTreeMap<u64, Why>,
+}
+
+/// Every process with a bridge, by its id.
+pub struct Bridges {
+    on: bool,
+    processes: BTreeMap<u32, Bridge>,
+    files: HashMap<FileId, Arc<[Place]>>,
+    /// Processes that cannot have one, by id and start time in ticks.
+    without: BTreeSet<(u32, u64)>,
+    most: usize,
+    full: bool,
+    looked: Instant,
+}
+
+impl Bridges {
+    /// Without `wanted` no process gets one.
+    pub fn new(wanted: bool) -> Self {
+        let release = rustix::system::uname();
+        let release = release.release().to_string_lossy();
+        let on = wanted && returns_are_safe(&release);
+        if wanted && !on {
+            info!(
+                %release,
+                "this kernel may end sandboxed programs at the return of a probed function: \
+                 TLS connections that were open before stay unread"
+            );
+        }
+        // Each probe is a descriptor, and others are needed as well.
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let most = descriptors / 2 / (PLACES as u64);
+        Self {
+            on,
+            processes: BTreeMap::new(),
+            files: HashMap::new(),
+            without: BTreeSet::new(),
+            most: usize::try_from(most).unwrap_or(PROCESSES).min(PROCESSES),
+            full: false,
+            looked: Instant::now(),
+        }
+    }
+
+    /// Gives those of these processes a bridge that may need one.
+    pub fn begin(&mut self, processes: &[ProcessKey], probes: &Mutex<Probes>) {
+        if !self.on {
+            return;
+        }
+        let mut tables = Tables::default();
+        let since = Instant::now();
+        for process in processes {
+            let sockets = tables.of_process(process.pid);
+            if sockets.is_empty() {
+                continue;
+            }
+            let files = self.files_of(*process);
+            if files.iter().all(|(_, places)| places.is_empty()) {
+                continue;
+            }
+            for socket in sockets {
+                self.add(*process, socket, Why::Open(since), probes);
+            }
+        }
+    }
+
+    /// TLS whose begin was not seen passes through this socket of the process.
+    pub fn want(&mut self, process: ProcessKey, socket: u64, probes: &Mutex<Probes>) {
+        if self.on {
+            self.add(process, socket, Why::Wanted, probes);
+        }
+    }
+
+    /// It is closed, or carries something else.
+    pub fn over(&mut self, process: ProcessKey, socket: u64, probes: &Mutex<Probes>) {
+        if let Some(bridge) = self.processes.get_mut(&process.pid)
+            && bridge.sockets.remove(&socket).is_some()
+        {
+            self.remove_idle(probes);
+        }
+    }
+
+    /// Looks which sockets are still there, if it is time for that.
+    pub fn look(&mut self, now: Instant, probes: &Mutex<Probes>) {
+        if now.duration_since(self.looked) < LOOK {
+            return;
+        }
+        self.looked = now;
+        for (pid, bridge) in &mut self.processes {
+            let open = match is_running(*pid, bridge.start) {
+                true => sockets::descriptors(*pid).unwrap_or_default(),
+                false => Default::default(),
+            };
+            bridge.sockets.retain(|socket, why| {
+                let waited = match why {
+                    Why::Open(since) => now.duration_since(*since) < PATIENCE,
+                    Why::Wanted => true,
+                };
+                waited && open.contains(socket)
+            });
+        }
+        self.remove_idle(probes);
+    }
+
+    /// No process has a bridge any more.
+    pub fn clear(&mut self, probes: &Mutex<Probes>) {
+        for bridge in self.processes.values_mut() {
+            bridge.sockets.clear();
+        }
+        self.remove_idle(probes);
+        self.files.clear();
+        self.without.clear();
+    }
+
+    fn add(&mut self, process: ProcessKey, socket: u64, why: Why, probes: &Mutex<Probes>) {
+        if let Some(bridge) = self.processes.get_mut(&process.pid)
+            && bridge.start / TICK == process.start / TICK
+        {
+            bridge.sockets.insert(socket, why);
+            return;
+        }
+        let name = (process.pid, process.start / TICK);
+        if self.without.contains(&name) {
+            return;
+        }
+        if self.processes.len() >= self.most {
+            if !std::mem::replace(&mut self.full, true) {
+                warn!(
+                    most = self.most,
+                    "too many processes have TLS connections that were open before: those of others stay unread"
+                );
+            }
+            return;
+        }
+        let links = match self.attach(process, probes) {
+            Ok(links) => links,
+            Err(error) => {
+                warn!(pid = process.pid, %error, "connections that were open before stay unread");
+                Links::default()
+            }
+        };
+        if links.len() == 0 {
+            if self.without.len() >= WITHOUT {
+                self.without.clear();
+            }
+            self.without.insert(name);
+            return;
+        }
+        info!(pid = process.pid, probes = links.len(), "bridge attached");
+        let bridge = Bridge {
+            links,
+            start: process.start,
+            sockets: BTreeMap::from([(socket, why)]),
+        };
+        self.processes.insert(process.pid, bridge);
+        self.count(probes);
+    }
+
+    fn attach(
+        &mut self,
+        process: ProcessKey,
+        probes: &Mutex<Probes>,
+    ) -> Result<Links, super::probes::Error> {
+        let mut links = Links::default();
+        let Some(pid) = NonZeroU32::new(process.pid) else {
+            return Ok(links);
+        };
+        let files = self.files_of(process);
+        if !is_running(process.pid, process.start) {
+            return Ok(links);
+        }
+        let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
+        for (mapping, places) in files.iter().filter(|(_, places)| !places.is_empty()) {
+            match mapping.open() {
+                Ok(file) => {
+                    probes.attach_bridge(&file.attach_path(), places, pid, &mut links)?;
+                }
+                Err(error) => debug!(%error, "a mapped file was not looked at"),
+            }
+        }
+        Ok(links)
+    }
+
+    /// The files that a process has mapped as code, with their places.
+    fn files_of(&mut self, process: ProcessKey) -> Vec<(discover::Mapping, Arc<[Place]>)> {
+        let mappings = discover::files_of_process(process.pid).unwrap_or_default();
+        let mut files = Vec::new();
+        for mapping in mappings {
+            if !self.files.contains_key(&mapping.id) {
+                let places = match mapping.open().map(|file| functions::find(&file.file)) {
+                    Ok(Ok(places)) => places.into(),
+                    // Not a file, or gone: asked again when it is met again.
+                    _ => continue,
+                };
+                if self.files.len() >= FILES {
+                    self.files.clear();
+                }
+                self.files.insert(mapping.id, places);
+            }
+            if let Some(places) = self.files.get(&mapping.id) {
+                files.push((mapping, Arc::clone(places)));
+            }
+        }
+        files
+    }
+
+    fn remove_idle(&mut self, probes: &Mutex<Probes>) {
+        let idle: Vec<u32> = self
+            .processes
+            .iter()
+            .filter(|(_, bridge)| bridge.sockets.is_empty())
+            .map(|(pid, _)| *pid)
+            .collect();
+        for pid in &idle {
+            let Some(bridge) = self.processes.remove(pid) else {
+                continue;
+            };
+            drop(bridge.links);
+            let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
+            probes.forget_calls(*pid);
+            info!(pid, "bridge removed");
+        }
+        if !idle.is_empty() {
+            self.full = false;
+            self.count(probes);
+        }
+    }
+
+    fn count(&self, probes: &Mutex<Probes>) {
+        let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
+        // At most `PROCESSES`.
+        if let Err(error) = probes.count_bridges(self.processes.len() as u32) {
+            warn!(%error, "connections that were open before stay unread");
+        }
+    }
+}
+
+/// Since 6.11 a probed function returns through a system call of its own (`uretprobe`), which filters knew nothing of:
+/// programs with a filter that ends them for unknown calls were ended. 6.14 lets it pass them, and so do later versions
+/// of 6.12 and 6.13.
+fn returns_are_safe(release: &str) -> bool {
+    let mut numbers = release
+        .split(|character: char| !character.is_ascii_digit())
+        .map(|number| number.parse::<u32>().unwrap_or(0));
+    let mut number = || numbers.next().unwrap_or(0);
+    match (number(), number(), number()) {
+        (6, 11, _) => false,
+        (6, 12, patch) => patch >= 20,
+        (6, 13, patch) => patch >= 8,
+        _ => true,
+    }
+}
+
+/// Ids are used again.
+fn is_running(pid: u32, start: u64) -> bool {
+    start_ticks(pid) == Some(start / TICK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_that_end_programs_at_a_return_are_known() {
+        for safe in [
+            "6.1.0-56-amd64",
+            "5.15.0-1-generic",
+            "6.12.117+deb12-amd64",
+            "6.18.44-fc-v445",
+            "6.14.0",
+            "7.0.0-rc1",
+        ] {
+            assert!(returns_are_safe(safe), "{safe}");
+        }
+        for unsafe_one in ["6.11.0-29-generic", "6.12.0-55.el10.x86_64", "6.13.2"] {
+            assert!(!returns_are_safe(unsafe_one), "{unsafe_one}");
+        }
+    }
+}
