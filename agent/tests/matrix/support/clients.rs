@@ -69,7 +69,7 @@ pub const MBEDTLS: Client = Client {
 };
 
 /// Every client whose traffic the agent reads.
-pub const CLIENTS: [Client; 24] = [
+pub const CLIENTS: [Client; 27] = [
     CURL,
     Client {
         name: "curl-key-header",
@@ -152,6 +152,11 @@ pub const CLIENTS: [Client; 24] = [
         wires: TLS_ONLY,
     },
     Client {
+        name: "chromium",
+        call: chromium,
+        wires: &Wire::ALL,
+    },
+    Client {
         name: "deno-fetch",
         call: deno_fetch,
         wires: &Wire::ALL,
@@ -172,6 +177,16 @@ pub const CLIENTS: [Client; 24] = [
         wires: &Wire::ALL,
     },
     REQWEST,
+    Client {
+        name: "sentry-cli",
+        call: sentry_cli,
+        wires: &Wire::ALL,
+    },
+    Client {
+        name: "workerd",
+        call: workerd,
+        wires: &Wire::ALL,
+    },
     Client {
         name: "s_client",
         call: s_client,
@@ -370,12 +385,15 @@ fn git(errand: &Errand) -> Result<Call> {
 
 /// A client of ours over somebody's library: told what to do on standard input.
 fn script(errand: &Errand, spec: Spec) -> Call {
-    let plan = serde_json::json!({
+    bearer(spec.stdin(format!("{}\n", plan(errand))), errand)
+}
+
+fn plan(errand: &Errand) -> serde_json::Value {
+    serde_json::json!({
         "url": errand.target.url(&errand.path), "method": "GET", "body": "", "ca": errand.lab.certificate(),
         "headers": [["Authorization", format!("Bearer {}", errand.credential)]],
         "highest": errand.target.wire.version(),
-    });
-    bearer(spec.stdin(format!("{plan}\n")), errand)
+    })
 }
 
 fn go(errand: &Errand) -> Result<Call> {
@@ -492,6 +510,75 @@ fn primp(errand: &Errand) -> Result<Call> {
 
 fn impit(errand: &Errand) -> Result<Call> {
     venv(errand, "client_impit.py")
+}
+
+/// Its network service is a process of its own. It shows the page that it got.
+fn chromium(errand: &Errand) -> Result<Call> {
+    let path = format!("{}?page=2&access_token={}", errand.path, errand.credential);
+    let spec = Spec::new("/bin/sh")
+        .args(["-c", r#""$@" | grep -q ok && echo 200"#, "sh"])
+        .arg(fixtures::system("/usr/bin/chromium-headless-shell")?)
+        // As root it has no sandbox.
+        .args(["--no-sandbox", "--disable-gpu", "--no-first-run"])
+        .args([
+            "--disable-background-networking",
+            "--ignore-certificate-errors",
+        ])
+        .arg(format!(
+            "--user-data-dir={}",
+            errand.lab.path("chromium").display()
+        ))
+        .arg("--dump-dom")
+        .arg(errand.target.url(&path));
+    Ok(Call {
+        carrier: "query:access_token",
+        executable: fixtures::system("/usr/lib/chromium/chromium-headless-shell")?,
+        descendant: true,
+        ..bearer(spec, errand)
+    })
+}
+
+/// It asks for the releases of an organisation, which is named like the cell.
+fn sentry_cli(errand: &Errand) -> Result<Call> {
+    let organisation = errand.path.replace('/', "-");
+    let organisation = organisation.trim_start_matches('-');
+    let properties = errand.lab.path("sentry.properties");
+    // The test's certificate is no authority.
+    std::fs::write(&properties, "http.verify_ssl=false\n").context("write sentry.properties")?;
+    let spec = Spec::new("/bin/sh")
+        .args(["-c", r#""$@" >/dev/null && echo 200"#, "sh"])
+        .arg(fixtures::sentry_cli()?)
+        .args(["releases", "list", "--org", organisation])
+        .env("SENTRY_PROPERTIES", properties)
+        .env("SENTRY_URL", errand.target.url(""))
+        .env("SENTRY_AUTH_TOKEN", &errand.credential);
+    Ok(Call {
+        path: format!("/api/0/organizations/{organisation}/releases/"),
+        executable: fixtures::sentry_cli()?,
+        descendant: true,
+        ..bearer(spec, errand)
+    })
+}
+
+/// A worker's configuration (workerd.capnp), which reaches loopback and trusts the test's certificate.
+const WORKER: &str = r#"using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = (services = [
+  (name = "client", worker = (
+    modules = [(name = "client_workerd.mjs", esModule = embed "client_workerd.mjs")],
+    bindings = [(name = "PLAN", fromEnvironment = "PLAN")],
+    compatibilityDate = "2025-01-01", globalOutbound = "loopback")),
+  (name = "loopback", network = (allow = ["local"], tlsOptions = (trustedCertificates = [embed "certificate.pem"]))),
+]);
+"#;
+
+fn workerd(errand: &Errand) -> Result<Call> {
+    let config = errand.lab.path("workerd.capnp");
+    std::fs::write(&config, WORKER).context("write workerd.capnp")?;
+    let spec = Spec::new(fixtures::workerd()?)
+        .arg("test")
+        .arg(config)
+        .env("PLAN", plan(errand).to_string());
+    Ok(bearer(spec, errand))
 }
 
 fn raw_request(errand: &Errand) -> String {

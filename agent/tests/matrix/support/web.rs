@@ -31,7 +31,7 @@ struct Started {
     user: u32,
 }
 
-pub const ALL: [Web; 5] = [
+pub const ALL: [Web; 6] = [
     Web {
         name: "apache",
         start: apache,
@@ -51,6 +51,10 @@ pub const ALL: [Web; 5] = [
     Web {
         name: "granian",
         start: granian,
+    },
+    Web {
+        name: "deno",
+        start: deno,
     },
 ];
 
@@ -267,5 +271,24 @@ fn granian(lab: &Lab, ports: &Ports) -> Result<Started> {
             words.push(format!("--ssl-keyfile={}", text(&lab.private_key())));
         }
         words
+    })
+}
+
+/// Its TLS is rustls.
+fn deno(lab: &Lab, ports: &Ports) -> Result<Started> {
+    let config = serde_json::json!({
+        "certificate": lab.certificate(), "key": lab.private_key(), "log": ports.log,
+        "clear": ports.clear, "tls": ports.tls,
+    });
+    let spec = Spec::new(fixtures::venv_program("deno")?)
+        .args(["run", "--quiet", "--allow-all", "--no-config", "--no-lock"])
+        .arg(lab.path("server_deno.mjs"))
+        .env("DENO_DIR", lab.path("deno"))
+        .env("DENO_NO_UPDATE_CHECK", "1")
+        .env("CONFIG", config.to_string());
+    Ok(Started {
+        executable: spec.executable(),
+        specs: vec![spec],
+        user: own_user(),
     })
 }

@@ -37,8 +37,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Events that are filled at once, and merged.
-const SLICE: u64 = 10_000_000;
+/// Events that are filled at once: what is lost when a run is interrupted. Those before are made again for each.
+const SLICE: u64 = 25_000_000;
 /// Events that are sent while nothing is sealed: they are held in memory.
 const ACKNOWLEDGED: u64 = 500_000;
 /// From so many events on they are not sent over HTTP, unless that is asked for.
