@@ -5,12 +5,13 @@ use crate::support::agent::Agent;
 use crate::support::clients::{CURL, Errand, run};
 use crate::support::expect::{Expectations, Expected, stop};
 use crate::support::lab::Lab;
+use crate::support::process::Place;
 use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
 use crate::support::scenario::{Request, Script, both_sides, over_http2, request, requests};
-use crate::support::servers::{Server, Wire};
+use crate::support::servers::{self, Server, Wire};
 use crate::support::token::Shape;
-use crate::support::web::{self, Web};
+use crate::support::web;
 use crate::support::{nginx, pause, repeat, turn};
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -33,8 +34,20 @@ const EVERY: &[&str] = &[
     "hypercorn",
     "granian",
     "deno",
+    "go",
+    "node",
 ];
-const WITH_HTTP2: &[&str] = &["apache", "haproxy", "hypercorn", "granian", "deno"];
+const WITH_HTTP2: &[&str] = &[
+    "apache",
+    "haproxy",
+    "hypercorn",
+    "granian",
+    "deno",
+    "go",
+    "node",
+];
+/// With HTTP/2 in cleartext.
+const WITH_H2C: &[&str] = &["apache", "haproxy", "hypercorn", "granian", "deno"];
 
 const WAYS: [Way; 6] = [
     Way {
@@ -75,7 +88,7 @@ const WAYS: [Way; 6] = [
         wire: Wire::Clear,
         options: &["--http2-prior-knowledge"],
         version: "2",
-        servers: WITH_HTTP2,
+        servers: WITH_H2C,
     },
     // HTTP/1.1 asks, HTTP/2 answers.
     Way {
@@ -101,17 +114,17 @@ fn serving() {
     expected.whatever(&asked[0].credential);
     node(&lab, &first, "h2", "concurrent", &asked).unwrap();
 
-    for web in &web::ALL {
-        match web.start(&lab, &lab.inside()) {
+    for (name, start) in starts() {
+        match start(&lab, &lab.inside()) {
             Ok(server) => {
                 // And that of the server's.
                 pause(4);
-                serve(&lab, web, &server, &mut cells, &mut expected);
+                serve(&lab, &server, &mut cells, &mut expected);
             }
             Err(error) => {
-                let tried = Tried::server(web.name, Wire::Tls13, false, Trial::One);
-                cells.about(web.name, [tried]);
-                cells.check(web.name, Err(error));
+                let tried = Tried::server(name, Wire::Tls13, false, Trial::One);
+                cells.about(name, [tried]);
+                cells.check(name, Err(error));
             }
         }
     }
@@ -121,13 +134,31 @@ fn serving() {
     cells.finish();
 }
 
-fn serve(lab: &Lab, web: &Web, server: &Server, cells: &mut Cells, expected: &mut Expectations) {
-    for way in WAYS.iter().filter(|way| way.servers.contains(&web.name)) {
-        let cell = format!("{}-{}", web.name, way.name);
+type Start = Box<dyn Fn(&Lab, &Place) -> Result<Server>>;
+
+/// Every server of this test, each with listeners `clear` and `tls`.
+fn starts() -> Vec<(&'static str, Start)> {
+    // Their names for what these tests call `clear` and `tls`.
+    let named = |start: fn(&Lab, &Place) -> Result<Server>| -> Start {
+        Box::new(move |lab, place| {
+            let server = start(lab, place)?;
+            Ok(server.also("clear", "http").also("tls", "h2"))
+        })
+    };
+    let webs = web::ALL.iter().map(|web| -> (&'static str, Start) {
+        (web.name, Box::new(|lab, place| web.start(lab, place)))
+    });
+    webs.chain([("go", named(servers::go)), ("node", named(servers::node))])
+        .collect()
+}
+
+fn serve(lab: &Lab, server: &Server, cells: &mut Cells, expected: &mut Expectations) {
+    for way in WAYS.iter().filter(|way| way.servers.contains(&server.name)) {
+        let cell = format!("{}-{}", server.name, way.name);
         let http2 = way.version == "2";
         cells.about(
             &cell,
-            Tried::both("curl", web.name, way.wire, http2, Trial::One),
+            Tried::both("curl", server.name, way.wire, http2, Trial::One),
         );
         match curl(lab, server, way, &cell) {
             Ok(both) => expected.add(both),
@@ -138,10 +169,10 @@ fn serve(lab: &Lab, web: &Web, server: &Server, cells: &mut Cells, expected: &mu
         ("keep_alive", Trial::InARow(repeat(200)), repeat(200)),
         ("concurrent", Trial::AtOnce(20), 20),
     ] {
-        let name = format!("{}-old-{scenario}", web.name);
+        let name = format!("{}-old-{scenario}", server.name);
         cells.about(
             &name,
-            Tried::both("python", web.name, Wire::Tls13, false, trial),
+            Tried::both("python", server.name, Wire::Tls13, false, trial),
         );
         let asked = requests(lab, &name, count);
         match python(lab, server, scenario, &asked) {
@@ -149,17 +180,17 @@ fn serve(lab: &Lab, web: &Web, server: &Server, cells: &mut Cells, expected: &mu
             Err(error) => cells.check(&name, Err(error)),
         }
     }
-    if !WITH_HTTP2.contains(&web.name) {
+    if !WITH_HTTP2.contains(&server.name) {
         return;
     }
     for (scenario, trial, count) in [
         ("sequential", Trial::InARow(repeat(200)), repeat(200)),
         ("concurrent", Trial::AtOnce(20), 20),
     ] {
-        let name = format!("{}-{scenario}", web.name);
+        let name = format!("{}-{scenario}", server.name);
         cells.about(
             &name,
-            Tried::both("node", web.name, Wire::Tls13, true, trial),
+            Tried::both("node", server.name, Wire::Tls13, true, trial),
         );
         let asked = requests(lab, &name, count);
         match node(lab, server, "tls", scenario, &asked) {
@@ -168,7 +199,7 @@ fn serve(lab: &Lab, web: &Web, server: &Server, cells: &mut Cells, expected: &mu
         }
     }
     // Of these, the one that speaks RFC 8441.
-    if web.name == "hypercorn" {
+    if server.name == "hypercorn" {
         let name = "hypercorn-websocket";
         let forms = [
             ("before", json!({})),

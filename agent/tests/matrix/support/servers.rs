@@ -143,6 +143,12 @@ impl Server {
         }
     }
 
+    /// The listener `name` by another name as well.
+    pub fn also(mut self, alias: &str, name: &str) -> Self {
+        self.ports.insert(alias.to_owned(), self.ports[name]);
+        self
+    }
+
     /// A further listener by name, on 127.0.0.1.
     pub fn listener(&self, name: &str, wire: Wire) -> Target {
         Target {
