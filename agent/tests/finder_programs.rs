@@ -301,17 +301,7 @@ fn boringssl_in_bun() {
 /// The functions by the program's own symbols, and the same without them, however Go has linked it.
 #[test]
 fn go_stripped_or_not() {
-    let Some(go) = ["/usr/local/go/bin/go", "/usr/bin/go"]
-        .iter()
-        .map(Path::new)
-        .find(|path| path.exists())
-    else {
-        println!("skipped: no Go: apt-get install golang-go");
-        return;
-    };
     let folder = tempfile::tempdir().unwrap();
-    let main = folder.path().join("main.go");
-    fs::write(&main, include_str!("programs/client.go")).unwrap();
     let ways: [(&str, &[&str]); 4] = [
         ("fixed", &["-buildmode=exe"]),
         ("independent", &["-buildmode=pie"]),
@@ -323,20 +313,39 @@ fn go_stripped_or_not() {
         for (name, arguments) in ways {
             let name = format!("{version}-{name}");
             let linked = folder.path().join(&name);
-            let output = Command::new(go)
-                .args(["build", "-o"])
-                .arg(&linked)
-                .args(*arguments)
-                .arg(&main)
-                .env("GOTOOLCHAIN", version)
-                .output()
-                .unwrap();
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{name}: {said}");
+            if !build_go(version, arguments, &linked) {
+                return;
+            }
             found_as_by_symbols(&linked, &name);
             fs::remove_file(&linked).unwrap();
         }
     }
+}
+
+/// The tests' client, built by this version; whether there is a Go.
+fn build_go(version: &str, arguments: &[&str], linked: &Path) -> bool {
+    let Some(go) = ["/usr/local/go/bin/go", "/usr/bin/go"]
+        .iter()
+        .map(Path::new)
+        .find(|path| path.exists())
+    else {
+        println!("skipped: no Go: apt-get install golang-go");
+        return false;
+    };
+    let main = linked.with_extension("go");
+    fs::write(&main, include_str!("programs/client.go")).unwrap();
+    let output = Command::new(go)
+        .args(["build", "-o"])
+        .arg(linked)
+        .args(arguments)
+        .arg(&main)
+        .env("GOTOOLCHAIN", version)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let name = linked.display();
+    assert!(output.status.success(), "{name}: {said}");
+    true
 }
 
 /// Of each minor version the last one; the go command fetches them from the module proxy.
@@ -430,6 +439,64 @@ fn rustls_in_programs_and_wheels() {
         }
     }
 }
+
+/// Real programs with bytes changed where the finders of Go and rustls read: headers, the function table, the code
+/// around the points. What is found must be in the file; nothing may panic or never end.
+#[test]
+fn damaged_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let go = folder.path().join("go");
+    let go = build_go("local", &["-ldflags=-s -w"], &go).then_some(go);
+    let rust = fixture("rust", &["bin/rust-tls"]);
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |bound: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        usize::try_from(random % bound as u64).unwrap()
+    };
+    for path in [go, rust].into_iter().flatten() {
+        let whole = fs::read(&path).unwrap();
+        let found = look(&path);
+        let code = found.points.iter().map(|point| {
+            let at = usize::try_from(point.file_offset).unwrap();
+            at.saturating_sub(512)..(at + 512).min(whole.len())
+        });
+        // Go's `pcHeader` of 1.20 and later.
+        let table = whole
+            .windows(8)
+            .position(|bytes| bytes == [0xf1, 0xff, 0xff, 0xff, 0, 0, 1, 8]);
+        let table = table.map(|at| at..(at + (64 << 10)).min(whole.len()));
+        let places: Vec<_> = [0..4096, 0..whole.len()]
+            .into_iter()
+            .chain(table)
+            .chain(code)
+            .collect();
+        let copy = folder.path().join("damaged");
+        let mut as_before = 0;
+        for round in 0..ROUNDS {
+            let mut bytes = whole.clone();
+            let place = places[round % places.len()].clone();
+            for _ in 0..1 + below(64) {
+                bytes[place.start + below(place.len())] = below(256) as u8;
+            }
+            fs::write(&copy, &bytes).unwrap();
+            let mut finder = Finder::new(Cache::in_memory());
+            // What is no program any more is an error.
+            if let Ok(damaged) = finder.look_at_file(&File::open(&copy).unwrap()) {
+                let inside = |point: &Point| point.file_offset < bytes.len() as u64;
+                assert!(damaged.points.iter().all(inside), "{damaged:?}");
+                as_before += usize::from(damaged.points == found.points);
+            }
+        }
+        println!("{}: {as_before} of {ROUNDS} as before", path.display());
+        // Bytes far from everything that matters change nothing, others do.
+        assert!((1..ROUNDS).contains(&as_before), "{as_before}");
+    }
+}
+
+/// Damaged copies of each program.
+const ROUNDS: usize = 64;
 
 /// The development packages' archives, linked here: with the symbol known, and then stripped.
 #[test]
