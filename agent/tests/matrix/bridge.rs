@@ -382,7 +382,7 @@ fn removed(agent: &Agent, attached: usize) -> Result<()> {
         let all = count("bridge removed") == count("bridge attached");
         (all && left <= count("key-log point attached")).then_some(left)
     };
-    let left = wait_for(seconds(30), left).with_context(|| {
+    let left = wait_for(seconds(90), left).with_context(|| {
         format!(
             "{} of {} removed, {:?} probes are left of {attached}",
             count("bridge removed"),
