@@ -172,10 +172,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         return Ok(());
     }
     println!("{}", report.table());
-    let file = bench.folder.join("collector.json");
-    fs::write(&file, serde_json::to_string_pretty(&report.json())?)
-        .with_context(|| format!("cannot write {}", file.display()))?;
-    println!("\nall numbers: {}", file.display());
+    println!("\nall numbers: {}", bench.numbers().display());
     if !options.keep && options.folder.is_none() {
         for data in ["acknowledged", "data", "engines"] {
             // What is not there is gone already.
@@ -406,6 +403,17 @@ impl<'a> Bench<'a> {
         serde_json::from_str(&said).with_context(|| format!("tokentrail fill said {said}"))
     }
 
+    fn numbers(&self) -> PathBuf {
+        self.folder.join("collector.json")
+    }
+
+    /// All numbers so far: an engine may take long.
+    fn write(&self, report: &Report) -> Result<()> {
+        let file = self.numbers();
+        fs::write(&file, serde_json::to_string_pretty(&report.json())?)
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
     fn asked(&self, data: &Path, report: &mut Report) -> Result<()> {
         let mut words = vec![
             "load".to_owned(),
@@ -423,6 +431,7 @@ impl<'a> Bench<'a> {
         step.done(say::Mark::Done);
         server.stop()?;
         report.answers.push(("tokentrail".to_owned(), asked));
+        self.write(report)?;
         if self.options.alone {
             return Ok(());
         }
@@ -438,6 +447,7 @@ impl<'a> Bench<'a> {
             )?;
             report.engines.push((engine.name(), load));
             report.answers.push((engine.name().to_owned(), asked));
+            self.write(report)?;
             step.done(say::Mark::Done);
         }
         Ok(())

@@ -107,13 +107,13 @@ impl Report {
         if filled.appended > 0 {
             let rate = filled.appended as f64 / filled.fill_seconds.max(1e-9);
             rows.push(line(
-                "NDJSON to sealed, without HTTP",
+                "NDJSON to sealed, days merged meanwhile, without HTTP",
                 format!("{}/s", count(rate)),
                 None,
             ));
         }
         rows.push(line(
-            "merge of all",
+            "merge of the rest",
             format!("{:.1} s", filled.merge_seconds),
             None,
         ));
