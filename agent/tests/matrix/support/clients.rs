@@ -538,7 +538,8 @@ fn chromium(errand: &Errand) -> Result<Call> {
     })
 }
 
-/// It asks for the releases of an organisation, which is named like the cell.
+/// It asks for the releases of an organisation, which is named like the cell, and complains of an answer that is good
+/// and no JSON.
 fn sentry_cli(errand: &Errand) -> Result<Call> {
     let organisation = errand.path.replace('/', "-");
     let organisation = organisation.trim_start_matches('-');
@@ -546,7 +547,11 @@ fn sentry_cli(errand: &Errand) -> Result<Call> {
     // The test's certificate is no authority.
     std::fs::write(&properties, "http.verify_ssl=false\n").context("write sentry.properties")?;
     let spec = Spec::new("/bin/sh")
-        .args(["-c", r#""$@" >/dev/null && echo 200"#, "sh"])
+        .args([
+            "-c",
+            r#""$@" 2>&1 | grep -q "not a JSON response" && echo 200"#,
+            "sh",
+        ])
         .arg(fixtures::sentry_cli()?)
         .args(["releases", "list", "--org", organisation])
         .env("SENTRY_PROPERTIES", properties)

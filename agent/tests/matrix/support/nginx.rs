@@ -98,7 +98,6 @@ location ~ /status/404$ {{ return 404 "no\n"; }}
 location ~ /status/500$ {{ return 500 "no\n"; }}
 location ~ ^/cell/[^/]+/big$ {{ alias {folder}/big.bin; }}
 location ~ ^/cell/[^/]+/medium$ {{ sendfile off; alias {folder}/medium.bin; }}
-location ~ ^/api/0/organizations/[^/]+/releases/$ {{ default_type application/json; return 200 "[]"; }}
 location ~ ^/cell/[^/]+/repository\.git/(.*)$ {{
   if ($http_authorization = "") {{ return 401 "no\n"; }}
   add_header WWW-Authenticate 'Basic realm="test"' always;
