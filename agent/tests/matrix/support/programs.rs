@@ -252,13 +252,14 @@ fn find(kind: &Kind) -> Option<String> {
     }
 }
 
-/// The first number with a point in it.
+/// The first number with a point in it, or else a date.
 fn version_in(said: &str) -> Option<String> {
-    let digit_or_point = |c: char| c.is_ascii_digit() || c == '.';
-    said.split(|c| !digit_or_point(c))
-        .map(|word| word.trim_matches('.'))
-        .find(|word| word.contains('.'))
-        .map(str::to_owned)
+    let first = |mark: char| {
+        said.split(|c: char| !c.is_ascii_digit() && c != mark)
+            .map(|word| word.trim_matches(mark))
+            .find(|word| word.contains(mark))
+    };
+    first('.').or_else(|| first('-')).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -274,6 +275,7 @@ mod tests {
             ("v20.20.2\n", "20.20.2"),
             ("openjdk version \"17.0.19\" 2026-04-21", "17.0.19"),
             ("HAProxy version 2.6.12-1+deb12u3 2025/10/03", "2.6.12"),
+            ("workerd 2026-11-17", "2026-11-17"),
         ] {
             assert_eq!(version_in(said).as_deref(), Some(version));
         }
