@@ -110,6 +110,8 @@ const VM: &[Package] = &[
     program("busybox-static", "busybox", "starting virtual machines"),
     program("kmod", "depmod", "the virtual machines' modules"),
     program("file", "file", "finding out a kernel's version"),
+    // Without it virtme-ng finds no ports for its streams: a machine's output and status are lost.
+    program("udev", "udevadm", "the virtual machines' devices"),
     program("iproute2", "ip", "the virtual machines' loopback"),
     Package {
         name: "python3-venv",

@@ -135,7 +135,7 @@ impl Reader {
         }
         let problem = match status {
             Err(error) => Some(format!("{error:#}")),
-            Ok(_) if !self.closed => Some("it ended before its tests did".to_owned()),
+            Ok(status) if !self.closed => Some(format!("it ended before its tests did ({status})")),
             Ok(status) if !status.success() && self.failed == 0 => {
                 Some(format!("it ended with {status}"))
             }
