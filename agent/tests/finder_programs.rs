@@ -447,7 +447,7 @@ fn damaged_programs() {
     let folder = tempfile::tempdir().unwrap();
     let go = folder.path().join("go");
     let go = build_go("local", &["-ldflags=-s -w"], &go).then_some(go);
-    let rust = fixture("rust", &["bin/rust-tls"]);
+    let rust = fixture("rust", &["bin/rust-ring"]);
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut below = |bound: usize| {
         random ^= random << 13;

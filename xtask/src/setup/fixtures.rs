@@ -1,5 +1,5 @@
 //! Client programs from PyPI and npm, in the cache: `venv/` and `node/`, exported as `TOKENTRAIL_FIXTURES`; and the
-//! Rust client and server of the tests, built into `rust/`.
+//! Rust clients and servers of the tests, built into `rust/`.
 //!
 //! Versions are pinned by the lists beside this crate; a list that changed is installed afresh into the same place.
 
@@ -29,6 +29,7 @@ const NODE_PROGRAMS: [&str; 4] = [
 ];
 /// reqwest and tokio-rustls; its lock file pins everything below them.
 const RUST_PROGRAM: &str = "agent/tests/programs/rust";
+const RUST_PROGRAMS: [&str; 2] = ["rust-ring", "rust-aws-lc"];
 const RUST_SOURCES: [&str; 3] = ["Cargo.toml", "Cargo.lock", "main.rs"];
 
 /// The fixtures' Python.
@@ -128,7 +129,7 @@ pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
     }
     if test && let Err(error) = rust_program(workspace) {
         missing.push(Missing {
-            what: "the Rust client and server of the tests".to_owned(),
+            what: "the Rust clients and servers of the tests".to_owned(),
             command: process::display(&rust_command(workspace)),
             cause: Some(format!("{error:#}")),
             optional: false,
@@ -159,11 +160,12 @@ fn rust_program(workspace: &Workspace) -> Result<()> {
     let folder = workspace.fixtures().join("rust");
     let note = folder.join("built.txt");
     let built = fs::read_to_string(&note).is_ok_and(|built| built == sources);
-    if built && folder.join("bin/rust-tls").exists() {
+    let there = |program| folder.join("bin").join(program).exists();
+    if built && RUST_PROGRAMS.into_iter().all(there) {
         return Ok(());
     }
     process::logged(
-        "Rust client and server",
+        "Rust clients and servers",
         &mut rust_command(workspace),
         &workspace.logs().join("rust-fixture.log"),
     )?;

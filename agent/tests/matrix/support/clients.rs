@@ -69,7 +69,7 @@ pub const MBEDTLS: Client = Client {
 };
 
 /// Every client whose traffic the agent reads.
-pub const CLIENTS: [Client; 27] = [
+pub const CLIENTS: [Client; 29] = [
     CURL,
     Client {
         name: "curl-key-header",
@@ -119,6 +119,11 @@ pub const CLIENTS: [Client; 27] = [
     Client {
         name: "cryptography",
         call: cryptography,
+        wires: TLS_ONLY,
+    },
+    Client {
+        name: "psycopg2",
+        call: psycopg2,
         wires: TLS_ONLY,
     },
     Client {
@@ -177,6 +182,11 @@ pub const CLIENTS: [Client; 27] = [
         wires: &Wire::ALL,
     },
     REQWEST,
+    Client {
+        name: "reqwest-aws-lc",
+        call: reqwest_aws_lc,
+        wires: &Wire::ALL,
+    },
     Client {
         name: "sentry-cli",
         call: sentry_cli,
@@ -436,6 +446,10 @@ fn cryptography(errand: &Errand) -> Result<Call> {
     venv(errand, "client_cryptography.py")
 }
 
+fn psycopg2(errand: &Errand) -> Result<Call> {
+    venv(errand, "client_psycopg2.py")
+}
+
 fn node(errand: &Errand, name: &str) -> Result<Call> {
     let spec = Spec::new(fixtures::system("/usr/bin/node")?).arg(errand.lab.path(name));
     Ok(script(
@@ -462,7 +476,11 @@ fn old_node(errand: &Errand) -> Result<Call> {
 }
 
 fn reqwest(errand: &Errand) -> Result<Call> {
-    Ok(script(errand, Spec::new(fixtures::rust_tls()?)))
+    Ok(script(errand, Spec::new(fixtures::rust_ring()?)))
+}
+
+fn reqwest_aws_lc(errand: &Errand) -> Result<Call> {
+    Ok(script(errand, Spec::new(fixtures::rust_aws_lc()?)))
 }
 
 fn bun_fetch(errand: &Errand) -> Result<Call> {

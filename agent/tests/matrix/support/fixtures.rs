@@ -17,7 +17,7 @@ macro_rules! program {
 }
 
 /// Sources that are written to a test's folder and run there.
-pub const SCRIPTS: [(&str, &str); 26] = [
+pub const SCRIPTS: [(&str, &str); 27] = [
     program!("server.py"),
     program!("server_aiohttp.py"),
     program!("server_asgi.py"),
@@ -36,6 +36,7 @@ pub const SCRIPTS: [(&str, &str); 26] = [
     program!("client_aiohttp.py"),
     program!("client_curl_cffi.py"),
     program!("client_cryptography.py"),
+    program!("client_psycopg2.py"),
     program!("client_grpc.py"),
     program!("server_grpc.py"),
     program!("client_impit.py"),
@@ -132,9 +133,14 @@ pub fn sentry_cli() -> Result<PathBuf> {
     existing(folder()?.join("node/node_modules/@sentry/cli-linux-x64/bin/sentry-cli"))
 }
 
-/// reqwest and tokio-rustls in one stripped program.
-pub fn rust_tls() -> Result<PathBuf> {
-    existing(folder()?.join("rust/bin/rust-tls"))
+/// reqwest and tokio-rustls in one stripped program, with ring.
+pub fn rust_ring() -> Result<PathBuf> {
+    existing(folder()?.join("rust/bin/rust-ring"))
+}
+
+/// The same with aws-lc.
+pub fn rust_aws_lc() -> Result<PathBuf> {
+    existing(folder()?.join("rust/bin/rust-aws-lc"))
 }
 
 fn folder() -> Result<PathBuf> {

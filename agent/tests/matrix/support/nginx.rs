@@ -97,6 +97,7 @@ location ~ /status/401$ {{ add_header WWW-Authenticate 'Bearer realm="test"' alw
 location ~ /status/404$ {{ return 404 "no\n"; }}
 location ~ /status/500$ {{ return 500 "no\n"; }}
 location ~ ^/cell/[^/]+/big$ {{ alias {folder}/big.bin; }}
+location ~ ^/cell/[^/]+/slow$ {{ sendfile off; limit_rate 3m; alias {folder}/big.bin; }}
 location ~ ^/cell/[^/]+/medium$ {{ sendfile off; alias {folder}/medium.bin; }}
 location ~ ^/cell/[^/]+/repository\.git/(.*)$ {{
   if ($http_authorization = "") {{ return 401 "no\n"; }}

@@ -54,7 +54,7 @@ macro_rules! told {
     };
 }
 
-pub const ALL: [Kind; 33] = [
+pub const ALL: [Kind; 36] = [
     kind("aiohttp", OPENSSL, Version::Package("aiohttp")),
     kind("Apache", OPENSSL, told!("/usr/sbin/apache2", "-v")).called(&["apache"]),
     kind("bun", BORINGSSL, Version::Told(fixtures::bun, "--version")).called(&["bun-fetch"]),
@@ -94,6 +94,7 @@ pub const ALL: [Kind; 33] = [
     kind("httpx", OPENSSL, Version::Package("httpx")),
     kind("hypercorn", OPENSSL, Version::Package("hypercorn")),
     kind("hyper", RUSTLS, Version::Is("1.12.0")).called(&["rust"]),
+    kind("hyper with aws-lc", RUSTLS, Version::Is("1.12.0")).called(&["rust-aws-lc"]),
     kind("impit", RUSTLS, Version::Package("impit")),
     kind("Java", "JSSE", told!("/usr/bin/java", "-version")).called(&["java"]),
     kind("nginx", OPENSSL, told!("/usr/sbin/nginx", "-v")),
@@ -115,8 +116,15 @@ pub const ALL: [Kind; 33] = [
     )
     .called(&["s_client"]),
     kind("primp", RUSTLS, Version::Package("primp")),
+    kind(
+        "psycopg2's libssl",
+        OWN_OPENSSL,
+        Version::Package("psycopg2-binary"),
+    )
+    .called(&["psycopg2"]),
     kind("Python", OPENSSL, told!("/usr/bin/python3", "--version")).called(&["python"]),
     kind("reqwest", RUSTLS, Version::Is("0.12.28")),
+    kind("reqwest with aws-lc", RUSTLS, Version::Is("0.12.28")).called(&["reqwest-aws-lc"]),
     kind("requests", OPENSSL, Version::Package("requests")),
     kind(
         "sentry-cli",

@@ -252,14 +252,16 @@ pub fn node(lab: &Lab, place: &Place) -> Result<Server> {
     scripted(lab, place, "node", spec)
 }
 
-/// hyper over tokio-rustls; its listener `h2` speaks HTTP/2 over TLS 1.3.
+/// hyper over tokio-rustls with ring; its listener `h2` speaks HTTP/2 over TLS 1.3.
 pub fn rust(lab: &Lab, place: &Place) -> Result<Server> {
-    scripted(
-        lab,
-        place,
-        "rust",
-        Spec::new(fixtures::rust_tls()?).arg("server"),
-    )
+    let spec = Spec::new(fixtures::rust_ring()?).arg("server");
+    scripted(lab, place, "rust", spec)
+}
+
+/// The same with aws-lc.
+pub fn rust_aws_lc(lab: &Lab, place: &Place) -> Result<Server> {
+    let spec = Spec::new(fixtures::rust_aws_lc()?).arg("server");
+    scripted(lab, place, "rust-aws-lc", spec)
 }
 
 /// A server that is told where to log on standard input and says its ports on standard output.

@@ -1,4 +1,5 @@
-//! reqwest over rustls with ring, and by the argument `server` a server of hyper over tokio-rustls.
+//! reqwest over rustls with ring or, as `rust-aws-lc`, with aws-lc; by the argument `server` a server of hyper over
+//! tokio-rustls.
 //!
 //! The client's standard input: {"url", "method", "headers", "body", "ca", "highest"}; output: the status. The server's
 //! standard input, output and log as in server.py; its listener `h2` offers HTTP/2.
@@ -22,8 +23,15 @@ use tokio_rustls::TlsAcceptor;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
+const AWS_LC: bool = matches!(env!("CARGO_BIN_NAME").as_bytes(), b"rust-aws-lc");
+
 fn main() -> Result<()> {
-    rustls::crypto::ring::default_provider()
+    let provider = if AWS_LC {
+        rustls::crypto::aws_lc_rs::default_provider()
+    } else {
+        rustls::crypto::ring::default_provider()
+    };
+    provider
         .install_default()
         .map_err(|_| "a provider is there already")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
