@@ -6,6 +6,7 @@ use crate::support::event::Event;
 use crate::support::expect::{Expectations, Expected, Who, stop, unread_in};
 use crate::support::lab::Lab;
 use crate::support::process::{Program, Spec};
+use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
 use crate::support::scenario::{Request, Scenario, Script, both_sides, request, requests};
 use crate::support::servers::{Fact, Server, Target, Wire};
@@ -28,28 +29,35 @@ fn bridge() {
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
 
     let mut steered = Vec::new();
-    for (name, wire) in [
-        ("sockets", Wire::Tls12),
-        ("sockets", Wire::Tls13),
-        ("requests", Wire::Tls13),
+    let late = |client, wire, http2| Tried::both(client, "nginx", wire, http2, Trial::Late);
+    for (name, client, wire) in [
+        ("sockets", "python", Wire::Tls12),
+        ("sockets", "python", Wire::Tls13),
+        ("requests", "requests", Wire::Tls13),
     ] {
         let cell = format!("{name}-{}", wire.name());
         match Steered::start(&lab, &web, name, wire) {
-            Ok(one) => steered.push(one),
+            Ok(one) => {
+                for request in &one.asked[1..] {
+                    if request.cell.ends_with(KEPT) {
+                        cells.about(&request.cell, late(client, wire, false));
+                    }
+                }
+                steered.push(one);
+            }
             Err(error) => cells.skip(&cell, &format!("{error:#}")),
         }
     }
     let mut paced = Vec::new();
-    for (cell, target, spec) in [
-        (
-            "curl-tls12",
-            web.target(Wire::Tls12),
-            curl as fn(&_, &_, &_) -> _,
-        ),
-        ("curl-tls13", web.target(Wire::Tls13), curl),
-        ("curl-h2", web.listener("h2", Wire::Tls13), curl),
-        ("wget-tls13", web.target(Wire::Tls13), wget),
+    for (cell, client, listener, wire) in [
+        ("curl-tls12", "curl", "tls12", Wire::Tls12),
+        ("curl-tls13", "curl", "tls13", Wire::Tls13),
+        ("curl-h2", "curl", "h2", Wire::Tls13),
+        ("wget-tls13", "wget", "tls13", Wire::Tls13),
     ] {
+        cells.about(cell, late(client, wire, listener == "h2"));
+        let target = web.listener(listener, wire);
+        let spec = if client == "wget" { wget } else { curl };
         match Paced::start(&lab, &web, cell, &target, spec) {
             Ok(Some(one)) => paced.push(one),
             Ok(None) => cells.skip(cell, "it was through before it could be stopped"),
@@ -152,6 +160,9 @@ fn bridge_of_many() {
     cells.finish();
 }
 
+/// A request on the connection that was open before the agent.
+const KEPT: &str = "kept";
+
 /// Programs that wait for the test, with their first request done.
 struct Steered {
     asked: Vec<Request>,
@@ -164,7 +175,7 @@ impl Steered {
     fn start(lab: &Lab, web: &Server, name: &str, wire: Wire) -> Result<Self> {
         let asked: Vec<_> = (0..REQUESTS)
             .map(|number| {
-                let form = if number == 2 { "new" } else { "kept" };
+                let form = if number == 2 { "new" } else { KEPT };
                 let cell = format!("{name}-{}-{number}-{form}", wire.name());
                 request(lab, &cell, json!({ "form": form }))
             })
@@ -198,7 +209,7 @@ impl Steered {
             .map(|_| self.scenario.exchange())
             .collect::<Result<Vec<_>>>()?;
         for mut one in both_sides(&done, rest, web, &self.executable)? {
-            one.nested = one.cell.ends_with("kept");
+            one.nested = one.cell.ends_with(KEPT);
             expected.add([one]);
         }
         Ok(self.scenario)
