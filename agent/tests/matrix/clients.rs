@@ -15,11 +15,11 @@ use crate::support::{brief, nginx, seconds, turn, wait_for};
 use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
 
-/// What the cells of this file share.
-struct Stage<'a> {
-    lab: &'a Lab,
-    cells: Cells,
-    expected: Expectations,
+/// What cells of clients share.
+pub struct Stage<'a> {
+    pub lab: &'a Lab,
+    pub cells: Cells,
+    pub expected: Expectations,
     number: usize,
 }
 
@@ -37,6 +37,15 @@ struct Cell<'a> {
 }
 
 impl<'a> Stage<'a> {
+    pub fn new(lab: &'a Lab, test: &'static str) -> Self {
+        Self {
+            lab,
+            cells: Cells::new(test),
+            expected: Expectations::default(),
+            number: 0,
+        }
+    }
+
     fn errand(&mut self, cell: &Cell) -> (Errand<'a>, Shape) {
         self.number += 1;
         let shape = Shape::nth(self.number);
@@ -101,14 +110,14 @@ const OWN_FILES: [(&str, &str); 17] = [
 const LARGE: [&str; 2] = ["chromium", "workerd"];
 
 /// Why a client is left out here, if it is.
-fn left_out(client: &Client) -> Option<&'static str> {
+pub fn left_out(client: &Client) -> Option<&'static str> {
     (brief() && LARGE.contains(&client.name))
         .then_some("this machine is slow, and would search its file for a minute")
 }
 
 /// One request by each client with TLS code of its own: the first handshake of a file may be over before the file is
 /// known, the second must be read. Gives what the first ones would have been.
-fn first_handshakes(stage: &mut Stage, web: &Server, agent: &Agent) -> Vec<Expected> {
+pub fn first_handshakes(stage: &mut Stage, web: &Server, agent: &Agent) -> Vec<Expected> {
     let mut first = Vec::new();
     let mut files = Vec::new();
     for (own, file) in OWN_FILES {
@@ -222,12 +231,7 @@ fn clients() {
     let go = servers::go(&lab, &lab.inside());
     let ring = servers::rust(&lab, &lab.inside());
     let aws_lc = servers::rust_aws_lc(&lab, &lab.inside());
-    let mut stage = Stage {
-        lab: &lab,
-        cells: Cells::new("clients"),
-        expected: Expectations::default(),
-        number: 0,
-    };
+    let mut stage = Stage::new(&lab, "clients");
 
     let first = first_handshakes(&mut stage, &web, &agent);
     for client in &CLIENTS {

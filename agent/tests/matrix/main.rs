@@ -20,6 +20,7 @@ mod late;
 mod privilege;
 mod processes;
 mod quic;
+mod repeated;
 mod rotate;
 mod scope;
 mod serving;

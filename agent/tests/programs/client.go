@@ -1,4 +1,4 @@
-// A Go client (net/http over crypto/tls). Standard input: {"url", "method", "headers", "body", "ca"}; output: the status.
+// A Go client (net/http over crypto/tls). Standard input and output as in client_requests.py.
 package main
 
 import (
@@ -12,9 +12,22 @@ import (
 	"strings"
 )
 
+type headers [][2]string
+
 type plan struct {
 	URL, Method, Body, CA string
-	Headers               [][2]string
+	Headers               headers
+	More                  []further
+}
+
+// As JSON, an array of both.
+type further struct {
+	url     string
+	headers headers
+}
+
+func (f *further) UnmarshalJSON(text []byte) error {
+	return json.Unmarshal(text, &[]any{&f.url, &f.headers})
 }
 
 func must(err error) {
@@ -32,14 +45,16 @@ func main() {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(pem)
 	client := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
-	request, err := http.NewRequest(p.Method, p.URL, strings.NewReader(p.Body))
-	must(err)
-	for _, header := range p.Headers {
-		request.Header.Set(header[0], header[1])
+	for _, one := range append([]further{{p.URL, p.Headers}}, p.More...) {
+		request, err := http.NewRequest(p.Method, one.url, strings.NewReader(p.Body))
+		must(err)
+		for _, header := range one.headers {
+			request.Header.Set(header[0], header[1])
+		}
+		answer, err := client.Do(request)
+		must(err)
+		_, _ = io.Copy(io.Discard, answer.Body)
+		_ = answer.Body.Close()
+		fmt.Println(answer.StatusCode)
 	}
-	answer, err := client.Do(request)
-	must(err)
-	_, _ = io.Copy(io.Discard, answer.Body)
-	_ = answer.Body.Close()
-	fmt.Println(answer.StatusCode)
 }

@@ -1,10 +1,11 @@
-"""curl_cffi (BoringSSL in a wheel), HTTP/1.1. Standard input: {"url", "method", "headers", "body", "ca"}; output: status."""
+"""curl_cffi (BoringSSL in a wheel), HTTP/1.1. Standard input and output as in client_requests.py."""
 import json
 import sys
 
 from curl_cffi import CurlHttpVersion, requests
 
 plan = json.load(sys.stdin)
-answer = requests.request(plan["method"], plan["url"], headers=dict(plan["headers"]), data=plan["body"] or None,
-                          verify=plan["ca"], impersonate="chrome", http_version=CurlHttpVersion.V1_1)
-print(answer.status_code)
+with requests.Session(verify=plan["ca"], impersonate="chrome", http_version=CurlHttpVersion.V1_1) as session:
+    for url, headers in [(plan["url"], plan["headers"]), *plan.get("more", [])]:
+        answer = session.request(plan["method"], url, headers=dict(headers), data=plan["body"] or None)
+        print(answer.status_code)

@@ -1,4 +1,4 @@
-"""impit (rustls in a wheel). Standard input: {"url", "method", "headers", "body", "ca"}; output: status."""
+"""impit (rustls in a wheel). Standard input and output as in client_requests.py."""
 import json
 import sys
 
@@ -6,5 +6,6 @@ import impit
 
 plan = json.load(sys.stdin)
 client = impit.Client(verify=False)
-answer = client.request(plan["method"], plan["url"], headers=dict(plan["headers"]))
-print(answer.status_code)
+for url, headers in [(plan["url"], plan["headers"]), *plan.get("more", [])]:
+    answer = client.request(plan["method"], url, headers=dict(headers))
+    print(answer.status_code)

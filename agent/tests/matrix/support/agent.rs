@@ -5,6 +5,7 @@ use super::event::Event;
 use super::lab::Lab;
 use super::process::{Place, Program, Spec, run};
 use super::{host_scope, seconds, wait_for};
+use agent_common::fingerprint::{Fingerprint, Keyring, Secret};
 use anyhow::{Context, Result, bail, ensure};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -230,7 +231,16 @@ impl Agent {
         if let Some(known) = self.known.borrow().get(credential) {
             return Ok(known.clone());
         }
-        let found = fingerprint(&self.key, credential)?;
+        let by_keys = Keyring::load(&self.key)?
+            .fingerprints_ever(&Secret::copy_from(credential.as_bytes()))
+            .iter()
+            .map(Fingerprint::text)
+            .collect::<Vec<_>>();
+        // The program is asked for the first of them, and where one of several keys must be chosen.
+        let found = match by_keys.as_slice() {
+            [only] if !self.known.borrow().is_empty() => only.clone(),
+            _ => fingerprint(&self.key, credential)?,
+        };
         self.known
             .borrow_mut()
             .insert(credential.to_owned(), found.clone());

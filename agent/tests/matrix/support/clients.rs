@@ -5,6 +5,7 @@ use super::process::{Place, Program, Spec};
 use super::servers::{Target, Wire};
 use super::{fixtures, seconds};
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use std::path::PathBuf;
 
 /// One request to make.
@@ -219,40 +220,91 @@ impl Client {
         (self.call)(errand)
     }
 
+    /// One process that asks all of these, one after the other on one connection; `None` if the client cannot.
+    pub fn call_in_a_row(&self, errands: &[Errand]) -> Option<Result<Call>> {
+        let (first, more) = errands.split_first()?;
+        if self.name == CURL.name {
+            return Some(curl_in_a_row(first, more));
+        }
+        IN_A_ROW.contains(&self.name).then(|| {
+            let mut call = self.call(first)?;
+            call.spec = call.spec.stdin(format!("{}\n", plan(first, more)));
+            Ok(call)
+        })
+    }
+
     /// Makes the request and waits for the client's end.
     pub fn run(&self, errand: &Errand, place: &Place) -> Result<Ran> {
         run(self.call(errand)?, errand, place)
     }
 }
 
+/// Clients that take `more` of a plan.
+const IN_A_ROW: [&str; 15] = [
+    "requests",
+    "httpx",
+    "aiohttp",
+    "curl_cffi",
+    "node-fetch",
+    "node-https",
+    "node-16",
+    "bun-fetch",
+    "go",
+    "go-1.20",
+    "deno-fetch",
+    "primp",
+    "impit",
+    "reqwest",
+    "reqwest-aws-lc",
+];
+
 /// Runs what was prepared by [`Client::call`], perhaps changed since.
 pub fn run(call: Call, errand: &Errand, place: &Place) -> Result<Ran> {
-    let spec = call.spec.clone().folder(errand.lab.folder());
-    let mut program = Program::start(&spec, place)?;
-    let pid = program.pid();
-    if call.holds_stdin {
-        program.wait(seconds(60))?;
+    Running::start(call, errand.lab, place)?.finish()
+}
+
+/// A client that has been started.
+pub struct Running {
+    call: Call,
+    program: Program,
+}
+
+impl Running {
+    pub fn start(call: Call, lab: &Lab, place: &Place) -> Result<Self> {
+        let spec = call.spec.clone().folder(lab.folder());
+        let program = Program::start(&spec, place)?;
+        Ok(Self { call, program })
     }
-    let finished = program.finish()?;
-    let name = spec.program.display();
-    ensure!(
-        finished.status.success(),
-        "{name}: {}: {}",
-        finished.status,
-        finished.stderr.trim()
-    );
-    let said = finished
-        .stdout
-        .iter()
-        .rev()
-        .find_map(|line| status_in(line));
-    let status = said.with_context(|| format!("{name} said no status: {:?}", finished.stdout))?;
-    Ok(Ran {
-        pid,
-        call,
-        status,
-        stdout: finished.stdout,
-    })
+
+    /// Waits for its end.
+    pub fn finish(self) -> Result<Ran> {
+        let Self { call, mut program } = self;
+        let pid = program.pid();
+        if call.holds_stdin {
+            program.wait(seconds(60))?;
+        }
+        let finished = program.finish()?;
+        let name = call.spec.program.display();
+        ensure!(
+            finished.status.success(),
+            "{name}: {}: {}",
+            finished.status,
+            finished.stderr.trim()
+        );
+        let said = finished
+            .stdout
+            .iter()
+            .rev()
+            .find_map(|line| status_in(line));
+        let status =
+            said.with_context(|| format!("{name} said no status: {:?}", finished.stdout))?;
+        Ok(Ran {
+            pid,
+            call,
+            status,
+            stdout: finished.stdout,
+        })
+    }
 }
 
 /// A line that is, or begins with, a status (`200 ...`), or a status line (`HTTP/1.1 200 OK`).
@@ -303,6 +355,16 @@ fn curl(errand: &Errand) -> Result<Call> {
         bare_curl(errand, &errand.path)?.arg("-H").arg(header),
         errand,
     ))
+}
+
+/// A section of its arguments for each.
+fn curl_in_a_row(first: &Errand, more: &[Errand]) -> Result<Call> {
+    let mut call = curl(first)?;
+    for errand in more {
+        let section = curl(errand)?.spec.args;
+        call.spec = call.spec.arg("--next").args(section);
+    }
+    Ok(call)
 }
 
 fn curl_key_header(errand: &Errand) -> Result<Call> {
@@ -395,14 +457,20 @@ fn git(errand: &Errand) -> Result<Call> {
 
 /// A client of ours over somebody's library: told what to do on standard input.
 fn script(errand: &Errand, spec: Spec) -> Call {
-    bearer(spec.stdin(format!("{}\n", plan(errand))), errand)
+    bearer(spec.stdin(format!("{}\n", plan(errand, &[]))), errand)
 }
 
-fn plan(errand: &Errand) -> serde_json::Value {
-    serde_json::json!({
-        "url": errand.target.url(&errand.path), "method": "GET", "body": "", "ca": errand.lab.certificate(),
-        "headers": [["Authorization", format!("Bearer {}", errand.credential)]],
-        "highest": errand.target.wire.version(),
+fn plan(errand: &Errand, more: &[Errand]) -> serde_json::Value {
+    let url = |errand: &Errand| errand.target.url(&errand.path);
+    let headers =
+        |errand: &Errand| json!([["Authorization", format!("Bearer {}", errand.credential)]]);
+    let more: Vec<_> = more
+        .iter()
+        .map(|errand| json!([url(errand), headers(errand)]))
+        .collect();
+    json!({
+        "url": url(errand), "method": "GET", "body": "", "ca": errand.lab.certificate(),
+        "headers": headers(errand), "highest": errand.target.wire.version(), "more": more,
     })
 }
 
@@ -600,7 +668,7 @@ fn workerd(errand: &Errand) -> Result<Call> {
     let spec = Spec::new(fixtures::workerd()?)
         .arg("test")
         .arg(config)
-        .env("PLAN", plan(errand).to_string());
+        .env("PLAN", plan(errand, &[]).to_string());
     Ok(bearer(spec, errand))
 }
 

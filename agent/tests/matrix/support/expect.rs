@@ -6,7 +6,7 @@ pub use super::expected::{Expected, Side, Who};
 use super::report::Cells;
 use super::seconds;
 use anyhow::{Result, bail};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 
 /// All expectations of one test, held against the events of one agent.
@@ -41,8 +41,9 @@ impl Expectations {
             about.push((expected, agent.fingerprint(&expected.credential)?));
         }
         let present = |events: &[Event]| {
+            let of = ByFingerprint::new(events);
             about.iter().all(|(expected, fingerprint)| {
-                events
+                of.get(fingerprint)
                     .iter()
                     .any(|event| expected.is_about(fingerprint, event))
             })
@@ -52,8 +53,19 @@ impl Expectations {
         for one in &about {
             by_cell.entry(&one.0.cell).or_default().push(one);
         }
+        let mut alike: HashMap<&str, Vec<&Expected>> = HashMap::new();
+        for one in &self.list {
+            alike.entry(&one.credential).or_default().push(one);
+        }
+        let of = ByFingerprint::new(&agent.events);
         for (cell, expected) in by_cell {
-            cells.check(cell, check_cell(&expected, &self.list, &agent.events));
+            let wrong = wrong_in(&expected, &alike, &of, &agent.events);
+            let whole = if wrong.is_empty() {
+                Ok(())
+            } else {
+                Err(anyhow::anyhow!("{}", wrong.join("; ")))
+            };
+            cells.check(cell, whole);
         }
         for (cell, credential) in &self.never {
             let fingerprint = agent.fingerprint(credential)?;
@@ -99,14 +111,40 @@ impl Expectations {
     }
 }
 
-/// All events of one cell, and that its two sides share the exchange.
-fn check_cell(expected: &[&(&Expected, String)], all: &[Expected], events: &[Event]) -> Result<()> {
+/// Events by each credential that they are about.
+struct ByFingerprint<'a>(HashMap<&'a str, Vec<&'a Event>>);
+
+impl<'a> ByFingerprint<'a> {
+    fn new(events: &'a [Event]) -> Self {
+        let mut by: HashMap<_, Vec<_>> = HashMap::new();
+        for event in events {
+            for fingerprint in event.fingerprints() {
+                by.entry(fingerprint).or_default().push(event);
+            }
+        }
+        Self(by)
+    }
+
+    fn get(&self, fingerprint: &str) -> &[&'a Event] {
+        self.0.get(fingerprint).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// What is wrong with the events of one cell, and whether its two sides share the exchange. `alike` has what is
+/// expected by its credential.
+fn wrong_in(
+    expected: &[&(&Expected, String)],
+    alike: &HashMap<&str, Vec<&Expected>>,
+    of: &ByFingerprint,
+    events: &[Event],
+) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut exchanges: BTreeMap<&str, BTreeMap<Side, Option<&str>>> = BTreeMap::new();
     for (expected, fingerprint) in expected.iter().copied() {
-        let about = |event: &&Event| expected.is_about(fingerprint, event);
-        let found: Vec<_> = events.iter().filter(about).collect();
-        let wanted = all.iter().filter(|other| expected.is_like(other)).count();
+        let about = |event: &&&Event| expected.is_about(fingerprint, event);
+        let found: Vec<_> = of.get(fingerprint).iter().filter(about).collect();
+        let others = &alike[expected.credential.as_str()];
+        let wanted = others.iter().filter(|one| expected.is_like(one)).count();
         let label = expected.label();
         let nearest = found
             .iter()
@@ -144,11 +182,7 @@ fn check_cell(expected: &[&(&Expected, String)], all: &[Expected], events: &[Eve
             ));
         }
     }
-    if wrong.is_empty() {
-        Ok(())
-    } else {
-        bail!("{}", wrong.join("; "))
-    }
+    wrong
 }
 
 /// What may explain a missing event: others of the same credential, coverage of the same socket.

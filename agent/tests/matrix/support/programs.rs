@@ -168,7 +168,7 @@ pub enum Trial {
 
 impl Trial {
     /// As the table has it.
-    fn text(self) -> String {
+    pub fn text(self) -> String {
         match self {
             Self::One => "1".to_owned(),
             Self::AtOnce(count) => format!("{count}c"),

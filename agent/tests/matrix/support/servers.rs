@@ -193,6 +193,7 @@ impl Server {
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let facts = whole
             .lines()
+            .filter(|line| line.contains(path))
             .filter_map(|line| serde_json::from_str::<Fact>(line).ok());
         facts.filter(|fact| fact.path == path).collect()
     }

@@ -1,8 +1,8 @@
 //! reqwest over rustls with ring or, as `rust-aws-lc`, with aws-lc; by the argument `server` a server of hyper over
 //! tokio-rustls.
 //!
-//! The client's standard input: {"url", "method", "headers", "body", "ca", "highest"}; output: the status. The server's
-//! standard input, output and log as in server.py; its listener `h2` offers HTTP/2.
+//! The client's standard input and output as in client_requests.py, and "highest" is its highest version of TLS. The
+//! server's standard input, output and log as in server.py; its listener `h2` offers HTTP/2.
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -57,16 +57,21 @@ async fn ask() -> Result<()> {
     if text(&plan, "highest") == "TLSv1.2" {
         builder = builder.max_tls_version(reqwest::tls::Version::TLS_1_2);
     }
-    let method = text(&plan, "method").parse()?;
-    let mut request = builder.build()?.request(method, text(&plan, "url"));
-    for header in plan["headers"].as_array().into_iter().flatten() {
-        let [name, value] = [0, 1].map(|part| header[part].as_str().unwrap_or_default());
-        request = request.header(name, value);
+    let client = builder.build()?;
+    let method: reqwest::Method = text(&plan, "method").parse()?;
+    let first = json!([plan["url"], plan["headers"]]);
+    let more = plan["more"].as_array().into_iter().flatten();
+    for one in std::iter::once(&first).chain(more) {
+        let mut request = client.request(method.clone(), one[0].as_str().unwrap_or_default());
+        for header in one[1].as_array().into_iter().flatten() {
+            let [name, value] = [0, 1].map(|part| header[part].as_str().unwrap_or_default());
+            request = request.header(name, value);
+        }
+        let answer = request.body(text(&plan, "body").to_owned()).send().await?;
+        let (status, spoken) = (answer.status(), answer.version());
+        answer.bytes().await?;
+        println!("{} {spoken:?}", status.as_u16());
     }
-    let answer = request.body(text(&plan, "body").to_owned()).send().await?;
-    let (status, spoken) = (answer.status(), answer.version());
-    answer.bytes().await?;
-    println!("{} {spoken:?}", status.as_u16());
     Ok(())
 }
 
