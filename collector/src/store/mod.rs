@@ -45,6 +45,7 @@ pub use directory::{Directory, Force};
 pub use error::{Error, Result};
 pub use merge::Merged;
 pub use pending::{Entry, Pending, PendingError};
+pub(crate) use reader::without_values;
 pub use retain::{Retained, Retention};
 pub use seal::Sealed;
 pub use segment::{Level, Segment};

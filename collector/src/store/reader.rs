@@ -16,6 +16,7 @@ use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::statistics::Statistics;
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -78,6 +79,20 @@ pub(super) struct Weight {
     pub bytes: u64,
 }
 
+/// The columns of a file that are null in every row. One of which its footer does not say so is none of them.
+pub fn without_values(footer: &ParquetMetaData) -> HashSet<&str> {
+    let names = footer.file_metadata().schema_descr().columns().iter();
+    let mut empty: HashSet<&str> = names.map(|column| column.name()).collect();
+    let chunks = footer.row_groups().iter().flat_map(|group| group.columns());
+    for chunk in chunks {
+        let nulls = chunk.statistics().and_then(Statistics::null_count_opt);
+        if nulls.and_then(|nulls| i64::try_from(nulls).ok()) != Some(chunk.num_values()) {
+            empty.remove(chunk.column_descr().name());
+        }
+    }
+    empty
+}
+
 /// A segment that is opened.
 pub(super) struct Reader {
     builder: ParquetRecordBatchStreamBuilder<Object>,
@@ -115,15 +130,9 @@ impl Reader {
         }
     }
 
-    /// Whether a column has a value in any row. A file that does not say so has one.
-    pub fn has_values(&self, column: &str) -> bool {
-        let groups = self.builder.metadata().row_groups();
-        let chunks = groups.iter().flat_map(|group| group.columns());
-        let mut own = chunks.filter(|chunk| chunk.column_path().parts() == [column]);
-        own.any(|chunk| {
-            let nulls = chunk.statistics().and_then(Statistics::null_count_opt);
-            nulls.and_then(|nulls| i64::try_from(nulls).ok()) != Some(chunk.num_values())
-        })
+    /// See [`without_values`].
+    pub fn without_values(&self) -> HashSet<&str> {
+        without_values(self.builder.metadata())
     }
 
     /// All rows in their order, with the columns of `schema`: some of those that a segment of today has.
@@ -167,4 +176,43 @@ pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordB
         })
         .collect::<Result<_, _>>()?;
     Ok(RecordBatch::try_new(schema.clone(), columns)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Int64Array};
+    use parquet::arrow::ArrowWriter;
+    use parquet::file::properties::{EnabledStatistics, WriterProperties};
+
+    #[test]
+    fn columns_without_values_are_those_that_the_footer_says() {
+        let batch = |late: Option<i64>| {
+            let column = |values: [Option<i64>; 2]| -> ArrayRef {
+                Arc::new(values.into_iter().collect::<Int64Array>())
+            };
+            RecordBatch::try_from_iter_with_nullable([
+                ("never", column([None, None]), true),
+                ("late", column([None, late]), true),
+                ("always", column([Some(1), Some(2)]), true),
+                ("unsaid", column([None, None]), true),
+            ])
+            .unwrap()
+        };
+        let unsaid = WriterProperties::builder()
+            .set_column_statistics_enabled("unsaid".into(), EnabledStatistics::None)
+            .build();
+        let mut writer =
+            ArrowWriter::try_new(Vec::new(), batch(None).schema(), Some(unsaid)).unwrap();
+        for late in [None, Some(3)] {
+            writer.write(&batch(late)).unwrap();
+            writer.flush().unwrap();
+        }
+        let file = Bytes::from(writer.into_inner().unwrap());
+        let footer = ParquetMetaDataReader::new()
+            .parse_and_finish(&file)
+            .unwrap();
+        assert_eq!(footer.row_groups().len(), 2);
+        assert_eq!(without_values(&footer), HashSet::from(["never"]));
+    }
 }

@@ -30,7 +30,7 @@ pub struct Options {
 }
 
 /// The tests whose cells say what they are about.
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 10] = [
     "bridge::bridge",
     "clients::",
     "serving::",
@@ -39,6 +39,7 @@ const TESTS: [&str; 9] = [
     "connections::connections",
     "crowd::crowd",
     "late::late_attach",
+    "repeated::repeated",
     "unread::unread",
 ];
 

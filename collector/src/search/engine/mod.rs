@@ -87,7 +87,7 @@ impl Default for Limits {
             rows: 200_000_000,
             page: 10_000,
             parallel: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
-            footers: 128 * 1024 * 1024,
+            footers: 256 * 1024 * 1024,
         }
     }
 }

@@ -166,9 +166,10 @@ fn external(error: Error) -> datafusion::error::DataFusionError {
 /// The columns with a value, and those that rows are sorted by.
 fn filled(readers: &[Reader]) -> SchemaRef {
     let all = columns::schema();
+    let empty: Vec<_> = readers.iter().map(Reader::without_values).collect();
     let filled = all.fields().iter().filter(|field| {
         let name = field.name().as_str();
-        SORT.contains(&name) || readers.iter().any(|reader| reader.has_values(name))
+        SORT.contains(&name) || empty.iter().any(|empty| !empty.contains(name))
     });
     Arc::new(Schema::new_with_metadata(
         filled.cloned().collect::<Vec<_>>(),
