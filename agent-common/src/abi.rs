@@ -67,6 +67,8 @@ pub mod bridge {
     pub const COUNT_FIFTH: u64 = 4;
     /// Its result is of 64 bits, and the library is GnuTLS.
     pub const GNUTLS: u64 = 8;
+    /// It frees the object: what comes at the same address is another one.
+    pub const FREES: u64 = 16;
 }
 
 /// The first fields of every record. 16 bytes.

@@ -393,7 +393,13 @@ pub fn bridge_forget(ctx: ProbeContext) -> u32 {
     if scope::holds_current()
         && let Some(object) = ctx.arg::<u64>(0)
     {
-        forget(&key_of(object));
+        let key = key_of(object);
+        // SAFETY: the context of this program.
+        let form = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+        let refused = object_of(&key).is_some_and(|object| object.tie == tie::REFUSED);
+        if form & bridge::FREES != 0 || !refused {
+            forget(&key);
+        }
     }
     0
 }

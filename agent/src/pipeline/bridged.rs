@@ -250,9 +250,12 @@ impl Tied {
     fn finish(mut self, now: Nanos, outcome: Outcome, with: &mut Surroundings<'_>) {
         self.flows.iter_mut().for_each(Flow::close);
         self.pump(now, with);
+        let before = with.out.len();
         self.stream.finish(outcome, with);
         // Of the tunnels in it.
+        let added = with.out.split_off(before);
+        let kept = added.into_iter();
         with.out
-            .retain(|output| !matches!(output, Output::TlsClosed(_)));
+            .extend(kept.filter(|output| !matches!(output, Output::TlsClosed(_))));
     }
 }

@@ -52,7 +52,9 @@ pub struct Connection {
     turn: Turn,
     /// Exchanges of it were skipped.
     pub skipped: bool,
-    /// Its first bytes were not seen, and nobody has asked yet whether its processes' probes are to stay for it.
+    /// Seen from its first byte.
+    pub from_start: bool,
+    /// It is not, and nobody has asked yet whether its processes' probes are to stay for it.
     pub before: bool,
     /// TLS whose begin was not seen.
     pub late: Option<Late>,
@@ -98,6 +100,7 @@ impl Connection {
             read: false,
             turn: Turn::Open,
             skipped: false,
+            from_start: chunk.from_start,
             before: !chunk.from_start,
             late: None,
             bridged: None,

@@ -14,7 +14,8 @@ use crate::{
     tls,
 };
 
-/// A connection that was open before, and of which no TLS has come for so long, carries none.
+/// A connection that was open before, and of which no TLS has come for so long, is not waited for: it carries something
+/// else, or its records' heads are yet to come (in a long download), and the probes are asked for anew.
 const OTHER: Nanos = 1_000_000_000;
 
 impl Pipeline {
@@ -24,9 +25,11 @@ impl Pipeline {
         let key = plain.connection;
         let mut out = std::mem::take(&mut self.outputs);
         match self.connections.get_mut(&key) {
-            Some(connection) => connection.plain(plain, &self.settings, &mut self.pool, &mut out),
-            // Its records were lost, or it has ended.
-            None => self.counters.bridge_ignored += 1,
+            Some(connection) if connection.before || connection.late.is_some() => {
+                connection.plain(plain, &self.settings, &mut self.pool, &mut out);
+            }
+            // Its records were lost, it carries something else, or it has ended.
+            _ => self.counters.bridge_ignored += 1,
         }
         self.handle(key, &mut out);
         self.outputs = out;
@@ -51,7 +54,7 @@ impl Pipeline {
             return;
         };
         let tcp = matches!(connection.endpoints, Endpoints::Tcp { .. });
-        if connection.late.is_some() || !connection.before || !tcp {
+        if connection.late.is_some() || connection.from_start || connection.read || !tcp {
             // TLS within the plaintext, in a tunnel, or nothing that the probes would tie.
             return self.tls_unread(key, tls::Reason::OpenedBeforeAgent, &facts);
         }
@@ -82,6 +85,7 @@ impl Pipeline {
         };
         if connection.before && (connection.read || now.saturating_sub(connection.first) > OTHER) {
             connection.before = false;
+            connection.bridged = None;
             self.demands.extend(over(key, &connection.processes));
         }
         let hopeless = connection

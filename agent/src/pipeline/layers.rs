@@ -99,6 +99,8 @@ struct Sealed {
     by_kernel: [Option<u64>; 2],
     /// What the kernel's direction has, until the other one is opened.
     held: Vec<(Direction, Piece)>,
+    /// Nobody saw it, and one direction alone is the kernel's: what passes there is the bridge's to tell.
+    handshake_unseen: bool,
 }
 
 /// What the layers need from outside while they work.
@@ -193,7 +195,16 @@ impl Stream {
         match &mut self.inner {
             Inner::Tls(sealed) => sealed.push_plain(direction, piece, with),
             // The handshake was not seen.
-            _ => self.push(direction, piece, with),
+            _ => {
+                if self.around.tls.is_none() {
+                    self.around = Around {
+                        tls: Some(Default::default()),
+                        by_kernel: true,
+                        ..Around::default()
+                    };
+                }
+                self.push(direction, piece, with);
+            }
         }
     }
 
@@ -290,6 +301,7 @@ impl Stream {
             Inner::Tls(sealed) => {
                 sealed.session.shed();
                 sealed.drain(with);
+                sealed.release(with);
                 sealed.inside.shed(with);
             }
             Inner::Stream(stream) => stream.shed(with),
@@ -422,6 +434,7 @@ impl Stream {
                     facts: None,
                     by_kernel: [None; 2],
                     held: Vec::new(),
+                    handshake_unseen: false,
                 }))
             }
             h1::Switch::Http2 { client, from_start } => self.http2(client, from_start, with),
@@ -527,7 +540,8 @@ impl Sealed {
 
     /// What is known of the handshake, for what is inside.
     fn surround(&mut self) {
-        let by_kernel = self.is_wholly_by_kernel();
+        // Of what a session has not opened, the socket alone speaks.
+        let by_kernel = self.is_wholly_by_kernel() || !self.session.facts().proven;
         if self.facts.is_none() || by_kernel && !self.inside.around.by_kernel {
             self.facts = Some(std::sync::Arc::new(self.session.facts().clone()));
             self.inside.around = Around {
@@ -541,6 +555,9 @@ impl Sealed {
 
     /// An answer must not come before its request, which may still wait for its secret.
     fn push_plain(&mut self, direction: Direction, piece: Piece, with: &mut Surroundings<'_>) {
+        if self.handshake_unseen {
+            return;
+        }
         let d = direction.index();
         let counts = self.session.facts().counts[d];
         self.by_kernel[d].get_or_insert(counts.plain + counts.gaps);
@@ -586,6 +603,10 @@ impl Sealed {
                 } if self.by_kernel[direction.index()].is_some() => {}
                 tls::Output::Unread { .. } if self.is_wholly_by_kernel() => {}
                 tls::Output::Unread { reason, .. } => {
+                    if reason == tls::Reason::OpenedBeforeAgent {
+                        self.handshake_unseen = true;
+                        self.held.clear();
+                    }
                     with.out.push(Output::TlsUnread(
                         reason,
                         Box::new(self.session.facts().clone()),

@@ -14,8 +14,10 @@ const FILE_BYTES: u64 = 1 << 30;
 pub enum Role {
     /// Moves plaintext; its cookie ([`agent_common::abi::bridge`]).
     Moves(u64),
-    /// Ends it, gives it another socket, or moves plaintext in a way that is not read.
+    /// Gives it another socket, or moves plaintext in a way that is not read.
     Forgets,
+    /// Frees it.
+    Frees,
 }
 
 /// A function in a file.
@@ -25,7 +27,7 @@ pub struct Place {
     pub file_offset: u64,
 }
 
-use Role::{Forgets, Moves};
+use Role::{Forgets, Frees, Moves};
 
 /// OpenSSL 1.1.1 and 3, LibreSSL, BoringSSL. The first two are what makes it one.
 const OPENSSL: &[(&str, Role)] = &[
@@ -34,7 +36,7 @@ const OPENSSL: &[(&str, Role)] = &[
     ("SSL_read_ex", Moves(COUNT_FOURTH)),
     ("SSL_write_ex", Moves(SENDS | COUNT_FOURTH)),
     ("SSL_write_ex2", Moves(SENDS | COUNT_FIFTH)),
-    ("SSL_free", Forgets),
+    ("SSL_free", Frees),
     ("SSL_clear", Forgets),
     ("SSL_set_bio", Forgets),
     ("SSL_set0_rbio", Forgets),
@@ -52,11 +54,8 @@ const GNUTLS_3: &[(&str, Role)] = &[
     ("gnutls_record_send_file", Forgets),
     ("gnutls_transport_set_ptr", Forgets),
     ("gnutls_transport_set_ptr2", Forgets),
-    ("gnutls_deinit", Forgets),
+    ("gnutls_deinit", Frees),
 ];
-
-/// Most places of one file.
-pub const PLACES: usize = OPENSSL.len() + GNUTLS_3.len();
 
 /// Where `file` has them; none if it is no such library, or no program that exports its functions.
 pub fn find(file: &File) -> io::Result<Vec<Place>> {

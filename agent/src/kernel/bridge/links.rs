@@ -51,6 +51,14 @@ impl Links {
     pub fn len(&self) -> usize {
         self.entries.len() + self.returns.len()
     }
+
+    /// How many [`Probes::attach_bridge`] makes of them.
+    pub fn of(places: &[Place]) -> usize {
+        let moves = places
+            .iter()
+            .filter(|place| matches!(place.role, Role::Moves(_)));
+        places.len() + moves.count()
+    }
 }
 
 impl Maps {
@@ -134,6 +142,7 @@ impl Probes {
             let (name, cookie) = match place.role {
                 Role::Moves(form) => (ENTER, form),
                 Role::Forgets => (FORGET, 0),
+                Role::Frees => (FORGET, abi::bridge::FREES),
             };
             let link = self.attach_at(name, file, place.file_offset, cookie, pid)?;
             links.entries.push(link);

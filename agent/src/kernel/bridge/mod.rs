@@ -9,19 +9,20 @@
 //!
 //! Invariant: a process has probes only while a socket of it is wanted; nobody else's functions are touched.
 //! Invariant: at most [`PROCESSES`] processes, and fewer where few files may be open; the others stay unread.
+//! Invariant: a place is attached to in the very file that it was found in: a probe elsewhere would break the program.
 
 mod functions;
 mod links;
 mod sockets;
 
-use functions::{PLACES, Place};
+use functions::Place;
 use links::Links;
 pub(super) use links::Maps;
 
 use super::{
-    keylog::discover,
+    keylog::{cache::FileState, discover},
     probes::Probes,
-    record::{FileId, ProcessKey},
+    record::ProcessKey,
     scope::start_ticks,
 };
 use agent_common::abi::TICK;
@@ -41,6 +42,8 @@ const PROCESSES: usize = 256;
 const WITHOUT: usize = 4_096;
 /// Files whose functions are remembered.
 const FILES: usize = 16_384;
+/// Most files of one process that get probes: its libraries, and a few copies.
+const COPIES: usize = 8;
 /// How often the sockets of each are looked for.
 pub const LOOK: Duration = Duration::from_secs(10);
 /// A socket that was open at the start and of which the pipeline has said nothing for so long is not waited for any
@@ -67,9 +70,10 @@ struct Bridge {
 pub struct Bridges {
     on: bool,
     processes: BTreeMap<u32, Bridge>,
-    files: HashMap<FileId, Arc<[Place]>>,
+    files: HashMap<FileState, Arc<[Place]>>,
     /// Processes that cannot have one, by id and start time in ticks.
     without: BTreeSet<(u32, u64)>,
+    /// Probes of all together: each is a descriptor.
     most: usize,
     full: bool,
     looked: Instant,
@@ -88,15 +92,14 @@ impl Bridges {
                  TLS connections that were open before stay unread"
             );
         }
-        // Each probe is a descriptor, and others are needed as well.
+        // Others are needed as well.
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let most = descriptors / 2 / (PLACES as u64);
         Self {
             on,
             processes: BTreeMap::new(),
             files: HashMap::new(),
             without: BTreeSet::new(),
-            most: usize::try_from(most).unwrap_or(PROCESSES).min(PROCESSES),
+            most: usize::try_from(descriptors / 2).unwrap_or(usize::MAX),
             full: false,
             looked: Instant::now(),
         }
@@ -114,8 +117,7 @@ impl Bridges {
             if sockets.is_empty() {
                 continue;
             }
-            let files = self.files_of(*process);
-            if files.iter().all(|(_, places)| places.is_empty()) {
+            if self.files_of(*process).is_empty() {
                 continue;
             }
             for socket in sockets {
@@ -147,16 +149,17 @@ impl Bridges {
         }
         self.looked = now;
         for (pid, bridge) in &mut self.processes {
-            let open = match is_running(*pid, bridge.start) {
-                true => sockets::descriptors(*pid).unwrap_or_default(),
-                false => Default::default(),
-            };
+            if !is_running(*pid, bridge.start) {
+                bridge.sockets.clear();
+                continue;
+            }
+            let open = sockets::descriptors(*pid);
             bridge.sockets.retain(|socket, why| {
                 let waited = match why {
                     Why::Open(since) => now.duration_since(*since) < PATIENCE,
                     Why::Wanted => true,
                 };
-                waited && open.contains(socket)
+                waited && open.may_have(*socket)
             });
         }
         self.remove_idle(probes);
@@ -183,13 +186,8 @@ impl Bridges {
         if self.without.contains(&name) {
             return;
         }
-        if self.processes.len() >= self.most {
-            if !std::mem::replace(&mut self.full, true) {
-                warn!(
-                    most = self.most,
-                    "too many processes have TLS connections that were open before: those of others stay unread"
-                );
-            }
+        if self.processes.len() >= PROCESSES || self.room() == 0 {
+            self.warn_once();
             return;
         }
         let links = match self.attach(process, probes) {
@@ -229,39 +227,68 @@ impl Bridges {
         if !is_running(process.pid, process.start) {
             return Ok(links);
         }
+        let room = self.room();
         let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
-        for (mapping, places) in files.iter().filter(|(_, places)| !places.is_empty()) {
-            match mapping.open() {
-                Ok(file) => {
-                    probes.attach_bridge(&file.attach_path(), places, pid, &mut links)?;
-                }
-                Err(error) => debug!(%error, "a mapped file was not looked at"),
+        for (file, places) in files {
+            if links.len() + Links::of(&places) > room {
+                drop(probes);
+                self.warn_once();
+                break;
             }
+            probes.attach_bridge(&file.attach_path(), &places, pid, &mut links)?;
         }
         Ok(links)
     }
 
-    /// The files that a process has mapped as code, with their places.
-    fn files_of(&mut self, process: ProcessKey) -> Vec<(discover::Mapping, Arc<[Place]>)> {
+    /// Probes that there may be besides those that there are.
+    fn room(&self) -> usize {
+        let there = self.processes.values().map(|bridge| bridge.links.len());
+        self.most.saturating_sub(there.sum())
+    }
+
+    fn warn_once(&mut self) {
+        if !std::mem::replace(&mut self.full, true) {
+            warn!(
+                processes = self.processes.len(),
+                probes = self.most - self.room(),
+                "too many TLS connections were open before, or too few files may be open: some stay unread"
+            );
+        }
+    }
+
+    /// The files that a process has mapped as code and that have places, opened.
+    fn files_of(&mut self, process: ProcessKey) -> Vec<(discover::MappedFile, Arc<[Place]>)> {
         let mappings = discover::files_of_process(process.pid).unwrap_or_default();
         let mut files = Vec::new();
         for mapping in mappings {
-            if !self.files.contains_key(&mapping.id) {
-                let places = match mapping.open().map(|file| functions::find(&file.file)) {
-                    Ok(Ok(places)) => places.into(),
-                    // Not a file, or gone: asked again when it is met again.
-                    _ => continue,
-                };
-                if self.files.len() >= FILES {
-                    self.files.clear();
-                }
-                self.files.insert(mapping.id, places);
-            }
-            if let Some(places) = self.files.get(&mapping.id) {
-                files.push((mapping, Arc::clone(places)));
+            files.extend(self.places_in(&mapping));
+            if files.len() == COPIES {
+                break;
             }
         }
         files
+    }
+
+    /// `None` also of what is no file, or gone: it is asked again when it is met again.
+    fn places_in(
+        &mut self,
+        mapping: &discover::Mapping,
+    ) -> Option<(discover::MappedFile, Arc<[Place]>)> {
+        let unopened = |error: &_| debug!(%error, "a mapped file was not looked at");
+        let file = mapping.open().inspect_err(unopened).ok()?;
+        let state = FileState::of(&file.file).ok()?;
+        let places = match self.files.get(&state) {
+            Some(known) => Arc::clone(known),
+            None => {
+                let places: Arc<[Place]> = functions::find(&file.file).ok()?.into();
+                if self.files.len() >= FILES {
+                    self.files.clear();
+                }
+                self.files.insert(state, Arc::clone(&places));
+                places
+            }
+        };
+        (!places.is_empty()).then_some((file, places))
     }
 
     fn remove_idle(&mut self, probes: &Mutex<Probes>) {

@@ -23,7 +23,7 @@ pub struct Tables(HashMap<String, Arc<BTreeSet<u64>>>);
 impl Tables {
     /// Inode numbers of the TCP connections that this process has open; none if it is gone.
     pub fn of_process(&mut self, pid: u32) -> BTreeSet<u64> {
-        let sockets = descriptors(pid).unwrap_or_default();
+        let sockets = descriptors(pid).sockets;
         if sockets.is_empty() {
             return sockets;
         }
@@ -53,20 +53,48 @@ impl Tables {
     }
 }
 
-/// Inode numbers of the sockets that a process has open, of any kind; `None` if it is gone.
-pub fn descriptors(pid: u32) -> Option<BTreeSet<u64>> {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
-    let links = entries
-        .take(DESCRIPTORS)
-        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    Some(
-        links
-            .filter_map(|link| {
-                let name = link.to_str()?.strip_prefix("socket:[")?;
-                name.strip_suffix(']')?.parse().ok()
-            })
-            .collect(),
-    )
+/// The sockets that a process has open, of any kind.
+#[derive(Debug, Default)]
+pub struct Open {
+    /// By inode number.
+    pub sockets: BTreeSet<u64>,
+    /// These are all.
+    whole: bool,
+}
+
+impl Open {
+    pub fn may_have(&self, socket: u64) -> bool {
+        !self.whole || self.sockets.contains(&socket)
+    }
+}
+
+/// Looks them up; of a process that has too many descriptors, or cannot be looked at now, not all are known.
+pub fn descriptors(pid: u32) -> Open {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return Open::default();
+    };
+    let mut open = Open {
+        whole: true,
+        ..Open::default()
+    };
+    for (number, entry) in entries.enumerate() {
+        let Ok(entry) = entry else {
+            open.whole = false;
+            break;
+        };
+        if number == DESCRIPTORS {
+            open.whole = false;
+            break;
+        }
+        // Closed meanwhile.
+        let Ok(link) = fs::read_link(entry.path()) else {
+            continue;
+        };
+        let name = link.to_str().and_then(|name| name.strip_prefix("socket:["));
+        let inode: Option<u64> = name.and_then(|name| name.strip_suffix(']')?.parse().ok());
+        open.sockets.extend(inode);
+    }
+    open
 }
 
 /// Inode numbers of the open connections of `/proc/net/tcp` (proc_pid_net(5)): state and inode are fields 4 and 10.
@@ -99,11 +127,14 @@ mod tests {
         let open = Tables::default().of_process(std::process::id());
         assert!(open.contains(&inode(client.as_raw_fd())));
         assert!(!open.contains(&inode(listener.as_raw_fd())));
-        assert!(
-            descriptors(std::process::id())
-                .unwrap()
-                .contains(&inode(listener.as_raw_fd()))
-        );
+        let all = descriptors(std::process::id());
+        assert!(all.whole && all.sockets.contains(&inode(listener.as_raw_fd())));
+        assert!(!all.may_have(0));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_may_have_any_socket() {
+        assert!(descriptors(0).may_have(4711));
     }
 
     #[test]
