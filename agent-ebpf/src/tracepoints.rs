@@ -1,5 +1,6 @@
 //! Socket rung 2: raw tracepoint `sys_exit`. Everything is read at exit, when the registers still hold the arguments
-//! and the call's result is known; sendfile, splice and io_uring are not looked at here, positions tell of them.
+//! and the call's result is known; sendfile, splice and io_uring are not looked at here, positions tell of them (but
+//! on kTLS, whose positions count what was seen).
 
 use crate::{
     bridge, emit,
