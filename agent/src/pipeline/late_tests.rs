@@ -95,7 +95,8 @@ fn plaintext_gives_events_wherever_it_is_cut_and_before_the_verdict_too() {
             assert_eq!(event.evidence.socket, SocketEvidence::Nested);
             assert_eq!(event.http.response.as_ref().unwrap().status_code, 200);
             assert_eq!(event.principal.process.pid, process(1).pid);
-            assert_eq!(driver.pipeline.counters().bridged, 1);
+            let counters = driver.pipeline.counters();
+            assert_eq!((counters.tls, counters.bridged), (1, 1));
             driver.finish();
         }
     }
@@ -203,4 +204,41 @@ fn nobody_is_asked_for_a_connection_that_carries_something_else() {
     driver.close(connection(1));
     assert_eq!(bridges(driver.pipeline.take_demands()), [false; 0]);
     driver.finish();
+}
+
+#[test]
+fn it_is_asked_for_also_where_heads_come_late() {
+    let mut driver = Driver::new(4);
+    // The middle of a long record.
+    driver.change(1, Received, 0, &[0x5a; 64], |chunk| {
+        chunk.from_start = false;
+    });
+    driver.plain(1, Received, 0, OK, 1);
+    driver.now += 2_000_000_000;
+    driver.pipeline.tick(driver.now);
+    assert_eq!(bridges(driver.pipeline.take_demands()), [false]);
+    // Nobody waits for it: it is not kept.
+    driver.plain(1, Received, OK.len() as u64, OK, 1);
+    assert_eq!(driver.pipeline.counters().bridge_ignored, 1);
+    assert_eq!(driver.pipeline.settings.budget.used(), 0);
+    driver.late(1, Sent);
+    assert_eq!(bridges(driver.pipeline.take_demands()), [true]);
+    driver.finish();
+}
+
+/// One direction is the kernel's (kTLS), the other one's records cannot be opened: its request would be told twice.
+#[test]
+fn half_of_ktls_is_left_to_the_bridge() {
+    let mut driver = Driver::new(4);
+    driver.late(1, Received);
+    driver.change(1, Sent, 0, &request("half"), |chunk| {
+        chunk.from_start = false;
+        chunk.kernel_tls = true;
+    });
+    driver.plain(1, Sent, 0, &request("half"), 1);
+    driver.plain(1, Received, 0, OK, 1);
+    driver.finish();
+    let usage = driver.usage();
+    assert_eq!(usage.len(), 1);
+    assert_eq!(usage[0].evidence.socket, SocketEvidence::Nested);
 }

@@ -9,7 +9,7 @@ use crate::{
     kernel::{
         keylog::{Library, PointKind},
         points::{Attached, Mapped, Points, State},
-        record::{Closed, ConnectionKey, Endpoints, Plaintext, ProcessRecord, Record},
+        record::{Closed, ConnectionKey, Endpoints, ProcessRecord, Record},
     },
 };
 use agent_common::event::{Body, Coverage, CoverageReason, Envelope, SocketEvidence, Usage};
@@ -222,79 +222,6 @@ fn late_tls_is_covered_once() {
     assert_eq!(driver.reasons(), []);
 }
 
-/// The library's own calls, of a connection that the process was asked for.
-fn plain(driver: &mut Driver, direction: Direction, bytes: &[u8]) {
-    driver.now += 10;
-    driver.pipeline.record(Record::Plaintext(Plaintext {
-        time: driver.now,
-        connection: connection(1),
-        caller: synthetic::caller(1),
-        direction,
-        offset: 0,
-        skipped: 0,
-        bytes: bytes.to_vec().into(),
-        wire: 0,
-        within: 0,
-        generation: 1,
-        gnutls: false,
-    }));
-}
-
-#[test]
-fn late_tls_is_read_where_its_library_tells_and_counted_as_tls() {
-    let mut driver = Driver::new(4);
-    for direction in [Sent, Received] {
-        driver.change(1, direction, 0, ENCRYPTED, |chunk| chunk.from_start = false);
-    }
-    assert!(
-        driver
-            .pipeline
-            .take_demands()
-            .iter()
-            .any(|demand| matches!(demand, Demand::Bridge { .. }))
-    );
-    plain(&mut driver, Sent, &request("late"));
-    plain(&mut driver, Received, OK);
-    driver.close(connection(1));
-    driver.finish();
-    let usage = driver.usage();
-    assert_eq!(usage.len(), 1);
-    assert_eq!(usage[0].url.path, "/late");
-    assert_eq!(usage[0].url.scheme, "https");
-    assert_eq!(usage[0].evidence.socket, SocketEvidence::Nested);
-    let counters = driver.pipeline.counters();
-    assert_eq!((counters.tls, counters.bridged), (1, 1));
-}
-
-#[test]
-fn late_tls_is_asked_for_also_when_its_heads_come_late() {
-    let mut driver = Driver::new(4);
-    // The middle of a long record.
-    driver.change(1, Received, 0, &[0x5a; 64], |chunk| {
-        chunk.from_start = false
-    });
-    plain(&mut driver, Received, OK);
-    driver.now += 2_000_000_000;
-    driver.pipeline.tick(driver.now);
-    let over = driver.pipeline.take_demands();
-    assert!(
-        over.iter()
-            .any(|demand| matches!(demand, Demand::BridgeOver { .. }))
-    );
-    // Nobody waits for it: it is not kept.
-    plain(&mut driver, Received, OK);
-    assert_eq!(driver.pipeline.counters().bridge_ignored, 1);
-    assert_eq!(driver.pipeline.settings.budget.used(), 0);
-    driver.change(1, Sent, 0, ENCRYPTED, |chunk| chunk.from_start = false);
-    let asked = driver.pipeline.take_demands();
-    assert!(
-        asked
-            .iter()
-            .any(|demand| matches!(demand, Demand::Bridge { .. }))
-    );
-    driver.finish();
-}
-
 #[test]
 fn ktls_whose_handshake_was_not_seen_is_tls_all_the_same() {
     let mut driver = Driver::new(4);
@@ -310,23 +237,6 @@ fn ktls_whose_handshake_was_not_seen_is_tls_all_the_same() {
     assert_eq!(usage[0].url.scheme, "https");
     assert!(usage[0].tls.as_ref().unwrap().protocol.is_none());
     assert_eq!(usage[0].evidence.socket, SocketEvidence::Socket);
-}
-
-/// One direction is the kernel's, the other one's records cannot be opened: a request alone would be told twice.
-#[test]
-fn half_of_ktls_whose_handshake_was_not_seen_is_left_to_the_bridge() {
-    let mut driver = Driver::new(4);
-    driver.change(1, Received, 0, ENCRYPTED, |chunk| chunk.from_start = false);
-    driver.change(1, Sent, 0, &request("half"), |chunk| {
-        chunk.from_start = false;
-        chunk.kernel_tls = true;
-    });
-    plain(&mut driver, Sent, &request("half"));
-    plain(&mut driver, Received, OK);
-    driver.finish();
-    let usage = driver.usage();
-    assert_eq!(usage.len(), 1);
-    assert_eq!(usage[0].evidence.socket, SocketEvidence::Nested);
 }
 
 #[test]
