@@ -2,11 +2,15 @@
 //!
 //! Clients cut their hellos and shuffle the pieces, over packets too; the same piece may come twice.
 //!
-//! Invariant: pieces that lie beyond [`MAX_HELLO`] are not kept, and one place has one piece.
+//! Invariant: pieces that lie beyond [`MAX_HELLO`] are not kept, one place has one piece, and there are at most
+//! [`PIECES`].
 
 use super::MAX_HELLO;
 use super::packet::Reader;
 use std::collections::BTreeMap;
+
+/// Most pieces of one hello; clients make some tens.
+const PIECES: usize = 512;
 
 /// The frames that Initial packets may have; 0x1c is CONNECTION_CLOSE, behind which nothing matters.
 mod frame {
@@ -58,7 +62,9 @@ impl Pieces {
             .checked_add(piece.len())
             .is_some_and(|end| end <= MAX_HELLO);
         let before = self.by_place.get(&place).map_or(0, Vec::len);
-        if !ends_within || piece.len() <= before || self.kept + piece.len() > 2 * MAX_HELLO {
+        let full = before == 0 && self.by_place.len() >= PIECES;
+        if !ends_within || full || piece.len() <= before || self.kept + piece.len() > 2 * MAX_HELLO
+        {
             return;
         }
         self.kept += piece.len() - before;
@@ -75,5 +81,24 @@ impl Pieces {
             begin.extend(piece.get(known..).unwrap_or_default());
         }
         begin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_pieces_as_there_may_be_are_kept() {
+        let mut pieces = Pieces::default();
+        for place in (0..PIECES + 100).rev() {
+            pieces.keep(place, b"x");
+        }
+        assert_eq!(pieces.by_place.len(), PIECES);
+        // A longer one at a place that there is.
+        let last = *pieces.by_place.last_key_value().unwrap().0;
+        pieces.keep(last, b"yz");
+        assert_eq!(pieces.by_place[&last], b"yz");
+        assert_eq!(pieces.kept, PIECES + 1);
     }
 }
