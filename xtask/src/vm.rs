@@ -10,7 +10,7 @@ use crate::process::{self, quote};
 use crate::say;
 use crate::setup::{self, Machine};
 use crate::workspace::Workspace;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,9 @@ const HIDDEN: &[&str] = &[
     "/run",
 ];
 
+/// The first line of a machine that came as far as its command.
+const BEGUN: &str = "tokentrail-machine-begun";
+
 /// What to run in a machine.
 pub struct Guest<'a> {
     pub machine: &'a Machine,
@@ -43,22 +46,36 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Boots, runs the command, and hands on each line of its output; the status is the command's own.
-    pub fn run(&self, workspace: &Workspace, each: impl FnMut(&str)) -> Result<ExitStatus> {
+    /// Boots, runs the command, and hands on each line of its output; the status is the command's own. A machine that
+    /// ends before it comes to the command is started once more.
+    pub fn run(&self, workspace: &Workspace, mut each: impl FnMut(&str)) -> Result<ExitStatus> {
         for folder in &self.writable {
             fs::create_dir_all(folder)
                 .with_context(|| format!("cannot make {}", folder.display()))?;
         }
+        let release = &self.machine.release;
         let mut command = self.virtme(workspace, has_kvm());
         let start = Instant::now();
-        let status = process::lines(&mut command, self.limit, each)
-            .with_context(|| format!("the virtual machine with {}", self.machine.release))?;
-        say::line(&format!(
-            "   the machine with {} ran for {}",
-            self.machine.release,
-            say::elapsed(start.elapsed())
-        ));
-        Ok(status)
+        let mut again = true;
+        loop {
+            let mut begun = false;
+            let left = self.limit.saturating_sub(start.elapsed());
+            let status = process::lines(&mut command, left, |line| match line {
+                BEGUN => begun = true,
+                line => each(line),
+            })
+            .with_context(|| format!("the virtual machine with {release}"))?;
+            if begun {
+                let ran = say::elapsed(start.elapsed());
+                say::line(&format!("   the machine with {release} ran for {ran}"));
+                return Ok(status);
+            }
+            let ended = format!("ended ({status}) before it came to its command");
+            if !std::mem::take(&mut again) {
+                bail!("the virtual machine with {release} {ended}, twice");
+            }
+            say::line(&format!("   the machine with {release} {ended}: once more"));
+        }
     }
 
     fn virtme(&self, workspace: &Workspace, kvm: bool) -> Command {
@@ -103,7 +120,7 @@ impl Guest<'_> {
     }
 
     fn script(&self) -> String {
-        let mut lines = vec!["ip link set lo up".to_owned()];
+        let mut lines = vec![format!("echo {BEGUN}"), "ip link set lo up".to_owned()];
         for (index, folder) in self.writable.iter().enumerate() {
             // Read-only folders are mounted after writable ones: one that holds another would hide it.
             let place = quote(&folder.to_string_lossy());
