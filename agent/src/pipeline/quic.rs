@@ -21,8 +21,9 @@ use std::{net::SocketAddr, num::NonZeroUsize};
 /// Attempts, and sockets with their peers, that are remembered; beyond it the least recently used is forgotten.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 
-/// How long the rest of a hello is waited for: a client sends again after some 100 ms (RFC 9002 section 6.2).
-const WAIT: Nanos = 3_000_000_000;
+/// How long the rest of a hello is waited for: a client sends again after some 100 ms (RFC 9002 section 6.2), and gives
+/// its handshake up after some seconds, which a busy server may let pass before it reads on.
+const WAIT: Nanos = 10_000_000_000;
 
 /// TLS 1.3: QUIC has no other (RFC 9001 section 4.2), and its hellos must not ask for less.
 const VERSION: u16 = 0x0304;
