@@ -259,7 +259,7 @@ fn messages(row: u32, of: u8, sock: Sock, base: u64, n: u64, flags: u64) {
         state.left += message_len(base + i * MESSAGE_SIZE);
     }
     if n > MESSAGES_MAX && !sock.datagram {
-        // The last ones are a gap of known size.
+        // A gap of known size.
         count(row, reason::OVERSIZE, 1);
         return;
     }

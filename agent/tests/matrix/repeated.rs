@@ -23,7 +23,7 @@ struct Way {
     listener: &'static str,
     wire: Wire,
     http2: bool,
-    /// The clients that speak it there; all that speak TLS 1.3 if none is named.
+    /// The clients that speak it there; every one that speaks over its wire if none is named.
     clients: &'static [&'static str],
 }
 

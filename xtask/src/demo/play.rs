@@ -1,4 +1,4 @@
-//! The play itself: agent, collector, server and clients, in this order, and what both said in the end.
+//! The play itself: collector, agent, server and clients, in this order, and what both said in the end.
 
 use super::agent::Agent;
 use super::cast;
