@@ -10,6 +10,10 @@
 //! Invariant: an object is tied to one socket and a socket to one object. Where two objects are met in calls of one
 //! thread at once, an object's call moves another socket, or a socket has two objects, none of them is believed again.
 //! Invariant: bytes of an object that is not tied are not copied.
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "statics are handed over where they lie: a copy would take of the 512 bytes of stack"
+)]
 
 use crate::{
     copy, emit,
