@@ -64,10 +64,10 @@ enum Task {
     Matrix(matrix::Options),
     /// What it costs: throughput, CPU, memory, against nothing and with the goals beside
     ///
-    /// nginx, Go, node and gRPC servers on loopback with nothing, with empty probes, with the agent, with the agent looking elsewhere, and
-    /// with the classic probes; the kernel's run time per hit; the agent's memory; the replay; events through spool
-    /// and OTLP, and the time from a request to its receiver. All numbers as JSON in the target folder's `bench`. A
-    /// timing never fails it.
+    /// nginx, Go, node and gRPC servers on loopback with nothing, with empty probes, with the agent, with the agent
+    /// looking elsewhere, and with the classic probes; the kernel's run time per hit; the agent's memory; the replay;
+    /// events through spool and OTLP, and the time from a request to its receiver. All numbers as JSON in the target
+    /// folder's `bench`. A timing never fails it.
     Bench(bench::Options),
     /// Usage events as a fleet of agents would send them, from a seed
     ///

@@ -253,9 +253,8 @@ impl Tied {
         let before = with.out.len();
         self.stream.finish(outcome, with);
         // Of the tunnels in it.
-        let added = with.out.split_off(before);
-        let kept = added.into_iter();
-        with.out
-            .extend(kept.filter(|output| !matches!(output, Output::TlsClosed(_))));
+        let mut added = with.out.split_off(before);
+        added.retain(|output| !matches!(output, Output::TlsClosed(_)));
+        with.out.append(&mut added);
     }
 }

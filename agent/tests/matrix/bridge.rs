@@ -3,7 +3,7 @@
 
 use crate::support::agent::{Agent, Options};
 use crate::support::event::Event;
-use crate::support::expect::{Expectations, Expected, Who, stop, unread_in};
+use crate::support::expect::{Expectations, Expected, Who, conclude, stop, unread_in};
 use crate::support::lab::Lab;
 use crate::support::process::{Program, Spec};
 use crate::support::programs::{Trial, Tried};
@@ -121,7 +121,7 @@ fn bridge_of_many() {
         return;
     };
     let lab = Lab::new("bridge-of-many").unwrap();
-    let mut cells = Cells::new("bridge_of_many");
+    let cells = Cells::new("bridge_of_many");
     let mut expected = Expectations::default();
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
     let asked: Vec<_> = (0..LANES * LANE)
@@ -141,7 +141,7 @@ fn bridge_of_many() {
     for _ in 0..LANES {
         scenario.exchange().unwrap();
     }
-    let mut agent = Agent::start(&lab).unwrap();
+    let agent = Agent::start(&lab).unwrap();
     scenario.go().unwrap();
     let done = scenario.finish().unwrap();
     let (before, after): (Vec<_>, Vec<_>) = asked
@@ -154,10 +154,7 @@ fn bridge_of_many() {
         one.nested = true;
         expected.add([one]);
     }
-    expected.check(&mut agent, &mut cells).unwrap();
-    expected.no_strangers(&agent, &mut cells).unwrap();
-    stop(agent, &mut cells);
-    cells.finish();
+    conclude(&expected, agent, cells);
 }
 
 /// A request on the connection that was open before the agent.

@@ -3,7 +3,7 @@
 use crate::support::agent::{Agent, Options};
 use crate::support::clients::{CURL, Errand, run};
 use crate::support::event::Event;
-use crate::support::expect::{Expectations, Expected, Side, Who, stop};
+use crate::support::expect::{Expectations, Expected, Side, Who, conclude, stop};
 use crate::support::lab::Lab;
 use crate::support::process::{Program, Spec};
 use crate::support::programs::{Trial, Tried};
@@ -545,7 +545,7 @@ fn long_heads() {
     options
         .args
         .extend(["--config".to_owned(), config.display().to_string()]);
-    let mut agent = Agent::start_with(&lab, &options).unwrap();
+    let agent = Agent::start_with(&lab, &options).unwrap();
     let python = servers::python(&lab, &lab.inside()).unwrap();
     let cells = Cells::new("long_heads");
     let mut stage = Stage {
@@ -571,13 +571,5 @@ fn long_heads() {
             &made,
         );
     }
-    let Stage {
-        mut cells,
-        expected,
-        ..
-    } = stage;
-    expected.check(&mut agent, &mut cells).unwrap();
-    expected.no_strangers(&agent, &mut cells).unwrap();
-    stop(agent, &mut cells);
-    cells.finish();
+    conclude(&stage.expected, agent, stage.cells);
 }

@@ -4,7 +4,7 @@
 use crate::support::agent::Agent;
 use crate::support::clients::{CURL, Errand, REQWEST, run};
 use crate::support::event::Event;
-use crate::support::expect::{Expectations, Expected, Side, Who, stop};
+use crate::support::expect::{Expectations, Expected, Side, Who, conclude, stop};
 use crate::support::lab::Lab;
 use crate::support::process::{Program, Spec, run as run_program};
 use crate::support::programs::{Trial, Tried};
@@ -228,7 +228,7 @@ fn http2_tunnel() {
     let mut cells = Cells::new("http2_tunnel");
     let mut expected = Expectations::default();
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
-    let mut agent = Agent::start(&lab).unwrap();
+    let agent = Agent::start(&lab).unwrap();
     // The first handshake of a file may be over before the file is known.
     for first in [true, false] {
         match through_proxy(&lab, &web, if first { "first" } else { "tunnel" }) {
@@ -240,10 +240,7 @@ fn http2_tunnel() {
         }
         pause(3);
     }
-    expected.check(&mut agent, &mut cells).unwrap();
-    expected.no_strangers(&agent, &mut cells).unwrap();
-    stop(agent, &mut cells);
-    cells.finish();
+    conclude(&expected, agent, cells);
 }
 
 fn through_proxy(lab: &Lab, web: &Server, cell: &str) -> Result<Vec<Expected>> {

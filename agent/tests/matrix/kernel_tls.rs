@@ -3,7 +3,7 @@
 
 use crate::support::agent::Agent;
 use crate::support::clients::{CURL, Errand};
-use crate::support::expect::{Expectations, Expected, Side, stop};
+use crate::support::expect::{Expectations, Expected, Side, conclude};
 use crate::support::lab::Lab;
 use crate::support::report::Cells;
 use crate::support::scenario::{Script, both_sides, requests};
@@ -30,7 +30,7 @@ fn kernel_tls() {
     let lab = Lab::new("kernel-tls").unwrap();
     let mut expected = Expectations::default();
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
-    let mut agent = Agent::start(&lab).unwrap();
+    let agent = Agent::start(&lab).unwrap();
     // The first handshake of a file may be over before the file is known.
     for (listener, wire) in LISTENERS {
         let asked = requests(&lab, &format!("first-{listener}"), 1);
@@ -53,10 +53,7 @@ fn kernel_tls() {
         }
     }
     cells.check("the-kernel-did-it", used_since(before));
-    expected.check(&mut agent, &mut cells).unwrap();
-    expected.no_strangers(&agent, &mut cells).unwrap();
-    stop(agent, &mut cells);
-    cells.finish();
+    conclude(&expected, agent, cells);
 }
 
 /// Python, all requests on one connection.

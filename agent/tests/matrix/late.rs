@@ -2,7 +2,7 @@
 
 use crate::support::agent::Agent;
 use crate::support::event::Event;
-use crate::support::expect::{Expectations, Expected, stop, unread_in};
+use crate::support::expect::{Expectations, Expected, conclude, stop, unread_in};
 use crate::support::lab::Lab;
 use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
@@ -35,7 +35,7 @@ fn late_attach() {
         expected.never(&format!("before-{}", wire.name()), &asked[0].credential);
         open.push((wire, asked, executable, scenario));
     }
-    let mut agent = Agent::start(&lab).unwrap();
+    let agent = Agent::start(&lab).unwrap();
     for (wire, asked, executable, mut scenario) in open {
         scenario.go().unwrap();
         let done = scenario.finish().unwrap();
@@ -49,10 +49,7 @@ fn late_attach() {
         }
         expected.add(both);
     }
-    expected.check(&mut agent, &mut cells).unwrap();
-    expected.no_strangers(&agent, &mut cells).unwrap();
-    stop(agent, &mut cells);
-    cells.finish();
+    conclude(&expected, agent, cells);
 }
 
 /// One library that is mapped while its program runs.

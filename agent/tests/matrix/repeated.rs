@@ -4,7 +4,7 @@
 use crate::clients::{Stage, first_handshakes, left_out};
 use crate::support::agent::Agent;
 use crate::support::clients::{CLIENTS, Call, Client, Errand, Ran, Running, run};
-use crate::support::expect::{Expected, stop};
+use crate::support::expect::{Expected, conclude};
 use crate::support::lab::Lab;
 use crate::support::programs::{Trial, Tried};
 use crate::support::servers::{Server, Wire};
@@ -90,7 +90,7 @@ fn repeated() {
     };
     let lab = Lab::new("repeated").unwrap();
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
-    let mut agent = Agent::start(&lab).unwrap();
+    let agent = Agent::start(&lab).unwrap();
     let mut stage = Stage::new(&lab, "repeated");
     first_handshakes(&mut stage, &web, &agent);
     for client in &CLIENTS {
@@ -116,15 +116,7 @@ fn repeated() {
             }
         }
     }
-    let Stage {
-        mut cells,
-        expected,
-        ..
-    } = stage;
-    expected.check(&mut agent, &mut cells).unwrap();
-    expected.no_strangers(&agent, &mut cells).unwrap();
-    stop(agent, &mut cells);
-    cells.finish();
+    conclude(&stage.expected, agent, stage.cells);
 }
 
 type Form = fn(&Lab, &Server, &Client, &Way, &str) -> Option<Result<Vec<Expected>>>;

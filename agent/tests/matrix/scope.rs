@@ -4,7 +4,7 @@ use crate::support::agent::{Agent, Options};
 use crate::support::cgroup::Cgroup;
 use crate::support::clients::{CURL, Errand};
 use crate::support::event::Event;
-use crate::support::expect::{Expectations, Expected, Side, stop};
+use crate::support::expect::{Expectations, Expected, Side, conclude, stop};
 use crate::support::lab::Lab;
 use crate::support::process::Place;
 use crate::support::report::Cells;
@@ -57,7 +57,7 @@ fn cgroup_scope() {
         return;
     }
     let lab = Lab::new("cgroup-scope").unwrap();
-    let mut cells = Cells::new("cgroup_scope");
+    let cells = Cells::new("cgroup_scope");
     let mut expected = Expectations::default();
     let inner = nginx::start(&lab, &lab.inside(), None).unwrap();
     let outer_lab = Lab::without_cgroups("cgroup-scope").unwrap();
@@ -127,10 +127,7 @@ fn cgroup_scope() {
         expected.never(&asked[0].cell, &asked[0].credential);
         expected.never(&asked[2].cell, &asked[2].credential);
     }
-    expected.check(&mut agent, &mut cells).unwrap();
-    expected.no_strangers(&agent, &mut cells).unwrap();
-    stop(agent, &mut cells);
-    cells.finish();
+    conclude(&expected, agent, cells);
 }
 
 /// By a unit's name, which is a cgroup's: a restart gives it another cgroup of the same name.
@@ -143,11 +140,11 @@ fn unit_scope() {
         return;
     }
     let lab = Lab::new("unit-scope").unwrap();
-    let mut cells = Cells::new("unit_scope");
+    let cells = Cells::new("unit_scope");
     let mut expected = Expectations::default();
     let web = nginx::start(&lab, &lab.outside(), None).unwrap();
     let unit = Cgroup::make_with_suffix(".service").unwrap();
-    let mut agent =
+    let agent =
         Agent::start_with(&lab, &Options::with_scope(format!("unit:{}", unit.name()))).unwrap();
     for (cell, renewed) in [("unit", false), ("unit-restarted", true)] {
         if renewed {
@@ -161,10 +158,7 @@ fn unit_scope() {
     }
     let (credential, _) = curl(&lab, &web, Wire::Clear, "another", &lab.inside()).unwrap();
     expected.never("another", &credential);
-    expected.check(&mut agent, &mut cells).unwrap();
-    expected.no_strangers(&agent, &mut cells).unwrap();
-    stop(agent, &mut cells);
-    cells.finish();
+    conclude(&expected, agent, cells);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use crate::support::agent::Agent;
 use crate::support::clients::{CURL, Errand, run};
-use crate::support::expect::{Expectations, Expected, stop};
+use crate::support::expect::{Expectations, Expected, conclude};
 use crate::support::lab::Lab;
 use crate::support::process::Place;
 use crate::support::programs::{Trial, Tried};
@@ -107,7 +107,7 @@ fn serving() {
     let lab = Lab::new("serving").unwrap();
     let mut cells = Cells::new("serving");
     let mut expected = Expectations::default();
-    let mut agent = Agent::start(&lab).unwrap();
+    let agent = Agent::start(&lab).unwrap();
     // The first handshake of a file may be over before the file is known: here that of curl's and node's.
     let first = nginx::start(&lab, &lab.inside(), None).unwrap();
     let asked = requests(&lab, "first", 1);
@@ -128,10 +128,7 @@ fn serving() {
             }
         }
     }
-    expected.check(&mut agent, &mut cells).unwrap();
-    expected.no_strangers(&agent, &mut cells).unwrap();
-    stop(agent, &mut cells);
-    cells.finish();
+    conclude(&expected, agent, cells);
 }
 
 type Start = Box<dyn Fn(&Lab, &Place) -> Result<Server>>;

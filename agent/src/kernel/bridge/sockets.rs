@@ -78,14 +78,10 @@ pub fn descriptors(pid: u32) -> Open {
         ..Open::default()
     };
     for (number, entry) in entries.enumerate() {
-        let Ok(entry) = entry else {
+        let (Ok(entry), true) = (entry, number < DESCRIPTORS) else {
             open.whole = false;
             break;
         };
-        if number == DESCRIPTORS {
-            open.whole = false;
-            break;
-        }
         // Closed meanwhile.
         let Ok(link) = fs::read_link(entry.path()) else {
             continue;

@@ -222,6 +222,16 @@ pub fn unread_in(
     Ok(found.clone())
 }
 
+/// The end of a test of which nothing but its expectations is asked: all cells, and the agent's stop.
+pub fn conclude(expected: &Expectations, mut agent: Agent, mut cells: Cells) {
+    let asked = expected.check(&mut agent, &mut cells);
+    asked.expect("the agent's events can be read");
+    let strangers = expected.no_strangers(&agent, &mut cells);
+    strangers.expect("fingerprints can be told");
+    stop(agent, &mut cells);
+    cells.finish();
+}
+
 /// Stops the agent, with its own checks as a cell.
 pub fn stop(agent: Agent, cells: &mut Cells) -> Option<Stopped> {
     let stopped = agent.stop();
