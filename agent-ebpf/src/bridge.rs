@@ -360,6 +360,7 @@ fn in_call(sock: &Sock, of: u8, scratch: &mut Scratch) {
             return;
         }
         if BRIDGE_OBJECTS.insert(call.key, &FRESH, 0).is_err() {
+            lost(reason::TABLE_FULL);
             return;
         }
         if let Some(object) = object_of(&call.key) {

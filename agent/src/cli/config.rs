@@ -1,9 +1,12 @@
 //! `config show` and `config check`.
 
-use super::start;
+use super::{receivers, start};
 use anyhow::Context as _;
 use std::{path::Path, process::ExitCode};
-use tokentrail_agent::config::{self, Config};
+use tokentrail_agent::{
+    config::{self, Config},
+    sink::remote::file::Source,
+};
 
 pub fn show(file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let config = config::load_or_default(file)?;
@@ -17,7 +20,13 @@ pub fn check(file: &Path, scope: bool) -> anyhow::Result<ExitCode> {
     if !scope {
         return super::print(&format!("{file}: good\n"));
     }
-    let scopes = start::scopes(&config).with_context(|| file.to_string())?;
+    let scopes = (|| {
+        start::settings(&config)?;
+        start::account(&config)?;
+        receivers::remote(&config, &Source::disk())?;
+        anyhow::Ok(start::scopes(&config)?)
+    })()
+    .with_context(|| file.to_string())?;
     let named: Vec<String> = scopes.iter().map(ToString::to_string).collect();
     super::print(&format!("{file}: good, scope {}\n", named.join(" ")))
 }

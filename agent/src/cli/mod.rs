@@ -210,7 +210,7 @@ enum ConfigCommand {
     /// Check a file
     Check {
         file: PathBuf,
-        /// Also that it says what may be observed: without a scope `run` does not start
+        /// Also that `run` can start with it here: a scope, the keys, the user, what the outputs need
         #[arg(long)]
         scope: bool,
     },

@@ -55,8 +55,8 @@ struct Thread {
 }
 
 impl Outputs {
-    /// `remote` are the receivers behind the spool besides the file and standard output. `agent` and `epoch` are those of the events; see [`epoch`](Self::epoch). `closed` is called when standard
-    /// output's reader has gone.
+    /// `remote` are the receivers behind the spool besides the file and standard output. `agent` and `epoch` are those of
+    /// the events; see [`epoch`](Self::epoch). `closed` is called when standard output's reader has gone.
     pub fn start(
         config: &Config,
         remote: Vec<Box<dyn Receive>>,
@@ -65,12 +65,6 @@ impl Outputs {
         closed: impl Fn() + Clone + Send + 'static,
     ) -> anyhow::Result<Self> {
         let Some(options) = delivery::Options::new(&config.spool) else {
-            if let Some(receiver) = remote.first() {
-                anyhow::bail!(
-                    "the output {} needs the spool: set `path` in [spool]",
-                    receiver.name()
-                );
-            }
             let sinks = sinks(config)?;
             return Ok(Self {
                 direct: Some(Thread::start("outputs", config, move |events, lost| {

@@ -1,5 +1,6 @@
 //! The receivers that are configured: what stands behind the spool, and what they need of the system.
 
+use super::start::Misuse;
 use anyhow::Context as _;
 use std::net::IpAddr;
 use tokentrail_agent::{
@@ -7,7 +8,7 @@ use tokentrail_agent::{
     sink::{RotatingFile, batch::Receiver, http, lines::Lines, otlp, remote::file::Source, syslog},
 };
 
-/// Those over the network and to other programs. Certificates and files with secrets are read here: the worker, which may
+/// Those over the network and to other programs: none, if there is no spool. Certificates and files with secrets are read here: the worker, which may
 /// not open them any more when it is locked down, is given them then.
 pub fn remote(config: &Config, source: &Source) -> anyhow::Result<Vec<Box<dyn Receiver>>> {
     let mut receivers: Vec<Box<dyn Receiver>> = Vec::new();
@@ -20,7 +21,13 @@ pub fn remote(config: &Config, source: &Source) -> anyhow::Result<Vec<Box<dyn Re
     if let Some(receiver) = syslog::load(&config.syslog, source).context("[syslog]")? {
         receivers.push(Box::new(receiver));
     }
-    Ok(receivers)
+    match receivers.first() {
+        Some(receiver) if config.spool.path.is_none() => Err(Misuse::NoSpool {
+            output: receiver.name().to_owned(),
+        }
+        .into()),
+        _ => Ok(receivers),
+    }
 }
 
 /// The file, if one is configured.
@@ -45,6 +52,18 @@ pub fn has_name(destinations: &[(String, u16)]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::is_misuse;
+
+    #[test]
+    fn an_output_over_the_network_needs_the_spool() {
+        let mut config = Config::default();
+        config.syslog.address = Some("udp://127.0.0.1:514".into());
+        let refused = remote(&config, &Source::disk()).err().unwrap();
+        assert!(is_misuse(&refused), "{refused:#}");
+        assert!(refused.to_string().contains("syslog"), "{refused:#}");
+        config.spool.path = Some("/var/spool".into());
+        assert_eq!(remote(&config, &Source::disk()).unwrap().len(), 1);
+    }
 
     #[test]
     fn names_are_told_from_addresses() {

@@ -48,21 +48,25 @@ pub fn configuration(arguments: &RunArguments) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Why nothing may be observed.
+/// What can be parsed, and nothing can be done with.
 #[derive(Debug, thiserror::Error)]
-pub enum ScopeError {
+pub enum Misuse {
     #[error(
         "no scope: say what may be observed with --scope, or with `scope` in the configuration's section [agent]: \
          cgroup:PATH, unit:NAME, pid:N, container:ID or host"
     )]
-    None,
+    NoScope,
     #[error("scope: {0}")]
-    Unusable(#[from] scope::Error),
+    Scope(#[from] scope::Error),
+    #[error("the output {output} needs the spool: set `path` in [spool]")]
+    NoSpool { output: String },
+    #[error("agent.user: no user {name} in {ACCOUNTS}")]
+    NoUser { name: String },
 }
 
-pub fn scopes(config: &Config) -> Result<Vec<Scope>, ScopeError> {
+pub fn scopes(config: &Config) -> Result<Vec<Scope>, Misuse> {
     if config.agent.scope.is_empty() {
-        return Err(ScopeError::None);
+        return Err(Misuse::NoScope);
     }
     let scopes = config.agent.scope.iter().map(|text| Ok(text.parse()?));
     scopes.collect()
@@ -71,7 +75,7 @@ pub fn scopes(config: &Config) -> Result<Vec<Scope>, ScopeError> {
 /// What only a person can mend, in what they wrote: it is no use to start again.
 pub fn is_misuse(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
-        cause.is::<ScopeError>() || cause.is::<config::Error>() || cause.is::<StoreError>()
+        cause.is::<Misuse>() || cause.is::<config::Error>() || cause.is::<StoreError>()
     })
 }
 
@@ -128,7 +132,7 @@ pub fn account(config: &Config) -> anyhow::Result<Option<(u32, u32)>> {
     };
     let accounts = std::fs::read(ACCOUNTS).context(ACCOUNTS)?;
     let found = identity::user::account(&accounts, name)
-        .with_context(|| format!("agent.user: no user {name} in {ACCOUNTS}"))?;
+        .ok_or_else(|| Misuse::NoUser { name: name.clone() })?;
     Ok(Some(found))
 }
 
@@ -265,7 +269,7 @@ pub fn identity(config: &Config) -> identity::Options {
 mod tests {
     use super::*;
 
-    fn named(scope: &[&str]) -> Result<Vec<Scope>, ScopeError> {
+    fn named(scope: &[&str]) -> Result<Vec<Scope>, Misuse> {
         let mut config = Config::default();
         config.agent.scope = scope.iter().map(ToString::to_string).collect();
         scopes(&config)
@@ -283,6 +287,9 @@ mod tests {
             .err()
             .unwrap();
         assert!(is_misuse(&key.into()));
+        let mut config = Config::default();
+        config.agent.user = Some("nobody knows them".into());
+        assert!(is_misuse(&account(&config).unwrap_err()));
         assert!(!is_misuse(&anyhow::anyhow!("the kernel says no")));
         assert_eq!(named(&["host", "unit:a.service"]).unwrap().len(), 2);
     }

@@ -11,7 +11,7 @@ use super::{
     live::{Shared, attach, cgroup_made, detach, lock, sweep, watch},
     reload, start, tell_ready,
 };
-use crate::cli::watchdog::Watchdog;
+use crate::cli::{receivers, watchdog::Watchdog};
 use agent_common::{
     abi,
     event::{HashAbsent, Sha256, Time},
@@ -46,6 +46,7 @@ use tokentrail_agent::{
         message::{Answer, Ask, Begin, Tell},
         pipe::{Error, Pipe},
     },
+    sink::remote::file::Source,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -87,6 +88,8 @@ pub async fn observe(
 ) -> anyhow::Result<ExitCode> {
     let settings = start::settings(&config)?;
     let account = start::account(&config)?;
+    // The worker makes them. What is wrong with them is said before anything starts.
+    receivers::remote(&config, &Source::disk())?;
     let host = host::read(Path::new("/"))?;
     let (mut interrupt, mut terminate, mut hangup) = (
         signal(SignalKind::interrupt())?,
