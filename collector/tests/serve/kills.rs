@@ -16,7 +16,7 @@ use super::support::chance::Chance;
 use super::support::events::{self, HOUR, Source};
 use super::support::serve::{self, Server, Site};
 use super::support::stored::{Reader, Stored};
-use super::support::{number, stored};
+use super::support::{eventually, number, stored};
 use agents::Agent;
 use phases::{Dropped, Moment, Phases};
 use serde_json::{Value, json};
@@ -327,6 +327,14 @@ impl Trial {
         assert_eq!(status, 200, "{answer}");
         let counted = server.count(&format!("fp:{asked} -producer.id:{OLD}"), "kind", &key);
         assert_eq!(counted, [("usage".to_owned(), uses)]);
+        // What a question had open while it was merged goes when the store is tidied next.
+        eventually("segments, and nothing else", || {
+            let files = stored::files(&self.site.data.join("store")).len() as u64;
+            let segments = server.metric("segments");
+            (files == segments)
+                .then_some(())
+                .ok_or_else(|| format!("{segments} segments, {files} files"))
+        });
         server.stop();
         self.look("at the end");
         // What retention has dropped is all that is not there.
