@@ -278,7 +278,11 @@ pub fn lines(
         }
     }
     let status = group.wait(Some(limit.saturating_sub(start.elapsed()).max(GRACE)))?;
-    while let Ok(line) = receiver.recv_timeout(POLL) {
+    // It is told at once that both streams have ended, unless something that the child left behind holds them.
+    let end = Instant::now() + 10 * GRACE;
+    while Instant::now() < end
+        && let Ok(line) = receiver.recv_timeout(GRACE)
+    {
         each(&line);
     }
     Ok(status)
@@ -351,18 +355,29 @@ mod tests {
             .is_ok_and(|stat| !stat.contains(") Z "))
     }
 
+    fn eventually(what: &str, done: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(30);
+        while !done() {
+            assert!(Instant::now() < end, "no {what}");
+            thread::sleep(POLL);
+        }
+    }
+
     #[test]
     fn a_limit_ends_the_whole_group() {
         let note = env::temp_dir().join(format!("xtask-group-{}", std::process::id()));
         let script = format!("sleep 61 & echo $! >{}; sleep 61", note.display());
-        let start = Instant::now();
         let mut group = Group::spawn(&mut shell(&script)).unwrap();
+        let written = || fs::read_to_string(&note).is_ok_and(|id| id.ends_with('\n'));
+        eventually("a note", written);
+        let start = Instant::now();
         let error = group.wait(Some(Duration::from_millis(500))).unwrap_err();
         assert!(error.to_string().contains("did not end within"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(30));
         let grandchild = fs::read_to_string(&note).unwrap();
         fs::remove_file(&note).unwrap();
-        assert!(!runs(&grandchild));
+        // It was told, and may still have to run to end.
+        eventually("an end", || !runs(&grandchild));
     }
 
     #[test]

@@ -12,7 +12,7 @@ const KILLS: u64 = 220;
 const LOOK: u64 = 55;
 const SEED: u64 = 20_261_122;
 /// Until a child has begun its run.
-const BEGUN: Duration = Duration::from_secs(20);
+const BEGUN: Duration = Duration::from_secs(120);
 
 #[test]
 fn nothing_durable_is_lost_by_kills() {

@@ -188,10 +188,12 @@ impl Daemon {
         syslog::from_config(&self.config(address)).unwrap().unwrap()
     }
 
+    /// The whole ones: the daemon writes a long line in parts.
     pub fn lines(&self) -> Vec<String> {
         let text = fs::read(self.folder.join("out")).unwrap_or_default();
         String::from_utf8_lossy(&text)
-            .lines()
+            .split_inclusive('\n')
+            .filter_map(|line| line.strip_suffix('\n'))
             .map(str::to_owned)
             .collect()
     }

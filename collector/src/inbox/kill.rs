@@ -29,6 +29,14 @@ const SENDERS: u64 = 6;
 /// Between two looks at everything.
 const LOOK: u64 = 20;
 
+/// Ends a line. One of a killed run may have come but in part, and without it.
+const END: &str = " .\n";
+
+fn whole(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive('\n')
+        .filter_map(|line| line.strip_suffix(END))
+}
+
 /// Steele and Vigna's SplitMix64.
 struct Chance(u64);
 
@@ -64,7 +72,10 @@ fn run_as_child() {
     let append_to = |name: &str| {
         let mut options = OpenOptions::new();
         options.create(true).append(true);
-        Arc::new(options.open(folder.join(name)).unwrap())
+        let mut file = options.open(folder.join(name)).unwrap();
+        // Ends what the run before had not written whole.
+        file.write_all(b"\n").unwrap();
+        Arc::new(file)
     };
     let acknowledged = append_to("acknowledged");
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -109,9 +120,8 @@ async fn send(
             .max(1);
         let events = (first..first + count).map(|sequence| event(epoch, sequence));
         match inbox.append("test".into(), events.collect()).await {
-            // One write; the kernel has it when this process is killed.
             Ok(_) => (&*acknowledged)
-                .write_all(format!("{epoch} {first} {}\n", first + count - 1).as_bytes())
+                .write_all(format!("{epoch} {first} {}{END}", first + count - 1).as_bytes())
                 .unwrap(),
             Err(AppendError::Full { .. }) => tokio::time::sleep(Duration::from_millis(2)).await,
             Err(error) => panic!("{error}"),
@@ -140,7 +150,7 @@ fn line(entry: &Entry) -> String {
     let keys: Vec<_> = keys
         .map(|event| format!("{}/{}", event.key.epoch, event.key.sequence))
         .collect();
-    format!("{} {}\n", entry.id, keys.join(" "))
+    format!("{} {}{END}", entry.id, keys.join(" "))
 }
 
 #[test]
@@ -189,11 +199,8 @@ fn check(folder: &Path, kill: u64) {
     let mut entries: BTreeMap<String, String> = BTreeMap::new();
     let pending: String = inbox.pending().iter().map(|entry| line(entry)).collect();
     let sealed = read("sealed");
-    let whole = sealed
-        .split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'));
-    for line in whole.chain(pending.split_inclusive('\n')) {
-        let (id, keys) = line.trim_end().split_once(' ').unwrap();
+    for line in whole(&sealed).chain(whole(&pending)) {
+        let (id, keys) = line.split_once(' ').unwrap();
         let known = entries
             .entry(id.to_owned())
             .or_insert_with(|| keys.to_owned());
@@ -209,10 +216,7 @@ fn check(folder: &Path, kill: u64) {
     }
     let acknowledged = read("acknowledged");
     let mut batches = 0;
-    for line in acknowledged
-        .split_inclusive('\n')
-        .filter(|line| line.ends_with('\n'))
-    {
+    for line in whole(&acknowledged) {
         let numbers: Vec<u64> = line
             .split_whitespace()
             .map(|number| number.parse().unwrap())

@@ -2,7 +2,7 @@
 //! `kill -9` of either side meanwhile.
 
 use crate::support::chance::Chance;
-use crate::support::events::{self, HOUR, Source};
+use crate::support::events::{self, DAY, HOUR, Source};
 use crate::support::serve::{Server, Site};
 use crate::support::{Program, agent, eventually, ports, stored, tool};
 use std::fs;
@@ -63,7 +63,8 @@ fn source(agent: &str, noise: usize) -> Source {
         agent: agent.into(),
         epoch: 1,
         time: |begin, sequence| begin + (sequence % 3) as i64 * HOUR + sequence as i64 * 1_000,
-        begin: events::now() / HOUR * HOUR - 40 * HOUR,
+        // Three hours of one day, whatever the time.
+        begin: (events::now() / DAY - 2) * DAY + 8 * HOUR,
         noise,
     }
 }
@@ -121,7 +122,7 @@ fn a_bucket_is_as_good_as_a_folder() {
     };
     let small = source("small", 0);
     deliver(&server, &small, 1, 600, 100);
-    server.reaches("segments", 3);
+    server.reaches("segment_events", 600);
     deliver(&server, &small, 601, 1_200, 100);
     // A few of them are larger than a part of an upload.
     let large = source("large", 400_000);

@@ -227,6 +227,12 @@ mod tests {
         );
         let rate = own_rate(receiver.port, request.as_bytes(), Duration::from_millis(20));
         assert!(rate.unwrap() > 0.0);
+        // It answers first, and counts then.
+        let end = Instant::now() + Duration::from_secs(60);
+        while receiver.largest().is_empty() {
+            assert!(Instant::now() < end, "nothing is counted");
+            thread::sleep(Duration::from_millis(5));
+        }
         let mut arrived: Vec<u32> = receiver.arrivals().into_keys().collect();
         arrived.sort_unstable();
         assert_eq!(arrived, [7, 12]);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokentrail_agent::sink::batch::{Batch, Encoded};
 
 pub const HOUR: i64 = 3_600_000_000_000;
+pub const DAY: i64 = 24 * HOUR;
 /// Credentials of all agents.
 pub const CREDENTIALS: u64 = 50;
 
