@@ -393,7 +393,7 @@ fn a_socket_that_is_used_again_begins_another_connection() {
 }
 
 fn point(driver: &Driver, since: u64) {
-    driver.points.add(Attached {
+    let attached = Attached {
         path: "/lib/libssl.so.3".into(),
         library: Library::Openssl,
         version: None,
@@ -401,7 +401,8 @@ fn point(driver: &Driver, since: u64) {
         file_offset: 1,
         state: State::Candidate,
         since,
-    });
+    };
+    driver.points.add(PointId(0), attached);
 }
 
 fn library(driver: &Driver, number: u8, attached: Option<u64>) {
@@ -409,6 +410,8 @@ fn library(driver: &Driver, number: u8, attached: Option<u64>) {
         library: Library::Openssl,
         path: "/lib/libssl.so.3".into(),
         attached,
+        point: attached.map(|_| PointId(0)),
+        why: None,
     };
     driver.points.map(synthetic::process(number), mapped);
 }

@@ -13,7 +13,6 @@ use super::{
 };
 use crate::cli::{receivers, watchdog::Watchdog};
 use agent_common::{
-    abi,
     event::{HashAbsent, Sha256, Time},
 };
 use anyhow::Context as _;
@@ -36,8 +35,8 @@ use tokentrail_agent::{
         host,
     },
     kernel::{
-        attacher::Request,
         bare,
+        bridge::Request,
         probes::{self, Counters},
         scope::Scope,
     },
@@ -154,7 +153,8 @@ pub async fn observe(
         .name("answers".into())
         .spawn(move || answering.run())?;
     let bridge = config.capture.bridge;
-    let points = attach(&arguments, bridge, &scopes, loaded, &pipe, &live)?;
+    let own = vec![std::process::id(), worker.id()];
+    let points = attach(&arguments, bridge, &scopes, loaded, own, &pipe, &live)?;
     watch(&scopes, &pipe, &live)?;
 
     let ready = tokio::time::timeout(BEGIN, said.recv()).await;
@@ -376,17 +376,10 @@ impl Answering {
                 let _ = self.events.send(Event::Waits);
                 return Ok(());
             }
-            Ask::Look {
-                process,
-                file,
-                executable,
-            } => {
-                let file = file.map(|(device, inode)| abi::File { device, inode });
-                self.look(Request::Process {
-                    process,
-                    file,
-                    executable: executable.map(|program| (program.file, program.path)),
-                });
+            Ask::Look(process) => {
+                if let Some(live) = &*lock(&self.live) {
+                    live.attacher.look(process);
+                }
                 return Ok(());
             }
             Ask::DropPoint(point) => {
@@ -396,11 +389,11 @@ impl Answering {
                 return Ok(());
             }
             Ask::Bridge { process, socket } => {
-                self.request(Request::Bridge { process, socket });
+                self.bridge(Request::Want { process, socket });
                 return Ok(());
             }
             Ask::BridgeOver { process, socket } => {
-                self.request(Request::BridgeOver { process, socket });
+                self.bridge(Request::Over { process, socket });
                 return Ok(());
             }
             Ask::Multiplexed(connection) => {
@@ -431,25 +424,10 @@ impl Answering {
         self.pipe.send(&Tell::Answer { number, answer })
     }
 
-    /// Where the attacher is too busy the connection stays unread, or its probes until the next look.
-    fn request(&self, request: Request) {
+    /// Where the bridge is too busy the connection stays unread, or its probes until the next look.
+    fn bridge(&self, request: Request) {
         if let Some(live) = &*lock(&self.live) {
-            live.attacher.ask(request);
-        }
-    }
-
-    /// Where the attacher is too busy the file is forgotten, so that its next mapping asks again.
-    fn look(&self, request: Request) {
-        let live = lock(&self.live);
-        let Some(live) = &*live else { return };
-        let file = match &request {
-            Request::Process { file, .. } => *file,
-            _ => None,
-        };
-        if !live.attacher.ask(request)
-            && let Some(file) = file
-        {
-            lock(&live.probes).forget_file(file);
+            live.bridge.ask(request);
         }
     }
 

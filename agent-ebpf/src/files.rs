@@ -1,0 +1,88 @@
+//! Executed and mapped files, told to the process that attaches.
+//!
+//! Invariant: a file is named by its state, so that another content is never taken for the one that was searched.
+
+use crate::{
+    emit,
+    kernel::{current, current_start, read},
+    maps::{FILES, offset},
+};
+use agent_common::abi::{self, File, file, kind};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+
+const SECOND: u64 = 1_000_000_000;
+/// `I_CTIME_QUERIED` (include/linux/fs.h), a mark within the nanoseconds, lies above these bits.
+const NANOSECONDS: u32 = (1 << 30) - 1;
+
+/// The state of `struct file *`'s inode.
+#[inline(always)]
+pub fn state(of: u64) -> Option<File> {
+    let inode: u64 = read(of, offset!(file_inode))?;
+    let block: u64 = read(inode, offset!(inode_sb))?;
+    Some(File {
+        device: read::<u32>(block, offset!(sb_dev))? as u64,
+        inode: read(inode, offset!(inode_ino))?,
+        size: read(inode, offset!(inode_size))?,
+        modified: time(inode, offset!(inode_mtime), offset!(inode_mtime_nsec)),
+        changed: time(inode, offset!(inode_ctime), offset!(inode_ctime_nsec)),
+    })
+}
+
+#[inline(always)]
+fn time(inode: u64, seconds: u32, nanoseconds: u32) -> u64 {
+    let seconds: u64 = read(inode, seconds).unwrap_or(0);
+    // 4 or 8 bytes, of which the first four are the lower ones.
+    let nanoseconds: u32 = read(inode, nanoseconds).unwrap_or(0);
+    seconds
+        .wrapping_mul(SECOND)
+        .wrapping_add((nanoseconds & NANOSECONDS) as u64)
+}
+
+/// The current process has mapped `len` bytes of a file as code, those from `offset` on at `address`.
+#[inline(always)]
+pub fn mapped(of: u64, address: u64, len: u64, offset: u64) {
+    let memory = read::<u64>(current(), offset!(task_mm)).unwrap_or(0);
+    if read::<u64>(memory, offset!(mm_exe_file)) == Some(of) {
+        // The program itself, which exec maps and tells of.
+        return;
+    }
+    let Some(state) = state(of) else {
+        return;
+    };
+    // SAFETY: the value is copied at once.
+    if unsafe { FILES.get(state) }.copied() == Some(file::WITHOUT_POINTS) {
+        return;
+    }
+    let record = abi::Mapped {
+        header: emit::header(kind::MAPPED, size_of::<abi::Mapped>()),
+        process: (bpf_get_current_pid_tgid() >> 32) as u32,
+        _pad: 0,
+        start: current_start(),
+        file: state,
+        address,
+        len,
+        offset,
+    };
+    emit::attach(&record, emit::WAKE);
+}
+
+/// The current process has executed a file.
+#[inline(always)]
+pub fn executed(of: u64, code_start: u64, code_end: u64) {
+    let state = state(of).unwrap_or_default();
+    // SAFETY: the value is copied at once.
+    let wake = match unsafe { FILES.get(state) }.copied() {
+        Some(file::WITHOUT_POINTS) => emit::QUIET,
+        _ => emit::WAKE,
+    };
+    let record = abi::Executed {
+        header: emit::header(kind::EXECUTED, size_of::<abi::Executed>()),
+        process: (bpf_get_current_pid_tgid() >> 32) as u32,
+        _pad: 0,
+        start: current_start(),
+        file: state,
+        code_start,
+        code_end,
+    };
+    emit::attach(&record, wake);
+}
