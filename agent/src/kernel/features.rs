@@ -248,6 +248,7 @@ fn options(rung: Option<Rung>) -> super::probes::Options {
         multiplexed_bytes: 0,
         connections: 16,
         worker: None,
+        tell_made: false,
     }
 }
 

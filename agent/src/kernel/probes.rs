@@ -125,6 +125,8 @@ pub struct Options {
     pub connections: u32,
     /// The agent's own other process, which is as little observed as this one.
     pub worker: Option<u32>,
+    /// Files that processes make executable are told of.
+    pub tell_made: bool,
 }
 
 /// Loaded probes. Dropping it detaches them all.
@@ -143,6 +145,7 @@ pub struct Probes {
     multiplexed: HashMap<MapData, u64, u64>,
     pub(super) bridge: bridge::Maps,
     pub(super) members: Vec<Member>,
+    pub(super) tell_made: bool,
 }
 
 /// Read-only view of the counters, for another thread.
@@ -221,6 +224,7 @@ impl Probes {
             ),
             own_process: std::process::id(),
             own_worker: options.worker.unwrap_or(0),
+            tell_made: u32::from(options.tell_made),
         });
         let offsets = OffsetsValue(found.offsets);
         let mut ebpf = EbpfLoader::new()
@@ -242,6 +246,7 @@ impl Probes {
             scopes,
             hierarchy,
             members: Vec::new(),
+            tell_made: options.tell_made,
         };
         for resolved in &resolved {
             probes.enter(resolved)?;

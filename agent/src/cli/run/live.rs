@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 use tokentrail_agent::{
+    config::Capture,
     kernel::{
         attach::{Attacher, Fallback, Results, Start},
         bridge::{Bridge, Bridges},
@@ -49,7 +50,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Looks through the usual folders and the scope's processes, and starts what attaches.
 pub(super) fn attach(
     arguments: &RunArguments,
-    bridge: bool,
+    capture: &Capture,
     scopes: &[Scope],
     mut loaded: Probes,
     own: Vec<u32>,
@@ -82,10 +83,11 @@ pub(super) fn attach(
             Fallback::WhenNeeded
         },
         own,
+        search_ahead: capture.search_ahead,
     };
     let probes = Arc::new(Mutex::new(loaded));
     let processes = running(scopes);
-    let bridge = Bridge::start(Bridges::new(bridge), Arc::clone(&probes), &processes)?;
+    let bridge = Bridge::start(Bridges::new(capture.bridge), Arc::clone(&probes), &processes)?;
     let attacher = Attacher::start(start, searches, results, &processes)?;
     *lock(live) = Some(Live {
         attacher,

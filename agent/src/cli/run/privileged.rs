@@ -152,9 +152,9 @@ pub async fn observe(
     std::thread::Builder::new()
         .name("answers".into())
         .spawn(move || answering.run())?;
-    let bridge = config.capture.bridge;
+    let capture = config.capture.clone();
     let own = vec![std::process::id(), worker.id()];
-    let points = attach(&arguments, bridge, &scopes, loaded, own, &pipe, &live)?;
+    let points = attach(&arguments, &capture, &scopes, loaded, own, &pipe, &live)?;
     watch(&scopes, &pipe, &live)?;
 
     let ready = tokio::time::timeout(BEGIN, said.recv()).await;

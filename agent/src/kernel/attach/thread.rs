@@ -7,6 +7,7 @@
 
 use super::{
     Bell, Fallback, Request, Results, Start,
+    ahead::{Ahead, Ticket},
     findings::{Findings, Known},
     look,
     point::{Attachments, Refused},
@@ -16,9 +17,9 @@ use crate::{
     flow::Nanos,
     kernel::{
         decode::now,
-        keylog::discover,
+        keylog::{Found, discover},
         owner,
-        points::{Attached, Mapped, Points, State, Unattached},
+        points::{Attached, Mapped, Points, SearchCounts, State, Unattached},
         record::{PointId, ProcessKey},
         scope::start_ticks,
         search::{Class, Job, Searched, Searches},
@@ -98,6 +99,9 @@ pub(super) struct Thread {
     fallback_wanted: bool,
     own: Vec<u32>,
     searches: Searches,
+    ahead: Option<Ahead>,
+    asked_ahead: HashMap<u64, Ticket>,
+    done_ahead: u64,
     results: Results,
     requests: Receiver<Request>,
     drops: Arc<Mutex<BTreeSet<PointId>>>,
@@ -109,7 +113,7 @@ pub(super) struct Thread {
     next_token: u64,
     next_point: u32,
     done: u64,
-    told: (u64, u64),
+    told: SearchCounts,
     lost: u64,
     swept: Instant,
     /// Attached since the last sweep: whether their code is still where it was is looked at once.
@@ -132,6 +136,11 @@ impl Thread {
             fallback_wanted: start.fallback == Fallback::Only,
             own: start.own,
             searches,
+            ahead: start
+                .search_ahead
+                .then(|| Ahead::new(results.bell.clone())),
+            asked_ahead: HashMap::new(),
+            done_ahead: 0,
             results,
             requests,
             drops,
@@ -143,7 +152,7 @@ impl Thread {
             next_token: 0,
             next_point: 0,
             done: 0,
-            told: (0, 0),
+            told: SearchCounts::default(),
             lost: 0,
             swept: Instant::now(),
             fresh: Vec::new(),
@@ -177,6 +186,7 @@ impl Thread {
             });
             self.drain();
             self.take_results();
+            self.ask_ahead();
         }
         self.tell_searches();
     }
@@ -186,6 +196,7 @@ impl Thread {
             self.wait(PAUSE);
             self.drain();
             self.take_results();
+            self.ask_ahead();
             self.take_drops();
             if !self.take_requests() {
                 return;
@@ -239,14 +250,28 @@ impl Thread {
                 self.points.executed(process);
                 self.met(process, file, Place::Program(code), None);
                 self.points.looked_at(process);
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.met(process);
+                }
             }
             Record::Mapped {
                 process,
                 file,
                 part,
             } => {
-                if !self.own.contains(&process.pid) {
-                    self.met(process, file, Place::Parts(vec![part]), None);
+                if self.own.contains(&process.pid) {
+                    return;
+                }
+                if let Some(ahead) = &mut self.ahead
+                    && !self.known.contains(&file)
+                {
+                    ahead.mapped(process, part);
+                }
+                self.met(process, file, Place::Parts(vec![part]), None);
+            }
+            Record::Made(made) => {
+                if let Some(ahead) = &self.ahead {
+                    ahead.made(made);
                 }
             }
             Record::Forked {
@@ -359,6 +384,64 @@ impl Thread {
         });
     }
 
+    /// Asks for searches of what is not met yet.
+    fn ask_ahead(&mut self) {
+        while let Some(wanted) = self.ahead.as_ref().and_then(Ahead::next) {
+            let known = self.known.contains(&wanted.state);
+            if known || self.searching.contains_key(&wanted.state) || self.is_resting() {
+                continue;
+            }
+            let token = self.next_token;
+            self.next_token += 1;
+            self.asked_ahead.insert(token, wanted.ticket);
+            self.searches.ask(Job {
+                token,
+                owner: wanted.owner,
+                class: Class::Ahead,
+                open: wanted.open,
+            });
+        }
+    }
+
+    /// A file that no process was met with was searched.
+    fn searched_ahead(&mut self, ticket: &Ticket, searched: &Searched) {
+        self.done_ahead += 1;
+        let found = match (&searched.outcome, searched.state) {
+            (Ok(found), Some(state)) => Some((found, ticket.state(state))),
+            (Err(error), _) => {
+                debug!(%error, "not searched ahead");
+                None
+            }
+            (Ok(_), None) => None,
+        };
+        let Some((found, of)) = found.filter(|(_, of)| {
+            // A process may have been met with it meanwhile.
+            searched.cacheable && !self.known.contains(of)
+        }) else {
+            return;
+        };
+        let findings = self.findings(found, searched.code_start);
+        debug!(
+            device = of.device,
+            inode = of.inode,
+            size = of.size,
+            points = findings.points.len(),
+            "searched ahead"
+        );
+        self.want_fallback(&findings);
+        self.learn(of, &findings);
+        self.serve(of, Some(&findings));
+    }
+
+    fn findings(&mut self, found: &Found, code_start: Option<u64>) -> Arc<Findings> {
+        let only = self.fallback == Fallback::Only;
+        let next = &mut self.next_point;
+        Arc::new(Findings::new(found, code_start, only, || {
+            *next += 1;
+            PointId(*next - 1)
+        }))
+    }
+
     fn take_results(&mut self) {
         while let Ok(searched) = self.results.receiver.try_recv() {
             self.drain();
@@ -367,6 +450,9 @@ impl Thread {
     }
 
     fn searched(&mut self, searched: Searched) {
+        if let Some(ticket) = self.asked_ahead.remove(&searched.token) {
+            return self.searched_ahead(&ticket, &searched);
+        }
         let Some(asked) = self.asked.remove(&searched.token) else {
             return;
         };
@@ -384,17 +470,9 @@ impl Thread {
                 None
             }
             Ok(found) => {
-                let only = self.fallback == Fallback::Only;
-                let next = &mut self.next_point;
-                Some(Arc::new(Findings::new(
-                    found,
-                    searched.code_start,
-                    only,
-                    || {
-                        *next += 1;
-                        PointId(*next - 1)
-                    },
-                )))
+                // It may have been searched ahead since it was asked for.
+                let known = asked.file.and_then(|of| self.known.get(&of).map(Arc::clone));
+                Some(known.unwrap_or_else(|| self.findings(found, searched.code_start)))
             }
             Err(error) => {
                 debug!(%error, "not searched");
@@ -626,6 +704,9 @@ impl Thread {
                 let place = Place::Parts(code.parts);
                 self.met(process, code.file, place, Some(code.mapping.path));
             }
+            if let Some(ahead) = &mut self.ahead {
+                ahead.met(process);
+            }
         }
         self.points.looked_at(process);
     }
@@ -665,12 +746,18 @@ impl Thread {
                     self.attachments.detach_all(|_| true);
                     self.pending.clear();
                     self.searching.clear();
+                    if let Some(ahead) = &self.ahead {
+                        ahead.rest();
+                    }
                     done();
                 }
                 Request::Return { processes, done } => {
                     self.points.clear();
                     self.known.clear();
                     self.attachments.maps.forget_files();
+                    if let Some(ahead) = &self.ahead {
+                        ahead.come_back();
+                    }
                     self.begin(&processes);
                     done();
                 }
@@ -739,10 +826,16 @@ impl Thread {
     }
 
     fn tell_searches(&mut self) {
-        let now = (self.done, self.asked.len() as u64);
+        let ahead = self.ahead.as_ref().map_or(0, Ahead::waiting);
+        let now = SearchCounts {
+            done: self.done,
+            waiting: self.asked.len() as u64,
+            ahead_done: self.done_ahead,
+            ahead_waiting: ahead + self.asked_ahead.len() as u64,
+        };
         if now != self.told {
             self.told = now;
-            self.points.set_searches(now.0, now.1);
+            self.points.set_searches(now);
         }
     }
 }
