@@ -158,7 +158,7 @@ mod tests {
         let gate = Gate::new();
         let mut now = Instant::now();
         let one = key("a");
-        let mut enter = |now| {
+        let enter = |now| {
             let mut state = gate.lock();
             let wait = state.try_enter(&one, now);
             if wait.is_none() {
