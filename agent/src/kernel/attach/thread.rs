@@ -102,6 +102,7 @@ pub(super) struct Thread {
     ahead: Option<Ahead>,
     asked_ahead: HashMap<u64, Ticket>,
     done_ahead: u64,
+    lost_ahead: u64,
     results: Results,
     requests: Receiver<Request>,
     drops: Arc<Mutex<BTreeSet<PointId>>>,
@@ -141,6 +142,7 @@ impl Thread {
                 .then(|| Ahead::new(results.bell.clone())),
             asked_ahead: HashMap::new(),
             done_ahead: 0,
+            lost_ahead: 0,
             results,
             requests,
             drops,
@@ -788,6 +790,14 @@ impl Thread {
         let fresh: HashSet<ProcessKey> = std::mem::take(&mut self.fresh).into_iter().collect();
         for process in fresh {
             self.check_code(process);
+        }
+        let lost = self.ahead.as_ref().map_or(0, Ahead::lost);
+        if lost != self.lost_ahead {
+            info!(
+                files = lost - self.lost_ahead,
+                "too many files and folders at once: some are searched when they are executed"
+            );
+            self.lost_ahead = lost;
         }
         let lost = self.attachments.maps.lost();
         if lost != self.lost {

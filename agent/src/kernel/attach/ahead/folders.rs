@@ -108,20 +108,24 @@ impl What {
     }
 }
 
-/// Visits a folder until `until`. Files whose state is not `wanted` are left out.
+/// Folders that were listed, by what was looked for and by device and inode number: many have several names.
+pub type Listed = HashSet<(What, (u64, u64))>;
+
+/// Visits a folder until `until`, but no folder that is `listed` already. Files whose state is not `wanted` are left out.
 pub fn visit(
     root: &OwnedFd,
     folder: &Folder,
+    listed: &mut Listed,
     mounts: &Mounts,
     wanted: impl Fn(&abi::File) -> bool,
     until: Instant,
 ) -> Visit {
     let mut visit = Visit::default();
-    let (mut folders, mut files) = (HashSet::new(), HashSet::new());
-    let mut entries = 0;
+    let mut files = HashSet::new();
+    let (mut entries, mut folders) = (0, 1);
     let mut next = VecDeque::from([(folder.path.clone(), 0)]);
     while let Some((path, depth)) = next.pop_front() {
-        let Some((list, stamp)) = open(root, &path, &mut folders) else {
+        let Some((list, stamp)) = open(root, &path, folder.what, listed) else {
             continue;
         };
         visit.stamps.push((path.clone(), Some(stamp)));
@@ -139,7 +143,8 @@ pub fn visit(
             let path = path.join(OsStr::from_bytes(name));
             let kind = entry.file_type();
             if matches!(kind, FileType::Directory | FileType::Unknown) && depth < folder.depth {
-                if folders.len() + next.len() < FOLDERS {
+                if folders < FOLDERS {
+                    folders += 1;
                     next.push_back((path.clone(), depth + 1));
                 } else {
                     visit.cut = true;
@@ -169,15 +174,16 @@ pub fn visit(
     visit.in_order()
 }
 
-/// A folder that was not listed in this visit before, and when its entries changed.
+/// A folder that was not listed before, and when its entries changed.
 fn open(
     root: &OwnedFd,
     path: &Path,
-    known: &mut HashSet<(u64, u64)>,
+    what: What,
+    listed: &mut Listed,
 ) -> Option<(rustix::fs::Dir, (i64, u32))> {
     let handle = view::below(root, path).ok()?;
     let stat = view::attributes(&handle).ok()?;
-    if view::kind(&stat) != FileType::Directory || !known.insert(view::id(&stat)) {
+    if view::kind(&stat) != FileType::Directory || !listed.insert((what, view::id(&stat))) {
         return None;
     }
     Some((view::list(&handle).ok()?, changed(&stat)))
@@ -247,7 +253,17 @@ mod tests {
 
         fn visit(&self, folder: &Folder) -> Visit {
             let until = Instant::now() + Duration::from_secs(600);
-            visit(&self.handle(), folder, &Mounts::default(), |_| true, until)
+            self.visit_until(folder, until, |_| true)
+        }
+
+        fn visit_until(
+            &self,
+            folder: &Folder,
+            until: Instant,
+            wanted: impl Fn(&abi::File) -> bool,
+        ) -> Visit {
+            let (root, mut listed) = (self.handle(), Listed::default());
+            visit(&root, folder, &mut listed, &Mounts::default(), wanted, until)
         }
 
         fn names(&self, folder: &Folder) -> Vec<String> {
@@ -348,8 +364,7 @@ mod tests {
         assert!(found.cut && found.candidates.len() == FILES);
         assert!(found.stamps.is_empty());
         let over = Instant::now();
-        let handle = root.handle();
-        let found = visit(&handle, &walk("/", 3), &Mounts::default(), |_| true, over);
+        let found = root.visit_until(&walk("/", 3), over, |_| true);
         assert!(found.cut && found.candidates.is_empty());
     }
 
@@ -396,6 +411,28 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_with_two_names_is_listed_once() {
+        let root = Root::new();
+        root.file("usr/bin/program", 0o755, 100);
+        symlink("usr/bin", root.path("bin")).unwrap();
+        let until = Instant::now() + Duration::from_secs(600);
+        let (handle, mut listed) = (root.handle(), Listed::default());
+        let mut count = |folder| {
+            let mounts = Mounts::default();
+            let visit = visit(&handle, &folder, &mut listed, &mounts, |_| true, until);
+            visit.candidates.len()
+        };
+        assert_eq!(count(Folder::programs("/usr/bin")), 1);
+        assert_eq!(count(Folder::programs("/bin")), 0);
+        let libraries = Folder {
+            what: What::NodeLibraries,
+            ..Folder::programs("/bin")
+        };
+        assert_eq!(count(libraries), 0);
+        assert_eq!(listed.len(), 2);
+    }
+
+    #[test]
     fn large_files_go_first_and_known_ones_not_at_all() {
         let root = Root::new();
         root.file("bin/small", 0o755, 100);
@@ -410,13 +447,8 @@ mod tests {
         assert_eq!(names, ["large", "larger", "small"]);
         let known = found.candidates[0].state;
         let until = Instant::now() + Duration::from_secs(600);
-        let again = visit(
-            &root.handle(),
-            &Folder::programs("/bin"),
-            &Mounts::default(),
-            |state| *state != known,
-            until,
-        );
+        let again =
+            root.visit_until(&Folder::programs("/bin"), until, |state| *state != known);
         assert_eq!(again.candidates.len(), 2);
     }
 

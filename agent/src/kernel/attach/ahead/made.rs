@@ -88,7 +88,7 @@ pub fn serve(shared: &Arc<Shared>, key: &Key) {
 
 /// Opens what was made. Gives it back if it is to be waited for.
 fn take(shared: &Arc<Shared>, key: &Key, made: &Made, held: &mut Vec<Held>) -> Option<Watch> {
-    let found = by_descriptor(made).or_else(|_| by_path(made).map(|handle| (handle, None)));
+    let found = by_descriptor(made).or_else(|_| by_path(shared, key, made).map(|handle| (handle, None)));
     let (handle, descriptor) = match found {
         Ok(found) => found,
         Err(error) => {
@@ -202,16 +202,22 @@ fn by_descriptor(made: &Made) -> io::Result<(Handle, Option<u32>)> {
 }
 
 /// By the path that the call had. The process may have ended with its call: its parent, which started it for just that,
-/// is most often in the same folder. What is opened in its place is another file, or none.
-fn by_path(made: &Made) -> io::Result<Handle> {
+/// is most often in the same folder, and others of the same owner see the same. What is opened in its place is another
+/// file, or none.
+fn by_path(shared: &Shared, key: &Key, made: &Made) -> io::Result<Handle> {
     let path = made.path.as_deref();
     let path = path.ok_or(rustix::io::Errno::NOENT)?;
-    let own = resolve(made.process.pid, made.folder, path);
-    let handle = match own {
-        Err(_) if made.folder.is_none() => resolve(made.parent, None, path),
-        own => own,
-    };
-    Handle::new(handle?)
+    let mut found = resolve(made.process.pid, made.folder, path);
+    if found.is_err() && (made.folder.is_none() || path.is_absolute()) {
+        found = resolve(made.parent, None, path);
+    }
+    if found.is_err()
+        && path.is_absolute()
+        && let Some(view) = shared.visits.latest(&key.0)
+    {
+        found = view.root().and_then(|(root, _)| view::below(root, path));
+    }
+    Handle::new(found?)
 }
 
 fn resolve(pid: u32, folder: Option<u32>, path: &Path) -> io::Result<OwnedFd> {

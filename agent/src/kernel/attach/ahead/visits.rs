@@ -7,11 +7,11 @@ use super::{
     Busy, Key, Shared, Task,
     bucket::Bucket,
     desk::Next,
-    folders::{self, Candidate, Folder, Stamp},
+    folders::{self, Candidate, Folder, Listed, Stamp},
     usual::{self, Traces},
     view::{self, Handle, View, ViewKey},
 };
-use crate::kernel::{attach::record::Part, device::Mounts, record::ProcessKey};
+use crate::kernel::{attach::record::Part, device::Mounts, owner::Owner, record::ProcessKey};
 use lru::LruCache;
 use std::{
     fs, io,
@@ -43,6 +43,8 @@ struct Known {
     views: LruCache<ViewKey, Arc<View>>,
     visited: LruCache<(ViewKey, Folder), Visited>,
     traces: LruCache<(ViewKey, Traces), Instant>,
+    /// What the last process that was met of an owner sees.
+    latest: LruCache<Owner, Arc<View>>,
 }
 
 /// See the module.
@@ -54,6 +56,7 @@ impl Default for Visits {
             views: LruCache::new(VIEWS),
             visited: LruCache::new(VISITED),
             traces: LruCache::new(TRACES),
+            latest: LruCache::new(VIEWS),
         }))
     }
 }
@@ -69,13 +72,20 @@ impl Visits {
         known.traces.clear();
     }
 
-    /// What this process sees.
-    fn view(&self, pid: u32) -> io::Result<Arc<View>> {
+    /// What this process of this owner sees.
+    fn view(&self, pid: u32, owner: &Owner) -> io::Result<Arc<View>> {
         let key = ViewKey::of(pid)?;
         let mut known = self.lock();
         let view = known.views.get_or_insert(key, || Arc::new(View::new(key)));
         view.met(pid);
-        Ok(Arc::clone(view))
+        let view = Arc::clone(view);
+        known.latest.put(owner.clone(), Arc::clone(&view));
+        Ok(view)
+    }
+
+    /// What processes of this owner see, most likely.
+    pub fn latest(&self, owner: &Owner) -> Option<Arc<View>> {
+        self.lock().latest.get(owner).map(Arc::clone)
     }
 
     /// Whether a process with these traces is to be looked at.
@@ -129,7 +139,7 @@ pub fn serve(shared: &Arc<Shared>, key: &Key) {
             continue;
         }
         let _busy = Busy::new(shared, 1);
-        match look(shared, pid, part, &mut bucket) {
+        match look(shared, &key.0, pid, part, &mut bucket) {
             Ok((view, candidates)) => search(shared, key, &view, candidates),
             // It has ended, most often.
             Err(error) => debug!(pid, %error, "a process's folders cannot be seen"),
@@ -140,13 +150,14 @@ pub fn serve(shared: &Arc<Shared>, key: &Key) {
 /// Visits what is to be visited for a process, and gives the files to search.
 fn look(
     shared: &Shared,
+    owner: &Owner,
     pid: u32,
     part: Option<(ProcessKey, Part)>,
     bucket: &mut Bucket,
 ) -> io::Result<(Arc<View>, Vec<Candidate>)> {
     let visits = &shared.visits;
-    let view = visits.view(pid)?;
-    let mut candidates = Vec::new();
+    let view = visits.view(pid, owner)?;
+    let (mut candidates, mut listed) = (Vec::new(), Listed::default());
     let folders = match part {
         Some((process, part)) => beside(process, part)?,
         None => {
@@ -179,7 +190,7 @@ fn look(
         let mounts = Mounts::of(pid);
         let until = Instant::now() + VISIT;
         let wanted = |state: &_| shared.is_new(state);
-        let visit = folders::visit(&root, &folder, &mounts, wanted, until);
+        let visit = folders::visit(&root, &folder, &mut listed, &mounts, wanted, until);
         debug!(
             folder = %folder.path.display(),
             files = visit.candidates.len(),
