@@ -307,9 +307,9 @@ pub struct Mapped {
     pub offset: u64,
 }
 
-/// `sched_process_exec`, for the process that attaches. 88 bytes.
+/// `sched_process_exec`, for the process that attaches. 344 bytes.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Executed {
     pub header: Header,
     pub process: u32,
@@ -319,6 +319,8 @@ pub struct Executed {
     /// `mm_struct.start_code` and `.end_code`: the program's own code (fs/binfmt_elf.c, `load_elf_binary`).
     pub code_start: u64,
     pub code_end: u64,
+    /// `linux_binprm.filename`, NUL terminated where it is shorter: what was asked for, not resolved.
+    pub name: [u8; FILENAME_MAX],
 }
 
 /// A file in one state, whatever its path: with another content it is another. Key of the map `FILES`. 40 bytes.
@@ -731,7 +733,7 @@ const _: () = {
     assert!(size_of::<Exit>() == 32);
     assert!(size_of::<Cgroup>() == 280);
     assert!(size_of::<Mapped>() == 96);
-    assert!(size_of::<Executed>() == 88);
+    assert!(size_of::<Executed>() == 344);
     assert!(size_of::<File>() == 40);
     assert!(size_of::<Breakpoint>() == 16);
     assert!(size_of::<Breakpoints>() == 40);

@@ -4,14 +4,17 @@
 
 use crate::{flow::Nanos, kernel::record::ProcessKey};
 use agent_common::abi::{self, Header, kind};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     /// A process has executed a file: it has nothing of what it had before.
     Executed {
         process: ProcessKey,
         file: abi::File,
         code: Code,
+        /// What it asked for, not resolved.
+        name: PathBuf,
     },
     /// It has mapped a part of a file as code.
     Mapped {
@@ -75,6 +78,7 @@ impl Record {
                         start: word(bytes, after)?,
                         end: word(bytes, after + 8)?,
                     },
+                    name: text(bytes.get(after + 16..)?),
                 }
             }
             kind::MAPPED => {
@@ -142,6 +146,11 @@ fn file(bytes: &[u8]) -> Option<abi::File> {
         modified: word(bytes, FILE + 24)?,
         changed: word(bytes, FILE + 32)?,
     })
+}
+
+fn text(bytes: &[u8]) -> PathBuf {
+    let len = bytes.iter().position(|byte| *byte == 0);
+    OsStr::from_bytes(&bytes[..len.unwrap_or(bytes.len())]).into()
 }
 
 fn word(bytes: &[u8], place: usize) -> Option<u64> {

@@ -61,14 +61,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where in a process a file's code is.
 #[derive(Clone, Debug)]
 enum Place {
-    Program(Code),
+    Program {
+        code: Code,
+        /// What exec was asked for.
+        name: PathBuf,
+    },
     Parts(Vec<Part>),
 }
 
 impl Place {
     fn address_of(&self, known: &Known, findings: &Findings) -> Option<u64> {
         match self {
-            Self::Program(code) => {
+            Self::Program { code, .. } => {
                 let bias = code.start.wrapping_sub(findings.code_start?);
                 let address = known.point.virtual_address.wrapping_add(bias);
                 (code.start..code.end).contains(&address).then_some(address)
@@ -81,9 +85,23 @@ impl Place {
 }
 
 /// A search that was asked for.
+#[derive(Default)]
 struct Asked {
     /// `None`: a file that no process was met with.
     file: Option<abi::File>,
+    /// The file was opened by this name, for its next use: its process has ended.
+    named: bool,
+    /// Where a program may be found when its process has ended before it was opened.
+    name: Option<(PathBuf, owner::Owner)>,
+}
+
+impl Asked {
+    fn of(file: abi::File) -> Self {
+        Self {
+            file: Some(file),
+            ..Self::default()
+        }
+    }
 }
 
 struct Waiting {
@@ -157,7 +175,7 @@ impl Thread {
         }
         for path in discover::usual_libraries() {
             let owner = owner::Owner::new("");
-            self.ask(None, owner, Class::Prompt, move || {
+            self.ask(Asked::default(), owner, Class::Prompt, move || {
                 discover::open_regular(&path).map_err(io::Error::other)
             });
         }
@@ -230,6 +248,7 @@ impl Thread {
                 process,
                 file,
                 code,
+                name,
             } => {
                 self.attachments.leave(process);
                 self.pending.remove(&process.pid);
@@ -237,7 +256,7 @@ impl Thread {
                     return;
                 }
                 self.points.executed(process);
-                self.met(process, file, Place::Program(code), None);
+                self.met(process, file, Place::Program { code, name }, None);
                 self.points.looked_at(process);
             }
             Record::Mapped {
@@ -329,12 +348,19 @@ impl Thread {
         let pid = process.pid;
         let owner = owner::of(pid);
         match place {
-            Place::Program(_) => self.ask(Some(of), owner, Class::Prompt, move || {
-                discover::open_program(pid).map_err(io::Error::other)
-            }),
+            Place::Program { name, .. } => {
+                let asked = Asked {
+                    file: Some(of),
+                    named: false,
+                    name: name.is_absolute().then(|| (name.clone(), owner.clone())),
+                };
+                self.ask(asked, owner, Class::Prompt, move || {
+                    discover::open_program(pid).map_err(io::Error::other)
+                });
+            }
             Place::Parts(parts) => {
                 let address = parts.first().map_or(0, |part| part.address);
-                self.ask(Some(of), owner, Class::Prompt, move || {
+                self.ask(Asked::of(of), owner, Class::Prompt, move || {
                     discover::open_at(pid, address).map_err(io::Error::other)
                 });
             }
@@ -343,14 +369,14 @@ impl Thread {
 
     fn ask(
         &mut self,
-        file: Option<abi::File>,
+        asked: Asked,
         owner: owner::Owner,
         class: Class,
         open: impl FnOnce() -> io::Result<File> + Send + 'static,
     ) {
         let token = self.next_token;
         self.next_token += 1;
-        self.asked.insert(token, Asked { file });
+        self.asked.insert(token, asked);
         self.searches.ask(Job {
             token,
             owner,
@@ -375,10 +401,9 @@ impl Thread {
         let findings = match &searched.outcome {
             // What a process has mapped is the file as it was then.
             Ok(_)
-                if asked
-                    .file
-                    .zip(state)
-                    .is_some_and(|(met, now)| !is_same_content(met, now)) =>
+                if asked.file.zip(state).is_some_and(|(met, now)| {
+                    !is_same_content(met, now) || asked.named && met != now
+                }) =>
             {
                 debug!("a file has changed since it was mapped");
                 None
@@ -412,6 +437,22 @@ impl Thread {
         if let Some(of) = asked.file {
             self.serve(of, findings.as_ref());
         }
+        if let (None, Some((name, owner))) = (searched.file, asked.name) {
+            self.ask_by_name(asked.file, name, owner);
+        }
+    }
+
+    /// A program has ended before it could be opened. It is searched for its next use, by its name: the findings count if
+    /// the name leads to the very file that was executed, and nothing is attached by them now.
+    fn ask_by_name(&mut self, file: Option<abi::File>, name: PathBuf, owner: owner::Owner) {
+        let asked = Asked {
+            file,
+            named: true,
+            name: None,
+        };
+        self.ask(asked, owner, Class::Ahead, move || {
+            discover::open_regular(&name).map_err(io::Error::other)
+        });
     }
 
     /// Keeps what was found, and tells the probes which mappings of it they need not tell.
@@ -497,7 +538,7 @@ impl Thread {
         }
         let path = path
             .or_else(|| match place {
-                Place::Program(_) => look::program(process.pid),
+                Place::Program { .. } => look::program(process.pid),
                 Place::Parts(parts) => {
                     look::path_at(process.pid, parts.first().map_or(0, |part| part.address))
                 }
@@ -610,10 +651,10 @@ impl Thread {
             let known = self.known.get(&code.file).map(Arc::clone);
             if let Some(findings) = known.filter(|findings| findings.fallback.is_some()) {
                 let place = Place::Parts(code.parts);
-                for known in &findings.fallback {
-                    if let Some(address) = place.address_of(known, &findings) {
-                        self.attach(process, known, address, Some(code.mapping.path.clone()));
-                    }
+                if let Some(known) = &findings.fallback
+                    && let Some(address) = place.address_of(known, &findings)
+                {
+                    self.attach(process, known, address, Some(code.mapping.path));
                 }
             }
         }
