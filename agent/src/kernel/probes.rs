@@ -10,6 +10,7 @@ use super::{
     bridge, btf,
     features::Rung,
     hooks::Hook,
+    keeper,
     keylog::{PointKind, discover::descriptor_path},
     record::{ConnectionKey, PointId},
     scope::{self, Hierarchy, Member, Resolved, Scope},
@@ -157,6 +158,8 @@ pub struct Probes {
     /// Inode numbers by `struct sock *`.
     multiplexed: HashMap<MapData, u64, u64>,
     pub(super) bridge: bridge::Maps,
+    /// All of them, until the keeper's programs are made.
+    pub(super) maps: Option<keeper::Maps>,
     pub(super) members: Vec<Member>,
     /// By [`PointId`].
     pub(super) point_kinds: Vec<PointKind>,
@@ -246,7 +249,12 @@ impl Probes {
             .map_max_entries("RING", options.ring_bytes)
             .map_max_entries("CONNECTIONS", options.connections)
             .load(OBJECT)?;
+        let maps = keeper::Maps::of(&ebpf).map_err(|error| Error::Map {
+            name: "descriptors",
+            source: MapError::IoError(error),
+        })?;
         let mut probes = Self {
+            maps: Some(maps),
             cgroups: map(&mut ebpf, "CGROUPS")?,
             levels: map(&mut ebpf, "LEVELS")?,
             processes: map(&mut ebpf, "PROCESSES")?,
