@@ -61,6 +61,9 @@ enum Command {
     /// The process that `run` starts to parse and deliver
     #[command(hide = true)]
     Worker,
+    /// The process that `run` starts to hold uprobes
+    #[command(hide = true)]
+    Keeper,
     /// Tries what a locked down worker must not be able to do
     #[command(hide = true)]
     Attempt(AttemptArguments),
@@ -221,6 +224,7 @@ impl Arguments {
         match self.command {
             Command::Run(arguments) => run::run(*arguments),
             Command::Worker => run::worker::worker(),
+            Command::Keeper => Ok(tokentrail_agent::kernel::keeper::run()),
             Command::Attempt(arguments) => run::attempt::attempt(arguments),
             Command::Doctor(arguments) => doctor::doctor(&arguments),
             Command::Coverage(arguments) => coverage::coverage(&arguments),

@@ -10,6 +10,7 @@ pub mod device;
 pub mod empty;
 pub mod features;
 pub mod hooks;
+pub mod keeper;
 pub mod keylog;
 pub mod owner;
 pub mod points;

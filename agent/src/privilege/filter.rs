@@ -248,40 +248,40 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_time,
 ];
 
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// One comparison of an argument's low 32 bits, which is all that these calls look at.
-fn argument(number: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, Error> {
+pub(super) fn argument(number: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, Error> {
     SeccompCondition::new(number, SeccompCmpArgLen::Dword, operator, value)
         .map_err(|error| Error::Filter(error.to_string()))
 }
 
-fn rule(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, Error> {
+pub(super) fn rule(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, Error> {
     SeccompRule::new(conditions).map_err(|error| Error::Filter(error.to_string()))
 }
 
 /// Any of these values.
-fn one_of(number: u8, values: &[u64]) -> Result<Vec<SeccompRule>, Error> {
+pub(super) fn one_of(number: u8, values: &[u64]) -> Result<Vec<SeccompRule>, Error> {
     values
         .iter()
         .map(|value| rule(vec![argument(number, SeccompCmpOp::Eq, *value)?]))
         .collect()
 }
 
-fn bits(number: u8, mask: u64, value: u64) -> Result<Vec<SeccompRule>, Error> {
+pub(super) fn bits(number: u8, mask: u64, value: u64) -> Result<Vec<SeccompRule>, Error> {
     let masked = SeccompCmpOp::MaskedEq(mask);
     Ok(vec![rule(vec![argument(number, masked, value)?])?])
 }
 
-fn unconditional(calls: &[c_long]) -> Rules {
+pub(super) fn unconditional(calls: &[c_long]) -> Rules {
     calls.iter().map(|call| (*call, Vec::new())).collect()
 }
 
-const fn low(value: i32) -> u64 {
+pub(super) const fn low(value: i32) -> u64 {
     value.cast_unsigned() as u64
 }
 
-fn compile(rules: Rules, others: SeccompAction, these: SeccompAction) -> Result<BpfProgram, Error> {
+pub(super) fn compile(rules: Rules, others: SeccompAction, these: SeccompAction) -> Result<BpfProgram, Error> {
     let architecture =
         TargetArch::try_from(std::env::consts::ARCH).map_err(|_| Error::Architecture)?;
     SeccompFilter::new(rules, others, these, architecture)
@@ -289,15 +289,15 @@ fn compile(rules: Rules, others: SeccompAction, these: SeccompAction) -> Result<
         .map_err(|error| Error::Filter(error.to_string()))
 }
 
-fn install(program: &BpfProgram) -> Result<(), Error> {
+pub(super) fn install(program: &BpfProgram) -> Result<(), Error> {
     seccompiler::apply_filter(program).map_err(|error| Error::Filter(error.to_string()))
 }
 
-fn refusal() -> SeccompAction {
+pub(super) fn refusal() -> SeccompAction {
     SeccompAction::Errno(libc::EPERM.cast_unsigned())
 }
 
-fn not_there() -> Result<BpfProgram, Error> {
+pub(super) fn not_there() -> Result<BpfProgram, Error> {
     compile(
         unconditional(&[libc::SYS_clone3]),
         SeccompAction::Allow,
@@ -305,7 +305,7 @@ fn not_there() -> Result<BpfProgram, Error> {
     )
 }
 
-fn deadly(more: &[c_long]) -> Result<BpfProgram, Error> {
+pub(super) fn deadly(more: &[c_long]) -> Result<BpfProgram, Error> {
     compile(
         unconditional(&[DEADLY, more].concat()),
         SeccompAction::Allow,

@@ -15,6 +15,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -120,6 +121,26 @@ pub fn privileged(
     filter::privileged()?;
     let left = capabilities::effective().map_err(Error::Capabilities)?;
     Ok((left, weaker))
+}
+
+/// Reduces the watch to what the keeper needs, which it starts: `kept` stays permitted and is not in effect. Gives what
+/// this start does not allow.
+///
+/// # Errors
+/// As [`worker`].
+pub fn keeper(kept: CapabilitySet) -> Result<Vec<String>, Error> {
+    // A thread that was waited for is listed for a moment.
+    let until = Instant::now() + Duration::from_secs(1);
+    while alone().is_err() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    alone()?;
+    no_dumps()?;
+    let weaker = capabilities::close_sources(kept);
+    capabilities::keep(kept).map_err(Error::Capabilities)?;
+    capabilities::set_effective(CapabilitySet::empty()).map_err(Error::Capabilities)?;
+    set_no_new_privs(true).map_err(Error::Privileges)?;
+    Ok(weaker)
 }
 
 fn without(
