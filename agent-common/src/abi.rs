@@ -338,6 +338,14 @@ pub struct File {
     pub changed: u64,
 }
 
+impl File {
+    /// Whether both have the same content, if they are the same file: the numbers of device and inode may differ between
+    /// kernel and `stat` (overlayfs, btrfs).
+    pub fn has_content_of(&self, other: &Self) -> bool {
+        (self.size, self.modified, self.changed) == (other.size, other.modified, other.changed)
+    }
+}
+
 /// What is known of a file: values of the map `FILES`.
 pub mod file {
     /// It has no key-log point: its mappings are not reported.

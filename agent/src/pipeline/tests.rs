@@ -521,4 +521,3 @@ fn connections_wait_for_a_process_once_and_until_its_end() {
     assert_eq!(waiting(&driver), 0);
     driver.finish();
 }
-

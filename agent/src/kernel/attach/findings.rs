@@ -4,15 +4,18 @@ use crate::kernel::{
     keylog::{Found, Library, Point, PointKind},
     record::PointId,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// Of one file in one state.
 #[derive(Debug)]
 pub struct Findings {
     /// To be attached.
-    pub points: Vec<Known>,
+    pub points: Vec<Arc<Known>>,
     /// `EVP_KDF_derive`, where it is attached instead.
-    pub fallback: Option<Known>,
+    pub fallback: Option<Arc<Known>>,
     /// An OpenSSL whose key-log point was not found: its process needs the fallback.
     pub wants_fallback: bool,
     pub unread: Vec<Library>,
@@ -54,11 +57,13 @@ impl Findings {
         only_fallback: bool,
         mut id: impl FnMut() -> PointId,
     ) -> Self {
-        let mut known = |point: &Point| Known {
-            id: id(),
-            point: point.clone(),
-            dropped: AtomicBool::new(false),
-            told: AtomicBool::new(false),
+        let mut known = |point: &Point| {
+            Arc::new(Known {
+                id: id(),
+                point: point.clone(),
+                dropped: AtomicBool::new(false),
+                told: AtomicBool::new(false),
+            })
         };
         let is_left_out = |point: &&Point| only_fallback && point.library == Library::Openssl;
         let wants_fallback = found.wants_fallback()
@@ -84,7 +89,7 @@ impl Findings {
             || fallback_is_wanted && self.fallback.is_some()
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Known> {
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Known>> {
         self.points.iter().chain(&self.fallback)
     }
 

@@ -10,6 +10,7 @@
 
 pub mod breakpoint;
 mod findings;
+mod kept;
 mod look;
 pub mod maps;
 mod places;
@@ -19,11 +20,13 @@ pub mod record;
 mod thread;
 
 use super::{
+    keeper::{Keeper, Lost},
     points::Points,
     record::{PointId, ProcessKey},
     search::{Searched, Searches},
 };
 use maps::AttachMaps;
+pub use point::Way;
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
     collections::BTreeSet,
@@ -77,7 +80,7 @@ impl Bell {
         Ok(Self(Arc::new(eventfd(0, flags)?)))
     }
 
-    fn ring(&self) {
+    pub fn ring(&self) {
         // A counter that is full has woken it already.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
@@ -93,6 +96,10 @@ pub struct Start {
     pub maps: AttachMaps,
     pub points: Points,
     pub fallback: Fallback,
+    pub way: Way,
+    /// Holds uprobes, and tells of those that are gone.
+    pub keeper: Option<Arc<Keeper>>,
+    pub lost: Option<Receiver<Lost>>,
     /// The agent's own processes, which are never attached to.
     pub own: Vec<u32>,
 }
@@ -126,6 +133,11 @@ impl Results {
             bell,
             receiver,
         })
+    }
+
+    /// Wakes the thread.
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
     }
 
     /// Takes a result to the thread.

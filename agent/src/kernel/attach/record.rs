@@ -172,7 +172,9 @@ mod tests {
         bytes.extend(kind::MAPPED.to_ne_bytes());
         bytes.extend(96u32.to_ne_bytes());
         bytes.extend(11u64.to_ne_bytes());
-        words.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+        words
+            .iter()
+            .for_each(|word| bytes.extend(word.to_ne_bytes()));
         bytes
     }
 

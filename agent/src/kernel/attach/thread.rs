@@ -8,14 +8,16 @@
 use super::{
     Bell, Fallback, Request, Results, Start,
     findings::{Findings, Known},
+    kept::Kept,
     look,
-    point::{Attachments, Refused},
+    point::{Attached as Now, Attachments, Refused, Target},
     record::{Code, Part, Record},
 };
 use crate::{
     flow::Nanos,
     kernel::{
         decode::now,
+        keeper::{Lost, Why},
         keylog::discover,
         owner,
         points::{Attached, Mapped, Points, State, Unattached},
@@ -118,6 +120,7 @@ pub(super) struct Thread {
     searches: Searches,
     results: Results,
     requests: Receiver<Request>,
+    lost_uprobes: Option<Receiver<Lost>>,
     drops: Arc<Mutex<BTreeSet<PointId>>>,
     resting: Arc<AtomicBool>,
     known: LruCache<abi::File, Arc<Findings>>,
@@ -143,8 +146,13 @@ impl Thread {
         drops: Arc<Mutex<BTreeSet<PointId>>>,
         resting: Arc<AtomicBool>,
     ) -> io::Result<Self> {
+        let kept = match start.keeper {
+            Some(keeper) => Some(Kept::start(keeper, results.bell.clone())?),
+            None => None,
+        };
         Ok(Self {
-            attachments: Attachments::new(start.maps)?,
+            attachments: Attachments::new(start.maps, start.way, kept)?,
+            lost_uprobes: start.lost,
             points: start.points,
             fallback: start.fallback,
             fallback_wanted: start.fallback == Fallback::Only,
@@ -195,6 +203,7 @@ impl Thread {
             });
             self.drain();
             self.take_results();
+            self.take_kept();
         }
         self.tell_searches();
     }
@@ -204,6 +213,7 @@ impl Thread {
             self.wait(PAUSE);
             self.drain();
             self.take_results();
+            self.take_kept();
             self.take_drops();
             if !self.take_requests() {
                 return;
@@ -296,24 +306,30 @@ impl Thread {
             let start = child.start;
             self.pending.insert(child.pid, Waiting { start, places });
         }
-        for (point, address) in self.attachments.processes.fork(parent, child, time) {
-            let found = self.known.iter().find_map(|(_, findings)| {
-                let of = Arc::clone(findings);
-                let known = of.all().position(|known| known.id == point)?;
-                Some((of, known))
-            });
-            if let Some((findings, place)) = found
-                && let Some(known) = findings.all().nth(place)
-            {
-                self.attach(child, known, address, None);
+        for (point, address) in self.attachments.fork(parent, child, time) {
+            if let Some((file, known)) = self.point(point) {
+                let target = Target {
+                    process: child,
+                    file,
+                    address,
+                };
+                self.attach(target, &known, None);
             }
         }
+    }
+
+    /// A point that was found, by its id, and its file.
+    fn point(&self, id: PointId) -> Option<(abi::File, Arc<Known>)> {
+        self.known.iter().find_map(|(file, findings)| {
+            let known = findings.all().find(|known| known.id == id)?;
+            Some((*file, Arc::clone(known)))
+        })
     }
 
     /// A process has this file as code at this place. `path`: as it sees it, if that is known.
     fn met(&mut self, process: ProcessKey, of: abi::File, place: Place, path: Option<PathBuf>) {
         if let Some(findings) = self.known.get(&of).map(Arc::clone) {
-            self.attach_all(process, &findings, &place, path);
+            self.attach_all(process, of, &findings, &place, path);
             return;
         }
         if of.inode == 0 || self.pending.len() >= PENDING {
@@ -402,7 +418,7 @@ impl Thread {
             // What a process has mapped is the file as it was then.
             Ok(_)
                 if asked.file.zip(state).is_some_and(|(met, now)| {
-                    !is_same_content(met, now) || asked.named && met != now
+                    !now.has_content_of(&met) || asked.named && met != now
                 }) =>
             {
                 debug!("a file has changed since it was mapped");
@@ -491,7 +507,7 @@ impl Thread {
             }
             for place in places {
                 if let Some(findings) = findings {
-                    self.attach_all(process, findings, &place, None);
+                    self.attach_all(process, of, findings, &place, None);
                 }
                 self.points.looked_at(process);
             }
@@ -520,6 +536,7 @@ impl Thread {
     fn attach_all(
         &mut self,
         process: ProcessKey,
+        of: abi::File,
         findings: &Arc<Findings>,
         place: &Place,
         path: Option<PathBuf>,
@@ -534,7 +551,12 @@ impl Thread {
             let Some(address) = place.address_of(known, findings) else {
                 continue;
             };
-            results.push((known, address, self.try_attach(process, known, address)));
+            let target = Target {
+                process,
+                file: of,
+                address,
+            };
+            results.push((Arc::clone(known), self.try_attach(target, known)));
         }
         let path = path
             .or_else(|| match place {
@@ -556,38 +578,58 @@ impl Thread {
                 },
             );
         }
-        for (known, _, result) in results {
-            self.report(process, known, path.clone(), result);
+        for (known, result) in results {
+            self.report(process, &known, path.clone(), result);
         }
         if findings.wants_fallback {
             self.look_for_fallback(process);
         }
     }
 
-    fn attach(
-        &mut self,
-        process: ProcessKey,
-        known: &Known,
-        address: u64,
-        path: Option<PathBuf>,
-    ) {
-        let result = self.try_attach(process, known, address);
+    fn attach(&mut self, target: Target, known: &Known, path: Option<PathBuf>) {
+        let result = self.try_attach(target, known);
         let path = path
-            .or_else(|| look::path_at(process.pid, address))
+            .or_else(|| look::path_at(target.process.pid, target.address))
             .unwrap_or_default();
-        self.report(process, known, path, result);
+        self.report(target.process, known, path, result);
     }
 
-    fn try_attach(
-        &mut self,
-        process: ProcessKey,
-        known: &Known,
-        address: u64,
-    ) -> Result<Nanos, Refused> {
+    fn try_attach(&mut self, target: Target, known: &Known) -> Result<Now, Refused> {
         if known.is_dropped() {
             return Err(Refused::For(Unattached::Dropped));
         }
-        self.attachments.attach(process, known, address)
+        self.attachments.attach(target, known)
+    }
+
+    /// What the keeper has answered, and what it has lost.
+    fn take_kept(&mut self) {
+        while let Some((process, point, address, result)) = self.attachments.kept() {
+            if let Some((_, known)) = self.point(point) {
+                let path = look::path_at(process.pid, address).unwrap_or_default();
+                self.report(process, &known, path, result.map(Now::Since));
+            }
+            self.points.looked_at(process);
+        }
+        let lost: Vec<Lost> = match &self.lost_uprobes {
+            Some(lost) => lost.try_iter().collect(),
+            None => return,
+        };
+        for Lost { ids, why } in lost {
+            let again = matches!(why, Why::Restarted(_));
+            for (process, point) in self.attachments.lost(&ids) {
+                info!(pid = process.pid, %why, "uprobes are gone");
+                for mut mapped in self.points.of_process(process) {
+                    if mapped.point == Some(point) {
+                        mapped.attached = None;
+                        mapped.why = Some(Unattached::Written);
+                        self.points.map(process, mapped);
+                    }
+                }
+                if again {
+                    self.look(process);
+                }
+            }
+        }
     }
 
     /// Tells the worker what came of a point in a process.
@@ -596,10 +638,11 @@ impl Thread {
         process: ProcessKey,
         known: &Known,
         path: PathBuf,
-        result: Result<Nanos, Refused>,
+        result: Result<Now, Refused>,
     ) {
         let (attached, why) = match result {
-            Ok(since) => (Some(since), None),
+            Ok(Now::Since(since)) => (Some(since), None),
+            Ok(Now::Asked) => return self.points.asked(process),
             Err(Refused::For(why)) => (None, Some(why)),
             // Nobody is there to be told of.
             Err(Refused::Gone) => return,
@@ -654,7 +697,12 @@ impl Thread {
                 if let Some(known) = &findings.fallback
                     && let Some(address) = place.address_of(known, &findings)
                 {
-                    self.attach(process, known, address, Some(code.mapping.path));
+                    let target = Target {
+                        process,
+                        file: code.file,
+                        address,
+                    };
+                    self.attach(target, known, Some(code.mapping.path));
                 }
             }
         }
@@ -676,10 +724,9 @@ impl Thread {
         for point in drops {
             self.attachments
                 .detach_all(|attachment| attachment.point == point);
-            let known = self.known.iter().flat_map(|(_, findings)| findings.all());
-            known
-                .filter(|known| known.id == point)
-                .for_each(Known::drop_it);
+            if let Some((_, known)) = self.point(point) {
+                known.drop_it();
+            }
             self.points.set_state(point, State::Dropped);
             if let Some(point) = self.points.get(point) {
                 warn!(
@@ -786,12 +833,6 @@ impl Thread {
             self.points.set_searches(now.0, now.1);
         }
     }
-}
-
-/// The numbers of device and inode may differ between kernel and `stat` (overlayfs, btrfs): the file is the same by the
-/// way that it was opened, and what is asked is whether its content is.
-fn is_same_content(met: abi::File, now: abi::File) -> bool {
-    (met.size, met.modified, met.changed) == (now.size, now.modified, now.changed)
 }
 
 /// Programs that run others by translating their code, so that no instruction of a mapped file is ever executed.
