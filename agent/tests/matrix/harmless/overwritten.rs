@@ -171,7 +171,11 @@ fn overwritten() {
             cells.check(&cell, done);
         }
     }
-    cells.check("inode-again", inode_again(&mut stage));
+    match inode_again(&mut stage) {
+        Ok(true) => cells.check("inode-again", Ok(())),
+        Ok(false) => cells.skip("inode-again", "this file system gives no number twice"),
+        Err(error) => cells.check("inode-again", Err(error)),
+    }
     stop(stage.agent, &mut cells);
     cells.finish();
 }
@@ -227,8 +231,9 @@ fn mapper(file: &Path, place: &Place) -> Result<Program> {
 /// Files made in one folder until one has the inode number of one that is gone.
 const FILES: usize = 2_000;
 
-/// A program with nothing to read in it is deleted, and a TLS library gets its inode number, length and times.
-fn inode_again(stage: &mut Stage) -> Result<()> {
+/// A program with nothing to read in it is deleted, and a TLS library gets its inode number, length and times: it is
+/// read. False if no number came again.
+fn inode_again(stage: &mut Stage) -> Result<bool> {
     let folder = stage.lab.path("again");
     fs::create_dir(&folder)?;
     let (library, sum) = (folder.join("libssl.so.3"), folder.join("sum"));
@@ -249,7 +254,7 @@ fn inode_again(stage: &mut Stage) -> Result<()> {
             break;
         }
     }
-    let again = again.context("no inode number came again: another file system may do it")?;
+    let Some(again) = again else { return Ok(false) };
     fs::write(&again, original)?;
     let file = fs::File::options().write(true).open(&again)?;
     file.set_times(
@@ -271,5 +276,5 @@ fn inode_again(stage: &mut Stage) -> Result<()> {
         stage.ask(&CURL, &place, |spec| spec.env("LD_LIBRARY_PATH", &folder))
     })?;
     say(&format!("overwritten: inode again: read at request {took}"));
-    Ok(())
+    Ok(true)
 }

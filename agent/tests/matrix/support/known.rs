@@ -5,10 +5,12 @@
 //! searches wait.
 
 use super::agent::Agent;
+use super::lab::Lab;
 use super::process::{Place, Program, Spec};
 use super::{pause, say, seconds};
 use anyhow::Result;
 use serde_json::Value;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Searches of files, as the agent's snapshot of its coverage has them.
@@ -57,6 +59,38 @@ pub fn settled(agent: &Agent) -> bool {
     }
     say(&format!("searches still wait: {last:?}"));
     false
+}
+
+/// Whether the agent tells of its searches.
+pub fn is_told(agent: &Agent) -> bool {
+    let told = agent.coverage();
+    told.ok().as_ref().and_then(Searches::of).is_some()
+}
+
+/// The system's programs that most tests have as clients and servers. None of them reaches anything.
+const USUAL: [(&str, &[&str]); 6] = [
+    ("/usr/bin/curl", &["-q", "-s", "https://127.0.0.1:1/"]),
+    ("/usr/bin/wget", &["--version"]),
+    ("/usr/bin/python3", &["-c", "import ssl"]),
+    ("/usr/bin/node", &["--version"]),
+    ("/usr/sbin/nginx", &["-v"]),
+    ("/usr/lib/git-core/git-remote-http", &[]),
+];
+
+/// The agent meets the usual programs and knows their files. An agent that does not tell of its searches looks at the
+/// usual libraries before it says that it is ready.
+pub fn usual(agent: &Agent, lab: &Lab) -> Result<()> {
+    if !is_told(agent) {
+        return Ok(());
+    }
+    for (program, args) in USUAL {
+        if Path::new(program).exists() {
+            let spec = Spec::new(program).args(args.iter().copied());
+            run_once(&spec, &lab.inside())?;
+        }
+    }
+    settled(agent);
+    Ok(())
 }
 
 /// Runs a program to its end, whatever that is, so that the agent meets its files.
