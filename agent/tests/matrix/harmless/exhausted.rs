@@ -9,7 +9,7 @@ use crate::support::fakes::Fake;
 use crate::support::known;
 use crate::support::process::{Place, Program, Spec, run};
 use crate::support::report::Cells;
-use crate::support::{fixtures, repeat, say, turn};
+use crate::support::{fixtures, repeat, say, seconds, turn, wait_for};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::os::unix::fs::PermissionsExt;
@@ -69,12 +69,11 @@ fn many_that_end() {
     known::settled(&stage.agent);
     let later = stage.library("later").unwrap();
     cells.check("read-later", read(&mut stage, &later));
+    let few = wait_for(seconds(60), || {
+        (stage.agent.descriptors() <= at_rest + FEW).then_some(())
+    });
     let held = stage.agent.descriptors();
-    let few = if held <= at_rest + FEW {
-        Ok(())
-    } else {
-        Err(anyhow::anyhow!("{held} descriptors, {at_rest} at rest"))
-    };
+    let few = few.with_context(|| format!("{held} descriptors, {at_rest} at rest"));
     cells.check("few-descriptors", few);
     end(stage.agent, &mut cells);
     cells.finish();

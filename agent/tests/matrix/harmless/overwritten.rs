@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 /// Overwrites by each way.
 const ROUNDS: usize = 20;
+const FEW_ROUNDS: usize = 4;
 const ALL_ROUNDS: usize = 1_000;
 
 /// Puts the content of the first file into the second, whose inode stays.
@@ -93,6 +94,8 @@ fn command<A: Into<std::ffi::OsString>>(
 struct Subject {
     name: &'static str,
     file: &'static str,
+    /// Another process may have it open or mapped while it is overwritten.
+    is_library: bool,
     original: PathBuf,
     /// A sum, as long as the original.
     other: PathBuf,
@@ -113,6 +116,7 @@ fn subjects(stage: &Stage) -> Result<Vec<Subject>> {
         Ok(Subject {
             name,
             file,
+            is_library: file == "libssl.so.3",
             original,
             other,
             ask,
@@ -152,24 +156,10 @@ fn overwritten() {
     let Some(_turn) = turn("overwritten") else {
         return;
     };
-    let mut stage = Stage::new("overwritten").unwrap();
     let mut cells = Cells::new("overwritten");
-    let rounds = if all() { ALL_ROUNDS } else { repeat(ROUNDS) };
+    let mut stage = Stage::new("overwritten").unwrap();
     for subject in subjects(&stage).unwrap() {
-        unhurt(&Spec::new(&subject.other), &Place::default()).unwrap();
-        for (way, overwrite) in WAYS {
-            let cell = format!("{}-{way}", subject.name);
-            if brief() && !["cp", "ftruncate", "shared-mapping"].contains(&way) {
-                cells.skip(&cell, "others stand for it, and this machine is slow");
-                continue;
-            }
-            if way == "rsync" && fixtures::system("/usr/bin/rsync").is_err() {
-                cells.skip(&cell, "rsync is not installed");
-                continue;
-            }
-            let done = again_and_again(&mut stage, &subject, &cell, overwrite, rounds);
-            cells.check(&cell, done);
-        }
+        every_way(&mut stage, &subject, ROUNDS, &mut cells);
     }
     match inode_again(&mut stage) {
         Ok(true) => cells.check("inode-again", Ok(())),
@@ -178,6 +168,48 @@ fn overwritten() {
     }
     stop(stage.agent, &mut cells);
     cells.finish();
+}
+
+/// The same of libraries where points change text: writers wait, and meet none.
+#[test]
+fn overwritten_below_uprobes() {
+    let Some(_turn) = turn("overwritten_below_uprobes") else {
+        return;
+    };
+    let mut cells = Cells::new("overwritten_below_uprobes");
+    for rung in ["uprobe", "uprobe-host"] {
+        match Stage::on_rung("overwritten-below-uprobes", rung) {
+            Ok(Some(mut stage)) => {
+                let mut subjects = subjects(&stage).unwrap();
+                subjects.truncate(1);
+                subjects[0].name = rung;
+                every_way(&mut stage, &subjects[0], FEW_ROUNDS, &mut cells);
+                stop(stage.agent, &mut cells);
+            }
+            Ok(None) => cells.skip(rung, "this agent has no choice of rungs"),
+            Err(error) => cells.check(rung, Err(error)),
+        }
+    }
+    cells.finish();
+}
+
+fn every_way(stage: &mut Stage, subject: &Subject, rounds: usize, cells: &mut Cells) {
+    let rounds = if all() { ALL_ROUNDS } else { repeat(rounds) };
+    // Whoever cannot run it at all cannot show anything.
+    unhurt(&Spec::new(&subject.other), &Place::default()).unwrap();
+    for (way, overwrite) in WAYS {
+        let cell = format!("{}-{way}", subject.name);
+        if brief() && !["cp", "ftruncate", "shared-mapping"].contains(&way) {
+            cells.skip(&cell, "others stand for it, and this machine is slow");
+            continue;
+        }
+        if way == "rsync" && fixtures::system("/usr/bin/rsync").is_err() {
+            cells.skip(&cell, "rsync is not installed");
+            continue;
+        }
+        let done = again_and_again(stage, subject, &cell, overwrite, rounds);
+        cells.check(&cell, done);
+    }
 }
 
 fn again_and_again(
@@ -198,7 +230,7 @@ fn again_and_again(
     stage.until_read(ask).context("before")?;
     for round in 0..rounds {
         // A library may be mapped while it changes: its points are in use then.
-        let mapper = match subject.name == "library" && round % 2 == 1 {
+        let mapper = match subject.is_library && round % 2 == 1 {
             true => Some(mapper(&file, &inside)?),
             false => None,
         };

@@ -8,11 +8,13 @@ use crate::support::known;
 use crate::support::process::{Place, Program, Spec};
 use crate::support::report::Cells;
 use crate::support::scenario::{Scenario, requests};
-use crate::support::{fixtures, say, seconds, turn};
+use crate::support::{fixtures, say, seconds, turn, wait_for};
 use anyhow::{Context, Result, ensure};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, OpenOptions};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -21,24 +23,13 @@ fn rungs() {
     let Some(_turn) = turn("rungs") else { return };
     let mut cells = Cells::new("rungs");
     for rung in ["breakpoint", "uprobe", "uprobe-host"] {
-        let stage = Stage::with("rungs", |options| {
-            options.config = format!("[capture]\npoints = \"{rung}\"\n");
-        });
-        match stage {
-            Ok(stage) => smoke(stage, rung, &mut cells),
-            Err(error) if unknown(&error) => {
-                cells.skip(rung, "this agent has no choice of rungs");
-            }
+        match Stage::on_rung("rungs", rung) {
+            Ok(Some(stage)) => smoke(stage, rung, &mut cells),
+            Ok(None) => cells.skip(rung, "this agent has no choice of rungs"),
             Err(error) => cells.check(rung, Err(error)),
         }
     }
     cells.finish();
-}
-
-/// The configuration's key is none of this agent's.
-fn unknown(error: &anyhow::Error) -> bool {
-    let said = format!("{error:#}");
-    said.contains("unknown field") && said.contains("points")
 }
 
 fn smoke(mut stage: Stage, rung: &str, cells: &mut Cells) {
@@ -46,6 +37,10 @@ fn smoke(mut stage: Stage, rung: &str, cells: &mut Cells) {
     let read = stage.curl_until_read(&library).map(drop);
     cells.check(&format!("{rung}-read"), read);
     let other = other(&stage).unwrap();
+    let upgraded = upgraded(&mut stage, rung);
+    cells.check(&format!("{rung}-upgraded"), upgraded);
+    let impatient = impatient(&mut stage, rung, &other);
+    cells.check(&format!("{rung}-impatient-writer"), impatient);
     // Each of them, by what it was started as.
     for (number, pid) in stage.agent.processes().into_iter().enumerate() {
         let name = name_of(pid);
@@ -130,6 +125,57 @@ fn hangs(stage: &mut Stage, pid: u32, cell: &str, other: &Path) -> Result<std::t
     known::settled(&stage.agent);
     stage.curl_until_read(&library).context("behind")?;
     Ok(took)
+}
+
+/// As a package manager does it: another file under the same name, while the old one is in use.
+fn upgraded(stage: &mut Stage, rung: &str) -> Result<()> {
+    let name = format!("{rung}-upgraded");
+    let library = library_in(&stage.lab.path(&name))?;
+    stage.curl_until_read(&library).context("before")?;
+    let user = user_of(stage, &library, &name)?;
+    let newer = library_in(&stage.lab.path(&format!("{name}-newer")))?;
+    let file = library.join("libssl.so.3");
+    fs::rename(newer.join("libssl.so.3"), &file)?;
+    stage.curl_until_read(&library).context("the new file")?;
+    drop(user);
+    Ok(())
+}
+
+/// Whoever opens without waiting may be told to come again, and succeeds then.
+fn impatient(stage: &mut Stage, rung: &str, other: &Path) -> Result<()> {
+    let name = format!("{rung}-impatient");
+    let library = library_in(&stage.lab.path(&name))?;
+    let file = library.join("libssl.so.3");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+    stage.curl_until_read(&library).context("before")?;
+    let user = user_of(stage, &library, &name)?;
+    let content = fs::read(other)?;
+    let mut refused = 0;
+    let opened = wait_for(seconds(120), || {
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let opened = OpenOptions::new()
+            .write(true)
+            .custom_flags(flags)
+            .open(&file);
+        match opened {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                refused += 1;
+                None
+            }
+            decided => Some(decided),
+        }
+    });
+    let mut writer = opened.context("refused for ever")??;
+    writer.write_all(&content)?;
+    drop(writer);
+    say(&format!(
+        "rungs: {rung}: O_NONBLOCK refused {refused} times"
+    ));
+    for place in [stage.lab.inside(), stage.lab.outside()] {
+        unhurt(&Spec::new(&file), &place)?;
+    }
+    drop(user);
+    Ok(())
 }
 
 /// A process that has asked over this library, and stays.

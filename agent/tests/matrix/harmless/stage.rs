@@ -38,6 +38,17 @@ impl Stage {
         Self::of(lab, web, change)
     }
 
+    /// The agent made to attach by this rung; `None` if it has no choice of rungs.
+    pub fn on_rung(test: &'static str, rung: &str) -> Result<Option<Self>> {
+        let stage = Self::with(test, |options| {
+            options.config = format!("[capture]\npoints = \"{rung}\"\n");
+        });
+        match stage {
+            Err(error) if is_unknown_key(&error) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
     /// With a server and whatever else is there before the agent.
     pub fn of(lab: Lab, web: Server, change: impl FnOnce(&mut Options)) -> Result<Self> {
         let mut options = Options::scope_of(&lab)?;
@@ -178,6 +189,12 @@ impl Stage {
         );
         Ok(())
     }
+}
+
+/// The configuration's key is none of this agent's.
+fn is_unknown_key(error: &anyhow::Error) -> bool {
+    let said = format!("{error:#}");
+    said.contains("unknown field") && said.contains("points")
 }
 
 /// nginx, out of the scope.

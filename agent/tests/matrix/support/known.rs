@@ -34,7 +34,7 @@ impl Searches {
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(100);
 /// So many looks in a row must say the same: what a process has just mapped may be on its way to the queue.
-const QUIET: u32 = 5;
+const QUIET: u32 = 3;
 
 /// Waits until no search waits. False if some still do after a long time, which only a test of that can judge.
 pub fn settled(agent: &Agent) -> bool {
