@@ -86,6 +86,14 @@ const TEST: &[Package] = &[
         "chromium as a client",
     ),
     program("wrk", "wrk", "load, for the bench and the loss counters"),
+    program("gdb", "gdb", "a debugger beside the agent"),
+    program("valgrind", "valgrind", "a program that runs translated"),
+    program("linux-perf", "perf", "counters beside the agent's"),
+    program(
+        "rsync",
+        "rsync",
+        "libraries that are overwritten in their place",
+    ),
 ];
 
 const BENCH: &[Package] = &[
