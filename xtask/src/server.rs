@@ -88,7 +88,8 @@ impl Server {
     }
 }
 
-fn certificate(folder: &Path) -> Result<PathBuf> {
+/// Of localhost, in the folder, its key beside it.
+pub fn certificate(folder: &Path) -> Result<PathBuf> {
     let certificate = folder.join("localhost.crt");
     let openssl = process::which("openssl").context("no openssl")?;
     process::output(

@@ -6,6 +6,9 @@
 //! rounds, since they cost something themselves: the kernel's own run time per hit, the agent's memory at many open
 //! connections, the replay, delivery through spool and OTLP, and the time from a request to the receiver of its event.
 //!
+//! [`first`] asks something else, and only by its name: how soon a program is watched, and whether its first handshake is
+//! read.
+//!
 //! What the collector costs is apart from all that: [`collector`].
 //!
 //! Invariant: a timing never fails the command: goals stand beside what was measured.
@@ -13,6 +16,7 @@
 
 mod collector;
 mod delivery;
+mod first;
 mod idle;
 mod latency;
 mod load;
@@ -22,7 +26,7 @@ mod servers;
 mod variant;
 
 use crate::build::{self, Profile};
-use crate::demo::cgroup::Cgroup;
+use crate::demo::cgroup::{Below, Cgroup};
 use crate::process;
 use crate::server::{Server, Shape, Site};
 use crate::setup::{self, Needs};
@@ -58,7 +62,7 @@ pub struct Options {
     /// Open connections at which the agent's memory is looked at
     #[arg(long, value_delimiter = ',', default_value = "1000,10000")]
     connections: Vec<u32>,
-    /// Only these parts
+    /// Only these parts; without it all but first-handshake, which takes two hours
     #[arg(long, value_name = "PART", value_enum, value_delimiter = ',')]
     only: Vec<Part>,
     /// Only these kinds of traffic
@@ -67,6 +71,8 @@ pub struct Options {
     /// Requests per second while the time to the receiver is measured
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rate: u64,
+    #[command(flatten)]
+    first: first::Options,
     /// Use this agent (built with optimisation) instead of building one
     #[arg(long, value_name = "FILE")]
     agent: Option<PathBuf>,
@@ -102,7 +108,19 @@ enum Part {
     Delivery,
     /// From a request to its event at the receiver
     Latency,
+    /// How soon a program is watched, and whether its first handshake is read
+    FirstHandshake,
 }
+
+/// Measured with nginx and the other servers there.
+const COSTS: [Part; 6] = [
+    Part::Traffic,
+    Part::RunTimes,
+    Part::Memory,
+    Part::Replay,
+    Part::Delivery,
+    Part::Latency,
+];
 
 impl Options {
     fn kinds(&self) -> Vec<Traffic> {
@@ -113,7 +131,12 @@ impl Options {
     }
 
     fn wants(&self, part: Part) -> bool {
-        self.only.is_empty() || self.only.contains(&part)
+        let unasked = self.only.is_empty() && part != Part::FirstHandshake;
+        unasked || self.only.contains(&part)
+    }
+
+    fn wants_costs(&self) -> bool {
+        COSTS.into_iter().any(|part| self.wants(part))
     }
 }
 
@@ -156,6 +179,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         workspace,
         Needs {
             bench: true,
+            programs: options.wants(Part::FirstHandshake),
             ..Needs::DEMO
         }
         .with_vm(vm),
@@ -174,6 +198,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let folder = workspace.target.join("bench").join(now.to_string());
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     servers::prepare(&folder);
+    if options.wants(Part::FirstHandshake) {
+        first::prepare(&folder).context("cannot build the programs of the first handshake")?;
+    }
     if vm {
         in_machine(workspace, &agent, &folder, options)
     } else {
@@ -203,6 +230,7 @@ fn in_machine(workspace: &Workspace, agent: &Path, folder: &Path, options: &Opti
         format!("--connections={}", connections.join(",")),
         format!("--rate={}", options.rate),
     ];
+    words.extend(options.first.words());
     for kind in options
         .traffic
         .iter()
@@ -241,10 +269,51 @@ fn measure(
 ) -> Result<()> {
     say::heading("bench");
     let cgroup = Cgroup::make(&folder.join("cgroup"))?;
-    let bystander = Aside::make(cgroup.folder())?;
-    let server = Server::start(&cgroup, &folder.join("nginx"), &SHAPE, pace.seconds(10))?;
+    let mut report = Report::default();
+    if options.wants(Part::FirstHandshake) {
+        let setting = first::Setting {
+            workspace,
+            agent,
+            folder,
+            cgroup: &cgroup,
+            pace,
+            options: &options.first,
+        };
+        first::measure(&setting, &mut report.first)?;
+    }
+    if options.wants_costs() {
+        costs(
+            workspace,
+            agent,
+            folder,
+            options,
+            pace,
+            &cgroup,
+            &mut report,
+        )?;
+    }
+    println!("{}", report.table());
+    let file = folder.join("bench.json");
+    let text = serde_json::to_string_pretty(&report.json())?;
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("\nall numbers: {}", file.display());
+    Ok(())
+}
+
+/// What the agent costs a server, and itself.
+fn costs(
+    workspace: &Workspace,
+    agent: &Path,
+    folder: &Path,
+    options: &Options,
+    pace: Pace,
+    cgroup: &Cgroup,
+    report: &mut Report,
+) -> Result<()> {
+    let bystander = Below::make(cgroup.folder(), "aside")?;
+    let server = Server::start(cgroup, &folder.join("nginx"), &SHAPE, pace.seconds(10))?;
     let certificate = &server.site.certificate;
-    let others = Servers::start(workspace, &cgroup, folder, certificate, pace.seconds(20));
+    let others = Servers::start(workspace, cgroup, folder, certificate, pace.seconds(20));
     let bench = Bench {
         agent,
         folder,
@@ -252,35 +321,28 @@ fn measure(
         site: &server.site,
         servers: &others,
         kinds: options.kinds(),
-        cgroup: &cgroup,
-        aside: &bystander.0,
+        cgroup,
+        aside: bystander.folder(),
         seconds: options.seconds,
     };
-    let mut report = Report::default();
     if options.wants(Part::Traffic) {
-        bench.traffic(&mut report, options.rounds)?;
+        bench.traffic(report, options.rounds)?;
     }
     if options.wants(Part::RunTimes) {
-        bench.run_times(&mut report)?;
+        bench.run_times(report)?;
     }
     if options.wants(Part::Memory) {
-        bench.memory(&mut report, &options.connections)?;
+        bench.memory(report, &options.connections)?;
     }
     if options.wants(Part::Replay) {
-        bench.replay(&mut report)?;
+        bench.replay(report)?;
     }
     if options.wants(Part::Delivery) {
-        bench.delivery(&mut report, delivery::collector(workspace))?;
+        bench.delivery(report, delivery::collector(workspace))?;
     }
     if options.wants(Part::Latency) {
-        bench.latency(&mut report, options.rate)?;
+        bench.latency(report, options.rate)?;
     }
-    drop((server, others));
-    println!("{}", report.table());
-    let file = folder.join("bench.json");
-    let text = serde_json::to_string_pretty(&report.json())?;
-    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    println!("\nall numbers: {}", file.display());
     Ok(())
 }
 
@@ -465,20 +527,11 @@ impl Bench<'_> {
     }
 }
 
-/// An empty cgroup below the bench's own: the scope of an agent that nginx is a bystander of.
-struct Aside(PathBuf);
-
-impl Aside {
-    fn make(parent: &Path) -> Result<Self> {
-        let folder = parent.join("aside");
-        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Aside {
-    fn drop(&mut self) {
-        // Nothing was ever in it.
-        let _ = fs::remove_dir(&self.0);
-    }
+/// Builds a small C program in the bench's folder.
+fn build_c(folder: &Path, name: &str, source: &str) -> Result<()> {
+    let file = folder.join(format!("{name}.c"));
+    fs::write(&file, source).with_context(|| format!("cannot write {}", file.display()))?;
+    let mut command = Command::new("cc");
+    command.args(["-O1", "-pthread", "-o"]);
+    process::output(command.arg(folder.join(name)).arg(&file)).map(drop)
 }

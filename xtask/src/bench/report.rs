@@ -1,6 +1,7 @@
 //! Numbers to one table and to JSON, goals beside what was measured.
 
 use super::delivery::{self, Delivered};
+use super::first;
 use super::idle::Memory;
 use super::latency::{self, Latency};
 use super::load::Traffic;
@@ -30,6 +31,7 @@ pub struct Report {
     /// See [`delivery::sync_time`].
     pub sync_milliseconds: f64,
     pub latency: Vec<Latency>,
+    pub first: first::Report,
 }
 
 const KEEP_ALIVE_GOAL: f64 = 0.85;
@@ -143,6 +145,9 @@ impl Report {
         }
         if !self.latency.is_empty() {
             latency::table(&mut out, &self.latency);
+        }
+        if !self.first.is_empty() {
+            out.push_str(&self.first.table());
         }
         out
     }
@@ -319,6 +324,7 @@ impl Report {
             "delivery": self.delivered,
             "sync_milliseconds": self.sync_milliseconds,
             "latency_milliseconds": self.latency,
+            "first_handshake": self.first.json(),
             "goals": {
                 "https_keep_alive": KEEP_ALIVE_GOAL, "https_new": NEW_GOAL,
                 "cleartext_below_empty": CLEARTEXT_GOAL, "megabytes_at_10000": MEMORY_GOAL,

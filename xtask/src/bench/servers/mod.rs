@@ -26,15 +26,19 @@ pub fn prepare(folder: &Path) {
     }
 }
 
-fn build_go(folder: &Path) -> Result<()> {
+/// The go command.
+pub fn go() -> Result<PathBuf> {
     let usual = Path::new("/usr/local/go/bin/go");
-    let go = Some(usual.to_path_buf())
+    Some(usual.to_path_buf())
         .filter(|go| go.exists())
         .or_else(|| process::which("go"))
-        .context("there is no go")?;
+        .context("there is no go")
+}
+
+fn build_go(folder: &Path) -> Result<()> {
     let source = folder.join("server.go");
     fs::write(&source, GO)?;
-    let mut command = Command::new(go);
+    let mut command = Command::new(go()?);
     command
         .args(["build", "-trimpath", "-o"])
         .arg(folder.join(GO_PROGRAM))
