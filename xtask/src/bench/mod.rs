@@ -20,6 +20,7 @@ mod first;
 mod idle;
 mod latency;
 mod load;
+mod points;
 mod receiver;
 mod report;
 mod servers;
@@ -108,6 +109,8 @@ enum Part {
     Delivery,
     /// From a request to its event at the receiver
     Latency,
+    /// What the key-log points cost by themselves, in the scope and out of it
+    Points,
     /// How soon a program is watched, and whether its first handshake is read
     FirstHandshake,
 }
@@ -198,6 +201,9 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let folder = workspace.target.join("bench").join(now.to_string());
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     servers::prepare(&folder);
+    if options.wants(Part::Points) {
+        points::prepare(&folder).context("cannot build the programs of the points")?;
+    }
     if options.wants(Part::FirstHandshake) {
         first::prepare(&folder).context("cannot build the programs of the first handshake")?;
     }
@@ -270,6 +276,17 @@ fn measure(
     say::heading("bench");
     let cgroup = Cgroup::make(&folder.join("cgroup"))?;
     let mut report = Report::default();
+    if options.wants(Part::Points) {
+        let setting = points::Setting {
+            agent,
+            folder,
+            cgroup: &cgroup,
+            pace,
+            seconds: options.seconds,
+            rounds: options.rounds,
+        };
+        points::measure(&setting, &mut report.points)?;
+    }
     if options.wants(Part::FirstHandshake) {
         let setting = first::Setting {
             workspace,
@@ -311,7 +328,12 @@ fn costs(
     report: &mut Report,
 ) -> Result<()> {
     let bystander = Below::make(cgroup.folder(), "aside")?;
-    let server = Server::start(cgroup, &folder.join("nginx"), &SHAPE, pace.seconds(10))?;
+    let server = Server::start(
+        cgroup.folder(),
+        &folder.join("nginx"),
+        &SHAPE,
+        pace.seconds(10),
+    )?;
     let certificate = &server.site.certificate;
     let others = Servers::start(workspace, cgroup, folder, certificate, pace.seconds(20));
     let bench = Bench {
@@ -525,13 +547,4 @@ impl Bench<'_> {
         step.done(say::Mark::Done);
         Ok(())
     }
-}
-
-/// Builds a small C program in the bench's folder.
-fn build_c(folder: &Path, name: &str, source: &str) -> Result<()> {
-    let file = folder.join(format!("{name}.c"));
-    fs::write(&file, source).with_context(|| format!("cannot write {}", file.display()))?;
-    let mut command = Command::new("cc");
-    command.args(["-O1", "-pthread", "-o"]);
-    process::output(command.arg(folder.join(name)).arg(&file)).map(drop)
 }

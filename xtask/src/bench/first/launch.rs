@@ -1,5 +1,6 @@
 //! Starts a program in the scope, and knows when its exec was: `launch.c` takes the time just before it.
 
+use crate::bench::servers;
 use crate::process::{self, Group};
 use anyhow::{Context, Result, bail};
 use std::ffi::OsString;
@@ -18,8 +19,8 @@ pub const FLOOD_PROGRAM: &str = "flood";
 
 /// Builds what has to be built: in a virtual machine nothing can be.
 pub fn prepare(folder: &Path) -> Result<()> {
-    super::super::build_c(folder, PROGRAM, SOURCE)?;
-    super::super::build_c(folder, FLOOD_PROGRAM, FLOOD)
+    servers::build_c(folder, PROGRAM, SOURCE)?;
+    servers::build_c(folder, FLOOD_PROGRAM, FLOOD)
 }
 
 /// A file that is to be written before the program starts.

@@ -21,7 +21,7 @@ mod watch;
 use super::Pace;
 use crate::demo::cgroup::{Below, Cgroup};
 use crate::demo::secret;
-use crate::process::{self, Group};
+use crate::process::Group;
 use crate::workspace::Workspace;
 use crate::{interrupt, say};
 use anyhow::{Context, Result};
@@ -33,7 +33,7 @@ use report::{Cell, Figures};
 use serde::Serialize;
 use server::Server;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -42,6 +42,7 @@ use watch::Watch;
 pub use report::Report;
 
 #[derive(Args, Clone)]
+#[group(id = "first-handshake")]
 pub struct Options {
     /// First handshake: runs of each program and case [default: 100 up to 20 MB, 20 above]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -297,9 +298,14 @@ impl First<'_> {
         }
         let limit = self.setting.pace.seconds(60);
         let ran = self.launcher.run(&mut command, limit)?;
+        let files = match copy {
+            Some((copy, _)) => copy.copies.iter().map(|copy| copy.to.clone()).collect(),
+            None => program.files.clone(),
+        };
         Ok(Run {
             number,
             pid: ran.pid,
+            files,
             executed: ran.executed,
             ended: now()?,
             failure: ran.failure,
@@ -324,7 +330,7 @@ impl First<'_> {
             figures.asked += 1;
             figures.read += u32::from(watch.read(run.number).is_some());
             figures.hello.push(milliseconds(hello - run.executed));
-            let point = watch::first_of(&attached, run.pid, run.executed, run.ended);
+            let point = watch::first_of(&attached, run);
             figures.attached.extend(point.map(milliseconds));
         }
         figures.sort();
@@ -336,6 +342,8 @@ impl First<'_> {
 struct Run {
     number: u32,
     pid: u32,
+    /// That it was made of.
+    files: Vec<PathBuf>,
     /// Nanoseconds since the epoch.
     executed: u64,
     ended: u64,
@@ -356,17 +364,4 @@ impl Busy {
         let spin = || Group::spawn(Command::new("/bin/sh").args(["-c", "while :; do :; done"]));
         Ok(Self((0..cores).map(|_| spin()).collect::<Result<_>>()?))
     }
-}
-
-/// Builds a Go program in the bench's folder.
-fn build_go(source: &Path, target: &Path, flags: &[&str]) -> Result<()> {
-    let mut command = Command::new(super::servers::go()?);
-    command
-        .args(["build", "-trimpath"])
-        .args(flags)
-        .arg("-o")
-        .arg(target)
-        .arg(source)
-        .env("GOTOOLCHAIN", "local");
-    process::output(&mut command).map(drop)
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a program that cannot be had is named with its reason, and the others are measured.
 
+use crate::bench::servers;
 use crate::process;
 use crate::setup;
 use crate::workspace::Workspace;
@@ -90,7 +91,7 @@ pub fn prepare(folder: &Path) -> Result<()> {
     fs::write(&source, GO)?;
     for name in [Name::Go, Name::GoStripped, Name::GoPie] {
         let target = folder.join(name.go_program());
-        super::build_go(&source, &target, name.go_flags())?;
+        servers::build_go(&source, &target, name.go_flags())?;
     }
     fs::write(folder.join("get.mjs"), SCRIPT)?;
     let script = folder.join("wheel.py");

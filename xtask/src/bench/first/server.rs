@@ -1,5 +1,6 @@
 //! The server that the programs ask: `server.go`, out of the scope, near by on one port and far away on another.
 
+use crate::bench::servers;
 use crate::process::Group;
 use crate::{interrupt, server};
 use anyhow::{Context, Result, bail};
@@ -24,7 +25,7 @@ const DIGITS: usize = 8;
 pub fn prepare(folder: &Path) -> Result<()> {
     let source = folder.join("first-server.go");
     fs::write(&source, SOURCE)?;
-    super::build_go(&source, &folder.join(PROGRAM), &[])
+    servers::build_go(&source, &folder.join(PROGRAM), &[])
 }
 
 /// Ended with its value.

@@ -5,7 +5,7 @@
 //!
 //! Invariant: only lines with [`ATTACHED`] are read of its log.
 
-use super::server;
+use super::{Run, server};
 use crate::bench::variant;
 use crate::process::Group;
 use anyhow::{Context, Result};
@@ -19,7 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What the agent says, with the time before it, when a point is attached: for a process where it says `pid=`.
+/// What the agent says, with the time before it, when a point is attached: to a process where it says `pid=`, else to
+/// the file that it names by `path=`.
 const ATTACHED: &str = "key-log point attached";
 /// Makes it say so.
 const LOG: &str = "info,tokentrail_agent::kernel::attach=debug";
@@ -119,12 +120,14 @@ fn of_event(line: &str) -> Option<u32> {
 }
 
 /// A point was attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
     /// Nanoseconds since the epoch.
     pub time: u64,
     /// In this process, or, where it is not said, wherever its file is mapped.
     pub pid: Option<u32>,
+    /// What is said of it.
+    fields: String,
 }
 
 fn attached(line: &str) -> Option<Attached> {
@@ -137,16 +140,23 @@ fn attached(line: &str) -> Option<Attached> {
     Some(Attached {
         time: u64::try_from(time.as_nanosecond()).ok()?,
         pid,
+        fields: fields.to_owned(),
     })
 }
 
-/// When the program that began at `executed` had its first point, in nanoseconds after that. One that is of no process
-/// counts where it came during the run: one program of the scope runs at a time.
-pub fn first_of(all: &[Attached], pid: u32, executed: u64, ended: u64) -> Option<u64> {
-    let during = |one: &&Attached| (executed..=ended).contains(&one.time);
-    let own = all.iter().filter(during).find(|one| one.pid == Some(pid));
-    let other = || all.iter().filter(during).find(|one| one.pid.is_none());
-    Some(own.or_else(other)?.time - executed)
+/// When a run had its first point, in nanoseconds after its exec. One that is of no process counts where its file is one
+/// of the run's: one program of the scope runs at a time.
+pub fn first_of(all: &[Attached], run: &Run) -> Option<u64> {
+    let mut during = all
+        .iter()
+        .filter(|one| (run.executed..=run.ended).contains(&one.time));
+    let names = |one: &Attached| {
+        let of_file = |file: &PathBuf| one.fields.contains(&format!("path={} ", file.display()));
+        one.pid.is_none() && run.files.iter().any(of_file)
+    };
+    let own = during.clone().find(|one| one.pid == Some(run.pid));
+    let first = own.or_else(|| during.find(|one| names(one)))?;
+    Some(first.time - run.executed)
 }
 
 #[cfg(test)]
@@ -170,8 +180,9 @@ mod tests {
     #[test]
     fn points_are_read_of_the_log() {
         let line = "2026-11-30T02:14:05.000250Z  INFO key-log point attached path=/usr/bin/x library=\"OpenSSL\"";
-        let time = 1_795_659_245_000_250_000;
-        assert_eq!(attached(line), Some(Attached { time, pid: None }));
+        let time = 1_796_004_845_000_250_000;
+        let without = attached(line).unwrap();
+        assert_eq!((without.time, without.pid), (time, None));
         let with = attached(&format!("{line} pid=71 x=1")).unwrap();
         assert_eq!(with.pid, Some(71));
         assert_eq!(attached("2026-11-30T02:14:05Z  INFO ready"), None);
@@ -180,11 +191,33 @@ mod tests {
     }
 
     #[test]
-    fn a_point_of_the_process_goes_before_one_of_nobody() {
-        let at = |time, pid| Attached { time, pid };
-        let all = [at(5, None), at(12, None), at(15, Some(8)), at(17, Some(7))];
-        assert_eq!(first_of(&all, 7, 10, 30), Some(7));
-        assert_eq!(first_of(&all, 9, 10, 30), Some(2));
-        assert_eq!(first_of(&all, 9, 20, 30), None);
+    fn a_point_of_the_process_goes_before_one_of_its_file() {
+        let at = |time, pid, path: &str| Attached {
+            time,
+            pid,
+            fields: format!(" path={path} library=\"x\""),
+        };
+        let all = [
+            at(5, None, "/a"),
+            at(11, None, "/a.old"),
+            at(12, None, "/a"),
+            at(15, Some(8), "/a"),
+            at(17, Some(7), "/a"),
+        ];
+        let first = |pid, executed, file: &str| {
+            let run = Run {
+                number: 0,
+                pid,
+                files: vec![file.into()],
+                executed,
+                ended: 30,
+                failure: None,
+            };
+            first_of(&all, &run)
+        };
+        assert_eq!(first(7, 10, "/a"), Some(7));
+        assert_eq!(first(9, 10, "/a"), Some(2));
+        assert_eq!(first(9, 10, "/b"), None);
+        assert_eq!(first(9, 13, "/a"), None);
     }
 }
