@@ -3,12 +3,13 @@
 //! Its cache is a folder of the bench, mounted over /var/cache in a mount namespace of its own: what this host's agents
 //! know does not help it, and what it learns is of no use to them.
 //!
-//! Invariant: only lines with [`ATTACHED`] are read of its log.
+//! Invariant: only lines with [`POINT`] are read of its log.
 
 use super::{Run, server};
 use crate::bench::variant;
 use crate::process::Group;
 use anyhow::{Context, Result};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -19,11 +20,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What the agent says, with the time before it, when a point is attached: to a process where it says `pid=`, else to
-/// the file that it names by `path=`.
-const ATTACHED: &str = "key-log point attached";
-/// Makes it say so.
-const LOG: &str = "info,tokentrail_agent::kernel::attach=debug";
+/// What the agent says when a point is attached: to a process where it says `pid=`, else to the file that it names by
+/// `path=`; at the time since boot that it gives by `attached=` (0: not attached), else at the time of the line.
+const POINT: &str = "key-log point";
 
 pub struct Watch {
     group: Group,
@@ -47,7 +46,7 @@ impl Watch {
             .args(["run", "--output", "ndjson"])
             .arg("--scope")
             .arg(format!("cgroup:{}", scope.display()))
-            .env("TOKENTRAIL_LOG", LOG)
+            .env("TOKENTRAIL_LOG", "info")
             .stdout(says);
         let group = variant::until_ready(&mut command, "the agent", &log, limit)?;
         drop(command);
@@ -96,8 +95,9 @@ impl Watch {
         let file =
             File::open(&self.log).with_context(|| format!("cannot read {}", self.log.display()))?;
         let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
+        let boot = boot()?;
         Ok(lines
-            .filter_map(|line| attached(&String::from_utf8_lossy(&line)))
+            .filter_map(|line| attached(&String::from_utf8_lossy(&line), boot))
             .collect())
     }
 
@@ -130,18 +130,35 @@ pub struct Attached {
     fields: String,
 }
 
-fn attached(line: &str) -> Option<Attached> {
+/// `boot`: when that was, in nanoseconds since the epoch.
+fn attached(line: &str, boot: u64) -> Option<Attached> {
     let (time, said) = line.trim_start().split_once(' ')?;
-    let (_, fields) = said.split_once(ATTACHED)?;
-    let time: jiff::Timestamp = time.parse().ok()?;
-    let pid = fields
-        .split_ascii_whitespace()
-        .find_map(|field| field.strip_prefix("pid=")?.parse().ok());
+    let (_, fields) = said.split_once(POINT)?;
+    let number = |name: &str| -> Option<u64> {
+        let mut words = fields.split_ascii_whitespace();
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+    };
+    let time = match number("attached") {
+        Some(0) => return None,
+        Some(since) => boot + since,
+        None => {
+            fields.strip_prefix(" attached ")?;
+            let time: jiff::Timestamp = time.parse().ok()?;
+            u64::try_from(time.as_nanosecond()).ok()?
+        }
+    };
     Some(Attached {
-        time: u64::try_from(time.as_nanosecond()).ok()?,
-        pid,
+        time,
+        pid: number("pid").and_then(|pid| pid.try_into().ok()),
         fields: fields.to_owned(),
     })
+}
+
+/// When the machine was started, in nanoseconds since the epoch.
+fn boot() -> Result<u64> {
+    let up = clock_gettime(ClockId::Boottime);
+    let up = u64::try_from(up.tv_sec)? * 1_000_000_000 + u64::try_from(up.tv_nsec)?;
+    Ok(super::now()?.saturating_sub(up))
 }
 
 /// When a run had its first point, in nanoseconds after its exec. One that is of no process counts where its file is one
@@ -181,13 +198,27 @@ mod tests {
     fn points_are_read_of_the_log() {
         let line = "2026-11-30T02:14:05.000250Z  INFO key-log point attached path=/usr/bin/x library=\"OpenSSL\"";
         let time = 1_796_004_845_000_250_000;
-        let without = attached(line).unwrap();
+        let without = attached(line, 9).unwrap();
         assert_eq!((without.time, without.pid), (time, None));
-        let with = attached(&format!("{line} pid=71 x=1")).unwrap();
-        assert_eq!(with.pid, Some(71));
-        assert_eq!(attached("2026-11-30T02:14:05Z  INFO ready"), None);
-        assert_eq!(attached("key-log point attached"), None);
-        assert_eq!(attached("yesterday  INFO key-log point attached"), None);
+        let of = |said: &str| {
+            let point = attached(
+                &format!("2026-11-30T02:14:05Z  INFO key-log point {said}"),
+                9,
+            )?;
+            Some((point.time, point.pid))
+        };
+        let process = of("pid=71 path=/usr/bin/x offset=0x1 attached=1000 refused=None");
+        assert_eq!(process, Some((1_009, Some(71))));
+        assert_eq!(
+            of("pid=71 path=/usr/bin/x attached=0 refused=Some(Slots)"),
+            None
+        );
+        assert_eq!(of("dropped path=/usr/bin/x"), None);
+        assert_eq!(attached("2026-11-30T02:14:05Z  INFO ready", 9), None);
+        assert_eq!(
+            attached("yesterday  INFO key-log point attached path=/x", 9),
+            None
+        );
     }
 
     #[test]
