@@ -99,6 +99,8 @@ pub fn certificate(folder: &Path) -> Result<PathBuf> {
             .args(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
             .args(["-days", "2", "-subj", "/CN=localhost"])
             .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+            // rustls takes no authority for a server.
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .arg("-keyout")
             .arg(folder.join("localhost.key"))
             .arg("-out")

@@ -61,6 +61,7 @@ impl Launcher {
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", &self.folder)
             .env("LANG", "C.UTF-8")
+            .env("NO_COLOR", "1")
             .current_dir(&self.folder);
         command
     }
@@ -86,19 +87,43 @@ impl Launcher {
         let pid = group.id();
         let ended = group.wait(Some(limit));
         crate::interrupt::check()?;
-        let said = || fs::read_to_string(&log).unwrap_or_default();
+        let said = || in_short(&fs::read(&log).unwrap_or_default());
         let failure = match ended {
             Ok(status) if status.success() => None,
-            Ok(status) => Some(format!("{status}: {}", said().trim())),
+            Ok(status) => Some(format!("{status}: {}", said())),
             Err(error) => Some(format!("{error:#}")),
         };
         let Ok(executed) = time.trim().parse() else {
-            bail!("{}: {}", process::display(command), said().trim());
+            bail!("{}: {}", process::display(command), said());
         };
         Ok(Ran {
             pid,
             executed,
             failure,
         })
+    }
+}
+
+/// What a program complains of, in one line.
+fn in_short(said: &[u8]) -> String {
+    const ENOUGH: usize = 300;
+    let text = String::from_utf8_lossy(said);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let printable = |character: &char| !character.is_control();
+    let text = words.join(" ");
+    text.chars().filter(printable).take(ENOUGH).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_complaint_is_one_line() {
+        assert_eq!(
+            in_short(b" error:\n  \x1b[1mno\tway\xff\n"),
+            "error: [1mno way\u{fffd}"
+        );
+        assert_eq!(in_short(&[b'x'; 1_000]).len(), 300);
     }
 }

@@ -175,7 +175,7 @@ impl Report {
                     figures.runs,
                     cell.program.text(),
                     cell.file.text(),
-                    failure.lines().next().unwrap_or_default()
+                    failure
                 );
             }
         }
