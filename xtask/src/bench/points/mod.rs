@@ -10,8 +10,9 @@
 
 mod report;
 
+use super::costs::SHAPE;
 use super::variant::Running;
-use super::{Pace, SHAPE, load, servers};
+use super::{Pace, load, servers};
 use crate::demo::cgroup::{self, Below, Cgroup};
 use crate::process::{self, Group};
 use crate::server::Server;
