@@ -102,6 +102,15 @@ const BENCH: &[Package] = &[
     program("golang-go", "go", "a server of the bench"),
 ];
 
+const PROGRAMS: &[Package] = &[
+    program("npm", "npm", "programs from npm as clients"),
+    program(
+        "chromium-headless-shell",
+        "chromium-headless-shell",
+        "chromium as a client",
+    ),
+];
+
 const ENGINES: &[Package] = &[Package {
     name: "python3-venv",
     proof: Proof::Check(fixtures::has_venv),
@@ -141,6 +150,7 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
         (needs.demo, DEMO),
         (needs.test, TEST),
         (needs.bench, BENCH),
+        (needs.programs, PROGRAMS),
         (needs.engines, ENGINES),
         (needs.dist, DIST),
         (needs.vm, VM),
@@ -178,7 +188,7 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
             what: format!("{} ({})", package.name, package.purpose),
             command: apt::install_command(&[package.name]),
             cause: cause.clone(),
-            optional: false,
+            optional: PROGRAMS.iter().any(|other| other.name == package.name) && !needs.test,
         })
         .collect())
 }
