@@ -9,7 +9,7 @@
 use core::mem::{offset_of, size_of};
 
 /// Changes whenever a record's shape does.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Record kinds. Explicit, never reused.
 pub mod kind {
@@ -21,6 +21,7 @@ pub mod kind {
     pub const EXIT: u16 = 6;
     pub const UNIX_PATH: u16 = 7;
     pub const CGROUP: u16 = 8;
+    /// Of the ring `ATTACH`, as are [`EXECUTED`] and copies of [`FORK`] and [`EXIT`].
     pub const MAPPED: u16 = 9;
     /// A [`Socket`](super::Socket) of UDP: with a datagram that begins with a QUIC Initial packet, or without payload
     /// the first other datagram that the socket sent from or to port 443.
@@ -29,6 +30,7 @@ pub mod kind {
     pub const PLAIN: u16 = 11;
     /// A [`Closed`](super::Closed): no more plaintext of this connection comes, though it goes on.
     pub const UNTIED: u16 = 12;
+    pub const EXECUTED: u16 = 13;
 }
 
 /// `struct sock_common.skc_family`.
@@ -215,7 +217,7 @@ impl Place {
     pub const CONSTANT: u8 = 16;
 }
 
-/// What a key-log point passes that is no C function, by the attachment's cookie. 80 bytes.
+/// What a key-log point passes that is no C function, in the map `PLACES`. 80 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
@@ -290,7 +292,7 @@ pub struct Cgroup {
     pub path: [u8; CGROUP_PATH_MAX],
 }
 
-/// A process in scope mapped a file as executable (`mmap` with `PROT_EXEC`): a library, early or late. 48 bytes.
+/// A process in scope mapped a file as executable (`mmap` with `PROT_EXEC`): a library, early or late. 96 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 pub struct Mapped {
@@ -299,16 +301,81 @@ pub struct Mapped {
     pub _pad: u32,
     pub start: u64,
     pub file: File,
+    /// Where its first byte is in the process's memory, how many there are, and which byte of the file that is.
+    pub address: u64,
+    pub len: u64,
+    pub offset: u64,
 }
 
-/// A file, whatever its path. Key of the map `FILES`. 16 bytes.
+/// `sched_process_exec`, for the process that attaches. 344 bytes.
 #[repr(C)]
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy)]
+pub struct Executed {
+    pub header: Header,
+    pub process: u32,
+    pub _pad: u32,
+    pub start: u64,
+    pub file: File,
+    /// `mm_struct.start_code` and `.end_code`: the program's own code (fs/binfmt_elf.c, `load_elf_binary`).
+    pub code_start: u64,
+    pub code_end: u64,
+    /// `linux_binprm.filename`, NUL terminated where it is shorter: what was asked for, not resolved.
+    pub name: [u8; FILENAME_MAX],
+}
+
+/// A file in one state, whatever its path: with another content it is another. Key of the map `FILES`. 40 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct File {
     /// `super_block.s_dev` (12 bit major, 20 bit minor).
     pub device: u64,
     /// `inode.i_ino`
     pub inode: u64,
+    /// `inode.i_size`
+    pub size: u64,
+    /// `inode.i_mtime` and `.i_ctime` in nanoseconds.
+    pub modified: u64,
+    pub changed: u64,
+}
+
+impl File {
+    /// Whether both have the same content, if they are the same file: the numbers of device and inode may differ between
+    /// kernel and `stat` (overlayfs, btrfs).
+    pub fn has_content_of(&self, other: &Self) -> bool {
+        (self.size, self.modified, self.changed) == (other.size, other.modified, other.changed)
+    }
+}
+
+/// What is known of a file: values of the map `FILES`.
+pub mod file {
+    /// It has no key-log point: its mappings are not reported.
+    pub const WITHOUT_POINTS: u32 = 1;
+    /// It has some: each of its mappings is reported at once.
+    pub const WITH_POINTS: u32 = 2;
+}
+
+/// One hardware breakpoint of a process. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Breakpoint {
+    /// 0: none.
+    pub address: u64,
+    /// The point's id, as [`Secret::point`] tells it.
+    pub point: u32,
+    /// Key in the map `PLACES`, of a point that is no C function.
+    pub places: u32,
+}
+
+/// Breakpoints that one process may have of ours: a thread has four slots, of which a debugger keeps two.
+pub const BREAKPOINTS_MAX: usize = 2;
+
+/// Where a process has breakpoints, in the map `BREAKPOINTS` by process id. 40 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Breakpoints {
+    /// The process's start: its id may be another's later.
+    pub start: u64,
+    pub at: [Breakpoint; BREAKPOINTS_MAX],
 }
 
 /// Counter slots of the per-CPU map `COUNTERS`: index = probe * [`reason::COUNT`] + reason.
@@ -320,9 +387,11 @@ pub mod probe {
     pub const PROCESS: u32 = 4;
     pub const KDF: u32 = 5;
     pub const BRIDGE: u32 = 6;
-    pub const COUNT: u32 = 7;
+    /// What goes to the process that attaches.
+    pub const ATTACH: u32 = 7;
+    pub const COUNT: u32 = 8;
     pub const NAMES: [&str; COUNT as usize] = [
-        "send", "receive", "state", "keylog", "process", "kdf", "bridge",
+        "send", "receive", "state", "keylog", "process", "kdf", "bridge", "attach",
     ];
 }
 
@@ -360,6 +429,8 @@ pub mod reason {
     /// Loss: the budget of a multiplexed connection was used up (the rest of the call is a gap), or that of a UDP
     /// socket's Initials.
     pub const OVER_BUDGET: u32 = 14;
+    /// Hits of a breakpoint that nothing was read at: of a process out of scope, or at an address that is not its own.
+    pub const STRAY: u32 = 15;
     pub const COUNT: u32 = 16;
     pub const NAMES: [&str; COUNT as usize] = [
         "seen",
@@ -377,7 +448,7 @@ pub mod reason {
         "bytes_copied",
         "lost",
         "over_budget",
-        "",
+        "stray",
     ];
 }
 
@@ -409,6 +480,9 @@ pub struct Offsets {
     pub net_inum: u32,
     pub mm_arg_start: u32,
     pub mm_arg_end: u32,
+    pub mm_start_code: u32,
+    pub mm_end_code: u32,
+    pub mm_exe_file: u32,
     pub files_fdt: u32,
     pub fdtable_max_fds: u32,
     pub fdtable_fd: u32,
@@ -417,6 +491,12 @@ pub struct Offsets {
     pub inode_mode: u32,
     pub inode_ino: u32,
     pub inode_sb: u32,
+    pub inode_size: u32,
+    /// Seconds and nanoseconds of `inode.i_mtime` and `.i_ctime`.
+    pub inode_mtime: u32,
+    pub inode_mtime_nsec: u32,
+    pub inode_ctime: u32,
+    pub inode_ctime_nsec: u32,
     pub sb_dev: u32,
     pub socket_sk: u32,
     pub socket_file: u32,
@@ -660,7 +740,11 @@ const _: () = {
     assert!(size_of::<Fork>() == 48);
     assert!(size_of::<Exit>() == 32);
     assert!(size_of::<Cgroup>() == 280);
-    assert!(size_of::<Mapped>() == 48);
+    assert!(size_of::<Mapped>() == 96);
+    assert!(size_of::<Executed>() == 344);
+    assert!(size_of::<File>() == 40);
+    assert!(size_of::<Breakpoint>() == 16);
+    assert!(size_of::<Breakpoints>() == 40);
     assert!(size_of::<ProcessId>() == 16);
     assert!(size_of::<Framing>() == 16);
     assert!(size_of::<Connection>() == 120);

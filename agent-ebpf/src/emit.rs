@@ -1,7 +1,10 @@
-//! The one door to the ring.
+//! The only writer of the two rings.
 
-use crate::{kernel::count, maps::RING};
-use agent_common::abi::{self, Header, reason};
+use crate::{
+    kernel::count,
+    maps::{ATTACH, ATTACH_LOST, RING},
+};
+use agent_common::abi::{self, Header, probe, reason};
 use aya_ebpf::{
     bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
     helpers::generated::bpf_ktime_get_boot_ns,
@@ -59,4 +62,29 @@ pub fn reported(probe: u32, submitted: bool) -> bool {
     };
     count(probe, outcome, 1);
     submitted
+}
+
+/// A record for the process that attaches. A full ring is counted; the process then looks for itself.
+#[inline(always)]
+pub fn attach<T>(record: &T, wake: u64) -> bool {
+    count(probe::ATTACH, reason::SEEN, 1);
+    // SAFETY: the value's own bytes.
+    let bytes = unsafe {
+        core::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<T>())
+    };
+    let submitted = ATTACH.output::<[u8]>(bytes, wake).is_ok();
+    if !submitted && let Some(lost) = ATTACH_LOST.get_ptr_mut(0) {
+        // SAFETY: a slot of the map. That it has changed is all that is asked of it.
+        unsafe { *lost += 1 };
+    }
+    count(
+        probe::ATTACH,
+        if submitted {
+            reason::RECORDS
+        } else {
+            reason::RING_FULL
+        },
+        1,
+    );
+    reported(probe::ATTACH, submitted)
 }

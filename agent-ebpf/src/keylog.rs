@@ -1,19 +1,28 @@
 //! Where TLS libraries pass label and secret: hit once per secret of a handshake, entry only.
+//!
+//! Each form has two programs: one for hardware breakpoints, which belong to one process and find their point in
+//! `BREAKPOINTS`, and one for uprobes, which find it in their cookie.
+//!
+//! Invariant: a breakpoint's program reads nothing before it has found process and instruction in `BREAKPOINTS`.
 
 use crate::{
     emit,
-    kernel::{count, describe_current},
-    maps::PLACES,
+    kernel::{count, current_start, describe_current},
+    maps::{BREAKPOINTS, PLACES},
     scope,
 };
 use agent_common::abi::{
-    self, LABEL_MAX, Place, Places, RANDOM_LEN, SECRET_MAX, kind, probe, reason,
+    self, Breakpoint, LABEL_MAX, Place, Places, RANDOM_LEN, SECRET_MAX, kind, probe, reason,
 };
 use aya_ebpf::{
     EbpfContext,
-    helpers::generated::{bpf_get_attach_cookie, bpf_probe_read_user, bpf_probe_read_user_str},
-    macros::uprobe,
-    programs::ProbeContext,
+    bindings::pt_regs,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_attach_cookie, bpf_probe_read_user, bpf_probe_read_user_str},
+    },
+    macros::{perf_event, uprobe},
+    programs::{PerfEventContext, ProbeContext},
 };
 
 /// The label of a TLS 1.2 master secret.
@@ -21,18 +30,115 @@ const MASTER: [u8; 16] = *b"CLIENT_RANDOM\0\0\0";
 
 /// OpenSSL 3 and BoringSSL `ssl_log_secret(ssl, label, secret, length)`, GnuTLS
 /// `_gnutls_call_keylog_func(session, label, secret, size)`: one form.
+#[perf_event]
+pub fn breakpoint_keylog(ctx: PerfEventContext) -> u32 {
+    let registers = registers_of(&ctx);
+    if let Some(point) = breakpoint(&ctx) {
+        c_function(&ctx, point.point, registers);
+    }
+    0
+}
+
 #[uprobe]
 pub fn keylog_point(ctx: ProbeContext) -> u32 {
-    if !scope::holds_current() {
-        return 0;
+    let registers = ctx.regs.cast_const();
+    if scope::holds_current() {
+        c_function(&ctx, cookie(&ctx), registers);
     }
-    let (Some(label), Some(secret), Some(len)) =
-        (ctx.arg::<u64>(1), ctx.arg::<u64>(2), ctx.arg::<u64>(3))
-    else {
-        return 0;
-    };
-    let Some(mut record) = begin(&ctx, len) else {
-        return 0;
+    0
+}
+
+/// The same of code in another form: Go, rustls. `PLACES` says where label, secret and client random lie.
+#[perf_event]
+pub fn breakpoint_placed(ctx: PerfEventContext) -> u32 {
+    let registers = registers_of(&ctx);
+    if let Some(point) = breakpoint(&ctx) {
+        placed(&ctx, point.point, point.places, registers);
+    }
+    0
+}
+
+#[uprobe]
+pub fn keylog_placed(ctx: ProbeContext) -> u32 {
+    let registers = ctx.regs.cast_const();
+    if scope::holds_current() {
+        // Of a uprobe, which has no other place for it, the cookie's upper half.
+        // SAFETY: the context of this program.
+        let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
+        placed(&ctx, cookie as u32, (cookie >> 32) as u32, registers);
+    }
+    0
+}
+
+/// OpenSSL 3 `EVP_KDF_derive(ctx, key, keylen, const OSSL_PARAM params[])`: the fallback where a libssl's key-log
+/// point is not found. TLS 1.3: `label` is "key" and `key` the traffic secret, whose name is not told ("KDF"). TLS
+/// 1.2: the first `seed` is "key expansion" and `secret` the master secret.
+#[perf_event]
+pub fn breakpoint_kdf(ctx: PerfEventContext) -> u32 {
+    let registers = registers_of(&ctx);
+    if let Some(point) = breakpoint(&ctx) {
+        // SAFETY: the context of this program.
+        derive(point.point, unsafe { (*registers).rcx });
+    }
+    0
+}
+
+#[uprobe]
+pub fn kdf_derive(ctx: ProbeContext) -> u32 {
+    let registers = ctx.regs.cast_const();
+    if scope::holds_current() {
+        // SAFETY: the context of this program.
+        derive(cookie(&ctx), unsafe { (*registers).rcx });
+    }
+    0
+}
+
+/// The point at which the current process has hit a breakpoint of ours; `None`, and counted, if there is none: the
+/// process has left the scope, or its event is another's.
+#[inline(always)]
+fn breakpoint(ctx: &PerfEventContext) -> Option<Breakpoint> {
+    let process = (bpf_get_current_pid_tgid() >> 32) as u32;
+    // SAFETY: the context of this program.
+    let instruction = unsafe { (*registers_of(ctx)).rip };
+    // SAFETY: an entry that changes meanwhile is integers all the same.
+    let point = unsafe { BREAKPOINTS.get(process) }
+        .filter(|known| known.start == current_start())
+        .and_then(|known| {
+            let [first, second] = &known.at;
+            if first.address == instruction {
+                Some(*first)
+            } else if second.address == instruction {
+                Some(*second)
+            } else {
+                None
+            }
+        })
+        .filter(|_| scope::holds_current());
+    if point.is_none() {
+        count(probe::KEYLOG, reason::STRAY, 1);
+    }
+    point
+}
+
+/// `struct bpf_perf_event_data` begins with the registers.
+#[inline(always)]
+fn registers_of(ctx: &PerfEventContext) -> *const pt_regs {
+    ctx.ctx.cast_const().cast()
+}
+
+#[inline(always)]
+fn cookie(ctx: &ProbeContext) -> u32 {
+    // SAFETY: the context of this program.
+    unsafe { bpf_get_attach_cookie(ctx.as_ptr()) as u32 }
+}
+
+#[inline(always)]
+fn c_function<C: EbpfContext>(ctx: &C, point: u32, registers: *const pt_regs) {
+    // SAFETY: the context of this program.
+    let (label, secret, len) =
+        unsafe { ((*registers).rsi, (*registers).rdx, (*registers).rcx) };
+    let Some(mut record) = begin(ctx, point, len) else {
+        return;
     };
     // SAFETY: the array's size; the helper checks the address.
     let labelled = unsafe {
@@ -44,24 +150,18 @@ pub fn keylog_point(ctx: ProbeContext) -> u32 {
     };
     let read = labelled && copy_secret(&mut record, secret);
     finish(&mut record, read);
-    0
 }
 
-/// The same of code in another form: Go, rustls. `PLACES` says where label, secret and client random lie.
-#[uprobe]
-pub fn keylog_placed(ctx: ProbeContext) -> u32 {
-    if !scope::holds_current() {
-        return 0;
-    }
-    // SAFETY: the context of this program.
-    let point = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
+#[inline(always)]
+fn placed<C: EbpfContext>(ctx: &C, point: u32, places: u32, registers: *const pt_regs) {
     // SAFETY: the loader changes no entry of a point that is attached.
-    let Some(places) = (unsafe { PLACES.get(point) }) else {
-        return 0;
+    let Some(places) = (unsafe { PLACES.get(places) }) else {
+        return;
     };
-    let registers = registers(&ctx);
-    let Some(mut record) = begin(&ctx, value(&registers, &places.secret_len).unwrap_or(0)) else {
-        return 0;
+    let registers = general(registers);
+    let len = value(&registers, &places.secret_len).unwrap_or(0);
+    let Some(mut record) = begin(ctx, point, len) else {
+        return;
     };
     let found = label(&mut record, &registers, places)
         && value(&registers, &places.secret).is_some_and(|secret| copy_secret(&mut record, secret));
@@ -78,12 +178,12 @@ pub fn keylog_placed(ctx: ProbeContext) -> u32 {
         });
     }
     finish(&mut record, found);
-    0
 }
 
 /// A hit with a secret of so many bytes; `None`, and counted, if that is none.
 #[inline(always)]
-fn begin(ctx: &ProbeContext, len: u64) -> Option<abi::Secret> {
+fn begin<C: EbpfContext>(ctx: &C, point: u32, len: u64) -> Option<abi::Secret> {
+    let _ = ctx;
     count(probe::KEYLOG, reason::SEEN, 1);
     crate::diagnose!(
         debug,
@@ -105,8 +205,7 @@ fn begin(ctx: &ProbeContext, len: u64) -> Option<abi::Secret> {
     // SAFETY: all integers.
     let mut record: abi::Secret = unsafe { core::mem::zeroed() };
     record.header = emit::header(kind::SECRET, size_of::<abi::Secret>());
-    // SAFETY: the context of this program.
-    record.point = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
+    record.point = point;
     record.len = len as u32;
     Some(record)
 }
@@ -136,20 +235,13 @@ fn finish(record: &mut abi::Secret, read: bool) {
 /// The general registers by their numbers in machine code.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
-fn registers(ctx: &ProbeContext) -> [u64; 16] {
+fn general(registers: *const pt_regs) -> [u64; 16] {
     // SAFETY: the context of this program.
-    let regs = unsafe { &*ctx.regs };
+    let regs = unsafe { &*registers };
     [
         regs.rax, regs.rcx, regs.rdx, regs.rbx, regs.rsp, regs.rbp, regs.rsi, regs.rdi, regs.r8,
         regs.r9, regs.r10, regs.r11, regs.r12, regs.r13, regs.r14, regs.r15,
     ]
-}
-
-/// No file of another machine is searched, so that nothing is attached there.
-#[cfg(not(bpf_target_arch = "x86_64"))]
-#[inline(always)]
-fn registers(_: &ProbeContext) -> [u64; 16] {
-    [0; 16]
 }
 
 #[inline(always)]
@@ -221,17 +313,8 @@ const KEY: [u8; 8] = *b"key\0\0\0\0\0";
 const SECRET: [u8; 8] = *b"secret\0\0";
 const SEED: [u8; 8] = *b"seed\0\0\0\0";
 
-/// OpenSSL 3 `EVP_KDF_derive(ctx, key, keylen, const OSSL_PARAM params[])`: the fallback where a libssl's key-log
-/// point is not found. TLS 1.3: `label` is "key" and `key` the traffic secret, whose name is not told ("KDF"). TLS
-/// 1.2: the first `seed` is "key expansion" and `secret` the master secret.
-#[uprobe]
-pub fn kdf_derive(ctx: ProbeContext) -> u32 {
-    if !scope::holds_current() {
-        return 0;
-    }
-    let Some(parameters) = ctx.arg::<u64>(3) else {
-        return 0;
-    };
+#[inline(always)]
+fn derive(point: u32, parameters: u64) {
     let (mut label, mut seed) = ((0u64, 0u64), (0u64, 0u64));
     let (mut key, mut master) = ((0u64, 0u64), (0u64, 0u64));
     for i in 0..PARAMETERS_MAX {
@@ -268,11 +351,10 @@ pub fn kdf_derive(ctx: ProbeContext) -> u32 {
         }
     }
     if label.1 == 3 && key.1 != 0 && starts_with(label.0, *b"key") {
-        give(ctx, *b"KDF\0\0\0\0\0\0\0\0\0\0\0\0\0", key);
+        give(point, *b"KDF\0\0\0\0\0\0\0\0\0\0\0\0\0", key);
     } else if seed.1 == 13 && master.1 != 0 && starts_with(seed.0, *b"key expansion") {
-        give(ctx, MASTER, master);
+        give(point, MASTER, master);
     }
-    0
 }
 
 #[inline(always)]
@@ -297,7 +379,7 @@ fn starts_with<const N: usize>(address: u64, text: [u8; N]) -> bool {
 }
 
 #[inline(always)]
-fn give(ctx: ProbeContext, label: [u8; 16], (secret, len): (u64, u64)) {
+fn give(point: u32, label: [u8; 16], (secret, len): (u64, u64)) {
     count(probe::KDF, reason::SEEN, 1);
     if len > SECRET_MAX as u64 {
         count(probe::KDF, reason::OVERSIZE, 1);
@@ -307,8 +389,7 @@ fn give(ctx: ProbeContext, label: [u8; 16], (secret, len): (u64, u64)) {
     // SAFETY: all integers.
     let mut record: abi::Secret = unsafe { core::mem::zeroed() };
     record.header = emit::header(kind::SECRET, size_of::<abi::Secret>());
-    // SAFETY: the context of this program.
-    record.point = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) } as u32;
+    record.point = point;
     record.len = len as u32;
     record.label[..16].copy_from_slice(&label);
     // SAFETY: the array's size; the helper checks the address.

@@ -1,13 +1,13 @@
 //! Processes and sockets that come and go; cgroups that come back.
 
 use crate::{
-    bridge, emit,
+    bridge, emit, files,
     kernel::{count, describe_current, leader, read},
-    maps::{CONNECTIONS, PROCESS_SCRATCH, PROCESSES, offset, setting},
+    maps::{BREAKPOINTS, CONNECTIONS, PROCESS_SCRATCH, PROCESSES, offset, setting},
     scope, stream,
 };
 use agent_common::abi::{
-    self, ARGUMENTS_MAX, CGROUP_PATH_MAX, Connection, FILENAME_MAX, kind, probe, reason,
+    self, ARGUMENTS_MAX, Breakpoints, CGROUP_PATH_MAX, Connection, FILENAME_MAX, kind, probe, reason,
 };
 use aya_ebpf::{
     helpers::{
@@ -98,6 +98,13 @@ pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     }
     let (mut arguments_len, mut cut) = (0, 0);
     let memory = read::<u64>(task, offset!(task_mm)).unwrap_or(0);
+    // `remove_on_exec` has taken the breakpoints of the program before.
+    let _ = BREAKPOINTS.remove(record.task.process);
+    files::executed(
+        &mut scratch.executed,
+        read(program, offset!(bprm_file)).unwrap_or(0),
+        name,
+    );
     if let Some(from) = read::<u64>(memory, offset!(mm_arg_start))
         && let Some(to) = read::<u64>(memory, offset!(mm_arg_end))
         && to > from
@@ -162,6 +169,19 @@ pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
     {
         count(probe::PROCESS, reason::TABLE_FULL, 1);
     }
+    // SAFETY: the value is copied at once.
+    if let Some(Breakpoints { start, at }) = unsafe { BREAKPOINTS.get(parent) }.copied()
+        && start == parent_start
+    {
+        // The kernel gives the child its parent's breakpoints (`inherit_event`), at the same addresses.
+        let inherited = Breakpoints {
+            start: child_start,
+            at,
+        };
+        if BREAKPOINTS.insert(process, inherited, 0).is_err() {
+            count(probe::ATTACH, reason::TABLE_FULL, 1);
+        }
+    }
     count(probe::PROCESS, reason::SEEN, 1);
     let record = abi::Fork {
         header: emit::header(kind::FORK, size_of::<abi::Fork>()),
@@ -172,6 +192,7 @@ pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
         // SAFETY: no preconditions. A child begins in its parent's cgroup, unless clone3 says otherwise.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
     };
+    emit::attach(&record, emit::QUIET);
     emit::report(probe::PROCESS, &record, emit::QUIET);
     0
 }
@@ -200,6 +221,8 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
         _pad: 0,
         start,
     };
+    let _ = BREAKPOINTS.remove(process);
+    emit::attach(&record, emit::QUIET);
     emit::report(probe::PROCESS, &record, emit::QUIET);
     if setting!(scope_processes) == 1 {
         let _ = PROCESSES.remove(scope::key(process, start));

@@ -1,7 +1,8 @@
 //! tokentrail's probes.
 //!
 //! Sockets have two rungs (`tracing`, `tracepoints`) that end in the same `stream`; `keylog` takes handshake
-//! secrets; `bridge` plaintext of TLS connections whose handshake was over before; `lifecycle` tells of processes, closed sockets and cgroups. `emit` is the one door to the ring.
+//! secrets; `bridge` plaintext of TLS connections whose handshake was over before; `lifecycle` tells of processes,
+//! closed sockets and cgroups; `files` of what is executed and mapped. `emit` alone writes to the rings.
 //!
 //! Invariant: nothing is read of a process before `scope` has said that it may be.
 //! Invariant: probes read and count; they never write to, block or signal what they watch.
@@ -23,6 +24,7 @@ mod bridge;
 mod copy;
 mod emit;
 mod empty;
+mod files;
 mod kernel;
 mod kernel_tls;
 mod keylog;

@@ -1,11 +1,10 @@
 //! Every map and global of the probes.
 
 use agent_common::abi::{
-    self, BridgeCall, BridgeKey, BridgeObject, BridgeTie, COUNTERS as COUNTER_COUNT, Connection,
+    self, Breakpoints, BridgeCall, BridgeKey, BridgeObject, BridgeTie, COUNTERS as COUNTER_COUNT, Connection,
     File, Offsets, PAYLOAD_MAX, Places, ProcessId, Settings, Socket, VECTOR_MAX,
 };
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
@@ -81,17 +80,29 @@ pub static MULTIPLEXED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65_5
 #[map]
 pub static DATAGRAMS: LruHashMap<u64, Told> = LruHashMap::with_max_entries(8_192, 0);
 
-/// Files whose executable mapping was reported already.
+/// For the process that attaches: what was executed and mapped, and how processes go on and end.
 #[map]
-pub static FILES: LruHashMap<File, u32> = LruHashMap::with_max_entries(8_192, 0);
+pub static ATTACH: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
+
+/// Records that found `ATTACH` full: index 0.
+#[map]
+pub static ATTACH_LOST: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What is known of files ([`agent_common::abi::file`]), written by the agent alone.
+#[map]
+pub static FILES: LruHashMap<File, u32> = LruHashMap::with_max_entries(32_768, 0);
+
+/// Hardware breakpoints of processes, by process id. Forked children get their parent's.
+#[map]
+pub static BREAKPOINTS: HashMap<u32, Breakpoints> = HashMap::with_max_entries(32_768, 0);
 
 /// A send or receive between fentry and fexit, by thread.
 #[map]
 pub static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(16_384, 0);
 
-/// By cookie: what a point of `keylog_placed` passes, and where.
+/// Where a point that is no C function has what it passes.
 #[map]
-pub static PLACES: HashMap<u32, Places> = HashMap::with_max_entries(4_096, BPF_F_NO_PREALLOC);
+pub static PLACES: HashMap<u32, Places> = HashMap::with_max_entries(4_096, 0);
 
 /// One slot per direction, so that a send and a receive that preempt each other on a CPU do not share one, and the
 /// bridge's.
@@ -198,6 +209,7 @@ pub struct Scratch {
 pub struct ProcessScratch {
     pub record: abi::Exec,
     pub data: [u8; 2 * (abi::FILENAME_MAX + abi::ARGUMENTS_MAX)],
+    pub executed: abi::Executed,
     pub unix: abi::UnixPath,
     pub cgroup: abi::Cgroup,
 }

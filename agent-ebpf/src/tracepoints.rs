@@ -3,21 +3,21 @@
 //! on kTLS, whose positions count what was seen).
 
 use crate::{
-    bridge, emit,
-    kernel::{count, current, current_start, read},
+    bridge, files,
+    kernel::{count, current, read},
     kernel_tls,
-    maps::{Element, FILES, offset},
+    maps::{Element, offset},
     quic, scope,
-    socket::{Sock, inode_number},
+    socket::Sock,
     stream, vector,
 };
-use agent_common::abi::{self, direction, kind, probe, reason};
+use agent_common::abi::{direction, probe, reason};
 use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::pt_regs,
     helpers::generated::{self, bpf_loop},
-    helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user},
+    helpers::bpf_probe_read_user,
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
@@ -59,7 +59,7 @@ const MESSAGES_MAX: u64 = 8;
 #[repr(C)]
 struct Arguments {
     r10: u64,
-    _r9: u64,
+    r9: u64,
     r8: u64,
     _rax: u64,
     _rcx: u64,
@@ -137,7 +137,7 @@ fn finished(call: u64, regs: &Arguments, ret: u64) {
             && regs.r10 & MAP_ANONYMOUS == 0
             && let Some(file) = file(regs.r8)
         {
-            mapped(file);
+            files::mapped(file, ret, regs.rsi, regs.r9);
         }
         return;
     }
@@ -325,35 +325,4 @@ fn file(descriptor: u64) -> Option<u64> {
     }
     let array: u64 = read(table, offset!(fdtable_fd))?;
     read::<u64>(array + descriptor as u64 * 8, 0).filter(|file| *file != 0)
-}
-
-/// Tells the agent of a file that was mapped as executable, once per file.
-#[inline(always)]
-pub fn mapped(file: u64) {
-    let Some(inode) = read::<u64>(file, offset!(file_inode)) else {
-        return;
-    };
-    let Some(block) = read::<u64>(inode, offset!(inode_sb)) else {
-        return;
-    };
-    let id = abi::File {
-        device: read::<u32>(block, offset!(sb_dev)).unwrap_or(0) as u64,
-        inode: inode_number(file),
-    };
-    // SAFETY: the value is not read.
-    if unsafe { FILES.get(id) }.is_some() {
-        return;
-    }
-    count(probe::PROCESS, reason::SEEN, 1);
-    let record = abi::Mapped {
-        header: emit::header(kind::MAPPED, size_of::<abi::Mapped>()),
-        process: (bpf_get_current_pid_tgid() >> 32) as u32,
-        _pad: 0,
-        start: current_start(),
-        file: id,
-    };
-    if emit::report(probe::PROCESS, &record, emit::WAKE) {
-        // A full LRU map evicts: then the file is reported again, which costs nothing but a look.
-        let _ = FILES.insert(id, 1, 0);
-    }
 }

@@ -6,12 +6,12 @@
 
 use crate::kernel::{count, read};
 use crate::{
-    bridge, kernel_tls,
+    bridge, files, kernel_tls,
     maps::{CALLS, Call, Scratch, offset},
     quic, scope,
     socket::Sock,
     stream,
-    tracepoints::{MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC, mapped},
+    tracepoints::{MSG_ERRQUEUE, MSG_OOB, MSG_PEEK, MSG_TRUNC},
     vector,
 };
 use agent_common::abi::{direction, probe, reason};
@@ -20,6 +20,9 @@ use aya_ebpf::{
     macros::{fentry, fexit},
     programs::{FEntryContext, FExitContext},
 };
+
+const ERROR_FREE: u64 = -4096i64 as u64;
+const PAGE_SHIFT: u64 = 12;
 
 const NOTHING: u32 = 0;
 const BUFFER: u32 = 1;
@@ -97,8 +100,15 @@ pub fn unix_stream_recvmsg_exit(ctx: FExitContext) -> i32 {
 pub fn vm_mmap_pgoff_exit(ctx: FExitContext) -> i32 {
     let file: u64 = ctx.arg(0);
     let protection: u64 = ctx.arg(3);
-    if file != 0 && protection & 4 != 0 && scope::holds_current() {
-        mapped(file);
+    let address: u64 = ctx.arg(6);
+    // An error is within the last page (`IS_ERR_VALUE`).
+    if file != 0
+        && protection & 4 != 0
+        && address <= ERROR_FREE
+        && scope::holds_current()
+    {
+        let pages: u64 = ctx.arg(5);
+        files::mapped(file, address, ctx.arg(2), pages << PAGE_SHIFT);
     }
     0
 }

@@ -81,6 +81,16 @@ pub enum CoverageReason {
     OpenedBefore,
     /// Its TLS handshake ran before the library's key-log point had been attached.
     AttachedLate,
+    /// All hardware breakpoints that the agent may take of the process are taken, by other points or by a debugger.
+    BreakpointsTaken,
+    /// The bound on what is attached for the processes of one owner, or for all, was reached.
+    AttachLimit,
+    /// The agent had no file descriptor left to attach with.
+    DescriptorsExhausted,
+    /// Nothing that this kernel allows could be attached to the process.
+    AttachRefused,
+    /// The process runs a copy or a translation of its code, where no attached point is reached.
+    TextCopied,
     /// No key-log point is known in the process's files.
     NoKeyLogPoint,
     /// A TLS library that this agent knows and cannot read.

@@ -68,6 +68,9 @@ const ROWS: &[Row] = rows! {
     net_inum: "net" "ns.inum";
     mm_arg_start: "mm_struct" "arg_start";
     mm_arg_end: "mm_struct" "arg_end";
+    mm_start_code: "mm_struct" "start_code";
+    mm_end_code: "mm_struct" "end_code";
+    mm_exe_file: "mm_struct" "exe_file";
     files_fdt: "files_struct" "fdt";
     fdtable_max_fds: "fdtable" "max_fds";
     fdtable_fd: "fdtable" "fd";
@@ -76,6 +79,11 @@ const ROWS: &[Row] = rows! {
     inode_mode: "inode" "i_mode";
     inode_ino: "inode" "i_ino";
     inode_sb: "inode" "i_sb";
+    inode_size: "inode" "i_size";
+    inode_mtime: "inode" "i_mtime_sec" | "__i_mtime.tv_sec" | "i_mtime.tv_sec";
+    inode_mtime_nsec: "inode" "i_mtime_nsec" | "__i_mtime.tv_nsec" | "i_mtime.tv_nsec";
+    inode_ctime: "inode" "i_ctime_sec" | "__i_ctime.tv_sec" | "i_ctime.tv_sec";
+    inode_ctime_nsec: "inode" "i_ctime_nsec" | "__i_ctime.tv_nsec" | "i_ctime.tv_nsec";
     sb_dev: "super_block" "s_dev";
     socket_sk: "socket" "sk";
     socket_file: "socket" "file";

@@ -30,11 +30,6 @@ pub enum Decoded {
         id: u64,
         path: String,
     },
-    /// A process in scope mapped an executable file.
-    Mapped {
-        process: ProcessKey,
-        file: abi::File,
-    },
     /// Consumed here.
     Nothing,
 }
@@ -130,17 +125,6 @@ impl Decoder {
                 Decoded::Cgroup {
                     id: record.id,
                     path: until_nul(&record.path),
-                }
-            }
-            abi::kind::MAPPED => {
-                let record: abi::Mapped = prefix(bytes)?;
-                let process = ProcessKey {
-                    pid: record.process,
-                    start: record.start,
-                };
-                Decoded::Mapped {
-                    process,
-                    file: record.file,
                 }
             }
             _ => return None,
@@ -324,7 +308,6 @@ impl Plain for abi::Fork {}
 impl Plain for abi::Exit {}
 impl Plain for abi::UnixPath {}
 impl Plain for abi::Cgroup {}
-impl Plain for abi::Mapped {}
 
 fn prefix<T: Plain>(bytes: &[u8]) -> Option<T> {
     if bytes.len() < size_of::<T>() {

@@ -24,6 +24,12 @@ pub fn from_kernel(s_dev: u32, inode: u64) -> FileId {
     }
 }
 
+/// A device as the kernel numbers it, and as the probes report it.
+#[must_use]
+pub fn to_kernel(major: u32, minor: u32) -> u64 {
+    u64::from(major) << MINOR_BITS | u64::from(minor)
+}
+
 /// The file that `metadata` is about.
 #[must_use]
 pub fn file_id(metadata: &Metadata) -> FileId {

@@ -1,4 +1,4 @@
-//! The key-log points that are attached, and which TLS libraries each process has.
+//! The key-log points that were attached, and which TLS libraries each process has.
 //!
 //! Written by the attacher's thread, read by the pipeline's. A point is a candidate until a secret from it opens a
 //! record; one that keeps giving secrets which open nothing is dropped and reported.
@@ -7,7 +7,7 @@
 //! as [`Change`]s, in the order in which they were made, and [`Points::apply`] makes them there.
 //!
 //! Invariant: a follower that is given every change has the same points, and the same libraries of each process.
-//! Invariant: bounded: processes are forgotten least recently used first.
+//! Invariant: bounded: points and processes are forgotten least recently used first.
 
 use super::{
     keylog::{Library, PointKind},
@@ -19,7 +19,7 @@ use lru::LruCache;
 use serde::{Deserialize, Serialize};
 use std::{
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -37,7 +37,7 @@ pub enum State {
     Dropped,
 }
 
-/// One attached point.
+/// One point of a file in one state, whichever processes have it attached.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attached {
     #[serde(with = "path")]
@@ -50,21 +50,66 @@ pub struct Attached {
     pub since: Nanos,
 }
 
+/// Why a point that was found is not attached to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Unattached {
+    /// Its hardware breakpoints are taken: two by the agent, or all by a debugger.
+    NoBreakpoint,
+    /// The bound on what is attached for one owner, or for all.
+    Limit,
+    /// The agent has no file descriptor left.
+    Descriptors,
+    /// Nothing that this kernel allows can be attached there.
+    Refused,
+    /// A uprobe would have to be used, and somebody writes to the file, or has written to it.
+    Written,
+    /// A uprobe would have to be used, and there is no lease on the file: its file system has none, or it is in memory.
+    NoLease,
+    /// A uprobe would have to be used, and it is the process's own program, which may copy its text.
+    Executable,
+    /// The program's code was copied elsewhere, or is translated before it runs.
+    TextCopied,
+    /// Its secrets opened no record.
+    Dropped,
+}
+
+impl Unattached {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NoBreakpoint => "the process's breakpoints are taken",
+            Self::Limit => "the bound on attached points is reached",
+            Self::Descriptors => "no file descriptor is left",
+            Self::Refused => "the kernel allows nothing that could be attached",
+            Self::Written => "the library's file is open for writing, or was written to",
+            Self::NoLease => "the library's file can be written past a lease",
+            Self::Executable => "uprobes are attached to libraries alone",
+            Self::TextCopied => "the process runs a copy or a translation of its code",
+            Self::Dropped => "the point's secrets opened no record",
+        }
+    }
+}
+
 /// A TLS library that a process has mapped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapped {
     pub library: Library,
+    /// As the process itself sees it.
     #[serde(with = "path")]
     pub path: PathBuf,
-    /// When its point was attached; `None`: it has none that can be read.
+    /// When its point was attached to this process; `None`: it has none that can be read.
     pub attached: Option<Nanos>,
+    /// The point, if one was found.
+    pub point: Option<PointId>,
+    /// Why it is not attached, though it was found; or why no hit comes of it, though it is.
+    pub why: Option<Unattached>,
 }
 
 impl Mapped {
-    /// Its point has been dropped, if it is this library.
-    pub(super) fn is_unreadable(&mut self, path: &Path, library: Library) {
-        if self.path == path && self.library == library {
+    /// Its point has been dropped, if it is this one.
+    fn drop_point(&mut self, point: PointId) {
+        if self.point == Some(point) {
             self.attached = None;
+            self.why = Some(Unattached::Dropped);
         }
     }
 }
@@ -72,27 +117,37 @@ impl Mapped {
 /// One thing that the attacher found or did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// The next point, by the order of ids.
-    Added(Attached),
+    Added {
+        point: PointId,
+        attached: Attached,
+    },
     /// A process has this library mapped.
     Mapped {
         process: ProcessKey,
         mapped: Mapped,
     },
-    /// A look that was asked for is done.
+    /// A process has executed another program: it has none of the former one's libraries.
+    Executed(ProcessKey),
+    /// A child has what its parent has.
+    Forked {
+        parent: ProcessKey,
+        child: ProcessKey,
+    },
+    /// Files of this process will be searched.
+    Asked(ProcessKey),
+    /// A search that was told of is done.
     LookedAt(ProcessKey),
     State {
         point: PointId,
         state: State,
     },
-    /// This library's point has been dropped.
-    Unreadable {
-        #[serde(with = "path")]
-        path: PathBuf,
-        library: Library,
-    },
-    /// Every point is detached, and ids begin anew.
+    /// Every point is detached.
     Cleared,
+    /// Searches that are done, and that are waiting or under way.
+    Searches {
+        done: u64,
+        waiting: u64,
+    },
 }
 
 /// Paths are bytes, not text.
@@ -116,8 +171,10 @@ pub(crate) mod path {
 type Follower = Box<dyn Fn(&Change) + Send>;
 
 struct Inner {
-    points: Vec<Attached>,
+    points: LruCache<PointId, Attached>,
     processes: LruCache<(u32, u64), OfProcess>,
+    /// Done, and waiting or under way.
+    searches: (u64, u64),
     /// Called with the lock held, so that changes arrive in their order.
     follower: Option<Follower>,
 }
@@ -130,14 +187,14 @@ impl Inner {
     }
 }
 
-/// Most points: there is one for each library file of the host. A follower's memory is bounded by it.
-const POINTS: usize = 65_536;
+/// Points that are remembered, also when they are attached to no process any more: their secrets may still come.
+const POINTS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 
 /// What is known of a process's files.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct OfProcess {
     libraries: Vec<Mapped>,
-    /// Looks that were asked for and are not done.
+    /// Searches that are not done.
     awaited: u32,
     /// At least one look is done.
     looked: bool,
@@ -150,8 +207,9 @@ pub struct Points(Arc<Mutex<Inner>>);
 impl Default for Points {
     fn default() -> Self {
         Self(Arc::new(Mutex::new(Inner {
-            points: Vec::new(),
+            points: LruCache::new(POINTS),
             processes: LruCache::new(PROCESSES),
+            searches: (0, 0),
             follower: None,
         })))
     }
@@ -174,32 +232,33 @@ impl Points {
     /// What [`followed_by`](Self::followed_by) gave elsewhere.
     pub fn apply(&self, change: Change) {
         match change {
-            Change::Added(attached) => self.add(attached),
+            Change::Added { point, attached } => self.add(point, attached),
             Change::Mapped { process, mapped } => self.map(process, mapped),
+            Change::Executed(process) => self.executed(process),
+            Change::Forked { parent, child } => self.forked(parent, child),
+            Change::Asked(process) => self.asked(process),
             Change::LookedAt(process) => self.looked_at(process),
             Change::State { point, state } => self.set_state(point, state),
-            Change::Unreadable { path, library } => self.unreadable(&path, library),
             Change::Cleared => self.clear(),
+            Change::Searches { done, waiting } => self.set_searches(done, waiting),
         }
     }
 
-    /// Ids are given out in order, as the probes' cookies are.
-    pub(crate) fn add(&self, attached: Attached) {
+    pub(crate) fn add(&self, point: PointId, attached: Attached) {
         let mut inner = self.lock();
-        if inner.points.len() < POINTS {
-            inner.follow(&Change::Added(attached.clone()));
-            inner.points.push(attached);
+        if inner.follower.is_some() {
+            let attached = attached.clone();
+            inner.follow(&Change::Added { point, attached });
         }
+        inner.points.put(point, attached);
     }
 
     /// Every point is detached, and what processes have mapped is looked at anew.
     pub(crate) fn clear(&self) {
         let mut inner = self.lock();
         inner.follow(&Change::Cleared);
-        inner.points.clear();
         for (_, of_process) in inner.processes.iter_mut() {
-            of_process.libraries.clear();
-            of_process.looked = false;
+            *of_process = OfProcess::default();
         }
     }
 
@@ -209,23 +268,40 @@ impl Points {
             let mapped = mapped.clone();
             inner.follow(&Change::Mapped { process, mapped });
         }
-        let of_process = &mut inner
+        let libraries = &mut inner
             .processes
             .get_or_insert_mut(coarse(process), OfProcess::default)
             .libraries;
-        if let Some(known) = of_process
-            .iter_mut()
-            .find(|known| known.path == mapped.path)
-        {
+        let same = |known: &&mut Mapped| {
+            known.path == mapped.path
+                && known.library == mapped.library
+                && known.point == mapped.point
+        };
+        if let Some(known) = libraries.iter_mut().find(same) {
             *known = mapped;
-        } else if of_process.len() < LIBRARIES {
-            of_process.push(mapped);
+        } else if libraries.len() < LIBRARIES {
+            libraries.push(mapped);
+        }
+    }
+
+    pub(crate) fn executed(&self, process: ProcessKey) {
+        let mut inner = self.lock();
+        inner.follow(&Change::Executed(process));
+        inner.processes.put(coarse(process), OfProcess::default());
+    }
+
+    pub(crate) fn forked(&self, parent: ProcessKey, child: ProcessKey) {
+        let mut inner = self.lock();
+        inner.follow(&Change::Forked { parent, child });
+        if let Some(of_parent) = inner.processes.get(&coarse(parent)).cloned() {
+            inner.processes.put(coarse(child), of_parent);
         }
     }
 
     /// The files of this process will be looked at.
     pub fn asked(&self, process: ProcessKey) {
         let mut inner = self.lock();
+        inner.follow(&Change::Asked(process));
         let known = inner
             .processes
             .get_or_insert_mut(coarse(process), OfProcess::default);
@@ -252,32 +328,29 @@ impl Points {
     }
 
     pub fn get(&self, id: PointId) -> Option<Attached> {
-        self.lock().points.get(id.0 as usize).cloned()
+        self.lock().points.get(&id).cloned()
     }
 
     pub fn all(&self) -> Vec<Attached> {
-        self.lock().points.clone()
+        let inner = self.lock();
+        inner
+            .points
+            .iter()
+            .map(|(_, point)| point.clone())
+            .collect()
     }
 
     pub fn set_state(&self, point: PointId, state: State) {
         let mut inner = self.lock();
         inner.follow(&Change::State { point, state });
-        if let Some(point) = inner.points.get_mut(point.0 as usize) {
+        if let Some(point) = inner.points.get_mut(&point) {
             point.state = state;
         }
-    }
-
-    /// This library's point has been dropped: no process's connections are read by it any more.
-    pub(super) fn unreadable(&self, path: &Path, library: Library) {
-        let mut inner = self.lock();
-        let dropped = Change::Unreadable {
-            path: path.to_owned(),
-            library,
-        };
-        inner.follow(&dropped);
-        for (_, of_process) in inner.processes.iter_mut() {
-            for mapped in &mut of_process.libraries {
-                mapped.is_unreadable(path, library);
+        if state == State::Dropped {
+            for (_, of_process) in inner.processes.iter_mut() {
+                for mapped in &mut of_process.libraries {
+                    mapped.drop_point(point);
+                }
             }
         }
     }
@@ -292,6 +365,30 @@ impl Points {
             .unwrap_or_default();
         mapped.sort_by_key(|mapped| mapped.attached.is_none());
         mapped
+    }
+
+    /// The file of a point as this process sees it, or as whoever had it first.
+    pub fn path_of(&self, process: ProcessKey, point: PointId) -> Option<PathBuf> {
+        let mut inner = self.lock();
+        let of_process = inner.processes.get(&coarse(process));
+        let own = of_process
+            .and_then(|known| {
+                let mut libraries = known.libraries.iter();
+                libraries.find(|mapped| mapped.point == Some(point))
+            })
+            .map(|mapped| mapped.path.clone());
+        own.or_else(|| inner.points.get(&point).map(|point| point.path.clone()))
+    }
+
+    pub(crate) fn set_searches(&self, done: u64, waiting: u64) {
+        let mut inner = self.lock();
+        inner.follow(&Change::Searches { done, waiting });
+        inner.searches = (done, waiting);
+    }
+
+    /// Files that were searched, and that are waiting to be or are being.
+    pub fn searches(&self) -> (u64, u64) {
+        self.lock().searches
     }
 }
 
@@ -310,6 +407,8 @@ mod tests {
             library: Library::Openssl,
             path: path.into(),
             attached,
+            point: attached.map(|number| PointId(number as u32)),
+            why: None,
         }
     }
 
@@ -319,9 +418,13 @@ mod tests {
         let process = ProcessKey { pid: 7, start: 0 };
         points.map(process, mapped("/a", Some(1)));
         points.map(process, mapped("/b", Some(2)));
-        points.unreadable(Path::new("/a"), Library::Openssl);
-        let expected = [mapped("/b", Some(2)), mapped("/a", None)];
-        assert_eq!(points.of_process(process), expected);
+        points.set_state(PointId(1), State::Dropped);
+        let known = points.of_process(process);
+        assert_eq!(known[0], mapped("/b", Some(2)));
+        assert_eq!(
+            (known[1].attached, known[1].why),
+            (None, Some(Unattached::Dropped))
+        );
     }
 
     #[test]
@@ -331,7 +434,10 @@ mod tests {
             let there = there.clone();
             move |change| there.apply(change.clone())
         });
-        let process = ProcessKey { pid: 7, start: 0 };
+        let (process, child) = (
+            ProcessKey { pid: 7, start: 0 },
+            ProcessKey { pid: 8, start: 5 },
+        );
         let attached = Attached {
             path: std::ffi::OsString::from_vec(b"/not \xff text".to_vec()).into(),
             library: Library::Openssl,
@@ -341,23 +447,45 @@ mod tests {
             state: State::Candidate,
             since: 1,
         };
-        here.add(attached.clone());
+        here.add(PointId(3), attached.clone());
         for path in ["/a", "/b"] {
             here.map(process, mapped(path, Some(1)));
         }
+        here.asked(process);
+        assert!(!there.knows(process));
         here.looked_at(process);
-        here.unreadable(Path::new("/a"), Library::Openssl);
-        here.set_state(PointId(0), State::Dropped);
+        here.forked(process, child);
+        here.set_state(PointId(3), State::Dropped);
         here.set_state(PointId(9), State::Dropped);
+        here.set_searches(4, 2);
         assert_eq!(here.all(), there.all());
         assert_eq!(there.all()[0].path, attached.path);
         assert_eq!(here.of_process(process), there.of_process(process));
-        assert!(there.knows(process));
+        assert_eq!(there.of_process(child).len(), 2);
+        assert!(there.knows(process) && there.knows(child));
+        assert_eq!(there.searches(), (4, 2));
+        here.executed(child);
+        assert!(there.of_process(child).is_empty() && !there.knows(child));
         here.clear();
-        assert!(there.all().is_empty() && there.of_process(process).is_empty());
+        assert!(there.of_process(process).is_empty());
         assert!(!there.knows(process));
-        here.add(attached.clone());
-        assert_eq!(there.get(PointId(0)), Some(attached));
+        here.add(PointId(4), attached.clone());
+        assert_eq!(there.get(PointId(4)), Some(attached));
+    }
+
+    #[test]
+    fn a_library_is_named_as_its_own_process_sees_it() {
+        let points = Points::default();
+        let (one, other) = (
+            ProcessKey { pid: 7, start: 0 },
+            ProcessKey { pid: 8, start: 5 },
+        );
+        points.map(one, mapped("/a", Some(1)));
+        points.map(other, mapped("/in/container", Some(1)));
+        let path = |process| points.path_of(process, PointId(1));
+        assert_eq!(path(one), Some("/a".into()));
+        assert_eq!(path(other), Some("/in/container".into()));
+        assert_eq!(path(ProcessKey { pid: 9, start: 0 }), None);
     }
 
     #[test]
@@ -386,12 +514,12 @@ mod tests {
         points.map(process, mapped("/a", None));
         points.map(process, mapped("/b", Some(2)));
         assert_eq!(points.of_process(process)[0].path, PathBuf::from("/b"));
-        points.map(process, mapped("/a", Some(3)));
-        points.map(process, mapped("/b", None));
-        assert_eq!(
-            points.of_process(process),
-            [mapped("/a", Some(3)), mapped("/b", None)]
-        );
+        let newer = Mapped {
+            attached: Some(3),
+            ..mapped("/a", None)
+        };
+        points.map(process, newer.clone());
+        assert_eq!(points.of_process(process), [newer, mapped("/b", Some(2))]);
     }
 
     #[test]

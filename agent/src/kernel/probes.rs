@@ -7,29 +7,26 @@
 )]
 
 use super::{
+    attach::{
+        breakpoint::Breakpoint,
+        maps::{AttachMaps, Programs},
+    },
     bridge, btf,
     features::Rung,
     hooks::Hook,
     keeper,
-    keylog::{PointKind, discover::descriptor_path},
-    record::{ConnectionKey, PointId},
+    keylog::PointKind,
+    record::ConnectionKey,
     scope::{self, Hierarchy, Member, Resolved, Scope},
 };
 use agent_common::abi::{self, probe, reason};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{
-        ProgramError, UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLinkId, UProbeScope},
-    },
+    programs::{ProgramError, UProbe},
 };
 use aya_log::EbpfLogger;
-use rustix::fs::MemfdFlags;
-use std::{
-    os::fd::{AsFd as _, OwnedFd},
-    path::Path,
-};
+use std::os::fd::{AsFd as _, OwnedFd};
 
 /// What `cargo xtask build` made, or nothing.
 pub(super) static OBJECT: &[u8] =
@@ -57,6 +54,8 @@ pub enum Error {
     },
     #[error("the probes have no {0}: they are of another build")]
     Absent(&'static str),
+    #[error("cannot keep probe {0} at hand: {1}")]
+    Descriptor(&'static str, std::io::Error),
     #[error(transparent)]
     Scope(#[from] scope::Error),
 }
@@ -109,18 +108,6 @@ unsafe impl Pod for ProcessValue {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-pub(super) struct FileValue(pub(super) abi::File);
-// SAFETY: integers, no padding.
-unsafe impl Pod for FileValue {}
-
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct PlacesValue(abi::Places);
-// SAFETY: integers with explicit padding.
-unsafe impl Pod for PlacesValue {}
-
-#[repr(transparent)]
-#[derive(Clone, Copy)]
 pub(super) struct ConnectionValue(abi::Connection);
 // SAFETY: integers with explicit padding.
 unsafe impl Pod for ConnectionValue {}
@@ -151,18 +138,14 @@ pub struct Probes {
     cgroups: HashMap<MapData, u64, u32>,
     levels: Array<MapData, u32>,
     pub(super) processes: HashMap<MapData, ProcessValue, u32>,
-    pub(super) files: HashMap<MapData, FileValue, u32>,
     pub(super) connections: HashMap<MapData, u64, ConnectionValue>,
     pub(super) calls: HashMap<MapData, u64, CallValue>,
-    places: HashMap<MapData, u32, PlacesValue>,
     /// Inode numbers by `struct sock *`.
     multiplexed: HashMap<MapData, u64, u64>,
     pub(super) bridge: bridge::Maps,
     /// All of them, until the keeper's programs are made.
     pub(super) maps: Option<keeper::Maps>,
     pub(super) members: Vec<Member>,
-    /// By [`PointId`].
-    pub(super) point_kinds: Vec<PointKind>,
 }
 
 /// Read-only view of the counters, for another thread.
@@ -258,10 +241,8 @@ impl Probes {
             cgroups: map(&mut ebpf, "CGROUPS")?,
             levels: map(&mut ebpf, "LEVELS")?,
             processes: map(&mut ebpf, "PROCESSES")?,
-            files: map(&mut ebpf, "FILES")?,
             connections: map(&mut ebpf, "CONNECTIONS")?,
             calls: map(&mut ebpf, "CALLS")?,
-            places: map(&mut ebpf, "PLACES")?,
             multiplexed: map(&mut ebpf, "MULTIPLEXED")?,
             bridge: bridge::Maps::take(&mut ebpf)?,
             ebpf,
@@ -269,7 +250,6 @@ impl Probes {
             scopes,
             hierarchy,
             members: Vec::new(),
-            point_kinds: Vec::new(),
         };
         for resolved in &resolved {
             probes.enter(resolved)?;
@@ -345,85 +325,20 @@ impl Probes {
         });
     }
 
-    /// Attaches the probe of `kind` at `file_offset` of `file` for every process (the scope is checked in the probe).
-    pub fn attach_point(
-        &mut self,
-        file: &Path,
-        kind: PointKind,
-        file_offset: u64,
-    ) -> Result<(PointId, UProbeLinkId), Error> {
-        let id = self.point_kinds.len() as u32;
-        if let PointKind::Placed(places) = kind {
-            let places = PlacesValue(places.into());
-            self.places
-                .insert(id, places, 0)
-                .map_err(|source| Error::Map {
-                    name: "PLACES",
-                    source,
-                })?;
-        }
-        let program = self.point_program(kind)?;
-        let failed = |source| Error::Program {
-            name: point_probe(kind),
-            source,
-        };
-        if program.fd().is_err() {
-            program.load().map_err(failed)?;
-        }
-        let place = UProbeAttachPoint {
-            location: UProbeAttachLocation::AbsoluteOffset(file_offset),
-            cookie: Some(u64::from(id)),
-        };
-        let link = program
-            .attach(place, file, UProbeScope::AllProcesses)
-            .map_err(failed)?;
-        self.point_kinds.push(kind);
-        Ok((PointId(id), link))
+    /// What the attacher needs of them. To be taken once.
+    pub fn attach_maps(&mut self) -> Result<AttachMaps, Error> {
+        AttachMaps::take(&mut self.ebpf)
     }
 
-    /// Whether key-log points can be attached with the rights that this process has now: tried on a file of its own that
-    /// nobody maps.
+    /// Whether key-log points can be attached with the rights that this process has now: tried on this thread, at an
+    /// instruction that it does not reach.
     pub fn can_attach_points(&mut self) -> bool {
-        let Ok(file) = rustix::fs::memfd_create("tokentrail-trial", MemfdFlags::CLOEXEC) else {
+        let Ok(programs) = Programs::load(&mut self.ebpf) else {
             return false;
         };
-        // `nop`, as far as anybody looks.
-        if rustix::io::write(&file, &[0x90; 64]).is_err() {
-            return false;
-        }
-        let path = descriptor_path(&file);
-        let before = self.point_kinds.len();
-        let attached = self.attach_point(&path, PointKind::KeyLog, 0);
-        let works = attached.is_ok();
-        if let Ok((id, link)) = attached {
-            // Dropping the probes detaches it in any case.
-            let _ = self.detach_point(id, link);
-        }
-        self.point_kinds.truncate(before);
-        works
-    }
-
-    /// A point that did not prove itself.
-    pub fn detach_point(&mut self, id: PointId, link: UProbeLinkId) -> Result<(), Error> {
-        let Some(kind) = self.point_kinds.get(id.0 as usize).copied() else {
-            return Ok(());
-        };
-        let detached = self
-            .point_program(kind)?
-            .detach(link)
-            .map_err(|source| Error::Program {
-                name: point_probe(kind),
-                source,
-            });
-        if let PointKind::Placed(_) = kind {
-            // A hit that is under way finds nothing and reads nothing.
-            let _ = self.places.remove(&id.0);
-        }
-        detached
-    }
-
-    fn point_program(&mut self, kind: PointKind) -> Result<&mut UProbe, Error> {
-        program(&mut self.ebpf, point_probe(kind))
+        let address = OBJECT.as_ptr() as u64;
+        Breakpoint::new(0, address, programs.of(PointKind::KeyLog))
+            .is_ok_and(|breakpoint| breakpoint.enable().is_ok())
     }
 
     /// Lets more of a connection be copied, because its messages do not wait for one another.
@@ -435,12 +350,6 @@ impl Probes {
         self.multiplexed
             .insert(connection.sock, connection.inode, 0)
             .map_err(|source| Error::Map { name, source })
-    }
-
-    /// Lets a file be reported again when it is next mapped.
-    pub fn forget_file(&mut self, file: abi::File) {
-        // Not there any more: nothing to forget.
-        let _ = self.files.remove(&FileValue(file));
     }
 
     /// Removes Unix connections that were idle since `before` (no tracepoint tells when they close).
@@ -477,7 +386,8 @@ impl Probes {
 
     /// Loads the programs of key-log points, so that attaching them needs no right to load programs.
     pub fn load_points(&mut self) -> Result<(), Error> {
-        for name in POINT_PROBES {
+        Programs::load(&mut self.ebpf)?;
+        for name in POINT_UPROBES {
             let program: &mut UProbe = program(&mut self.ebpf, name)?;
             if program.fd().is_err() {
                 program
@@ -560,16 +470,8 @@ impl Totals {
     }
 }
 
-const POINT_PROBES: [&str; 3] = ["keylog_point", "kdf_derive", "keylog_placed"];
-
-/// The probe that reads a point of this kind: the one place to extend for a library of another form.
-fn point_probe(kind: PointKind) -> &'static str {
-    match kind {
-        PointKind::KeyLog => "keylog_point",
-        PointKind::KdfDerive => "kdf_derive",
-        PointKind::Placed(_) => "keylog_placed",
-    }
-}
+/// The programs of key-log points where uprobes are used instead of breakpoints.
+const POINT_UPROBES: [&str; 3] = ["keylog_point", "kdf_derive", "keylog_placed"];
 
 pub(super) fn map<T: TryFrom<Map, Error = MapError>>(
     ebpf: &mut Ebpf,

@@ -1,13 +1,12 @@
 //! What must not be believed any more when the probes are attached again after a rest.
 //!
-//! While they were detached calls ended, connections moved bytes and closed, files were mapped, processes forked and
-//! ended, cgroups came and went, and nobody told. What the maps hold of that is forgotten, but for the scope, which is
+//! While they were detached calls ended, connections moved bytes and closed, processes forked and ended, cgroups came and went, and nobody told. What the maps hold of that is forgotten, but for the scope, which is
 //! looked at anew: a stale place in a stream would be a wrong join, and a stale buffer of a call another program's bytes.
 //!
 //! Invariant: nothing is in the scope's maps that the scope does not name.
 
 use super::{
-    probes::{Error, FileValue, Probes, ProcessValue},
+    probes::{Error, Probes, ProcessValue},
     scope,
 };
 use agent_common::abi;
@@ -27,13 +26,7 @@ impl Probes {
         for thread in calls {
             gone("CALLS", self.calls.remove(&thread))?;
         }
-        // Each is reported again when it is next mapped.
-        let files: Vec<FileValue> = self.files.keys().flatten().collect();
-        for file in files {
-            gone("FILES", self.files.remove(&file))?;
-        }
         self.bridge.clear();
-        self.point_kinds.clear();
         self.renew_cgroups()?;
         self.renew_processes(since)
     }

@@ -5,6 +5,7 @@
 //! Invariant: at most one coverage event per connection and reason.
 
 use super::{Around, Connection, Demand, Pipeline, report};
+use crate::kernel::points::Unattached;
 use crate::{
     coverage::{Snapshot, Subject},
     flow::Nanos,
@@ -166,6 +167,10 @@ impl Pipeline {
             .any(|mapped| mapped.attached.is_some_and(|since| since > first));
         let readable = libraries.iter().any(|mapped| mapped.attached.is_some());
         let known = libraries.first().map(|mapped| mapped.library.name());
+        let copied = libraries
+            .iter()
+            .any(|mapped| mapped.why == Some(Unattached::TextCopied));
+        let refused = libraries.iter().find_map(|mapped| mapped.why);
         // A process whose points were attached meanwhile gives secrets, too, but of later handshakes.
         let points = &self.points;
         let in_time = |point| {
@@ -181,10 +186,14 @@ impl Pipeline {
             tls::Reason::NoSecret | tls::Reason::TrialsExhausted | tls::Reason::Overflow => {
                 if secrets {
                     CoverageReason::SecretUnproven
+                } else if copied {
+                    CoverageReason::TextCopied
                 } else if late {
                     CoverageReason::AttachedLate
                 } else if readable {
                     CoverageReason::NoSecret
+                } else if let Some(why) = refused.and_then(unattached) {
+                    why
                 } else if known.is_some() {
                     CoverageReason::LibraryUnsupported
                 } else {
@@ -206,7 +215,10 @@ impl Pipeline {
                 self.demands.push(Demand::DropPoint(point));
             }
         }
-        let detail = reason.to_string();
+        let detail = match (coverage, refused) {
+            (CoverageReason::AttachRefused, Some(why)) => why.text().to_owned(),
+            _ => reason.to_string(),
+        };
         self.unread(key, coverage, Some(facts), Some((detail, known)));
     }
 
@@ -301,6 +313,21 @@ pub(super) struct Unread<'a> {
 pub(super) fn program(identity: &Identity, caller: &Caller) -> String {
     let executable = identity.principal.process.executable.path.clone();
     executable.unwrap_or_else(|| caller.comm.clone())
+}
+
+/// Why a point that is known was not attached, where that is the reason.
+fn unattached(why: Unattached) -> Option<CoverageReason> {
+    match why {
+        Unattached::NoBreakpoint => Some(CoverageReason::BreakpointsTaken),
+        Unattached::Limit => Some(CoverageReason::AttachLimit),
+        Unattached::Descriptors => Some(CoverageReason::DescriptorsExhausted),
+        Unattached::Refused
+        | Unattached::Written
+        | Unattached::NoLease
+        | Unattached::Executable => Some(CoverageReason::AttachRefused),
+        Unattached::TextCopied => Some(CoverageReason::TextCopied),
+        Unattached::Dropped => None,
+    }
 }
 
 /// Whose connection it is, for the ledger. Nobody's, if no record told who used it.

@@ -38,9 +38,7 @@ use crate::{
     kernel::{
         self,
         points::Points,
-        record::{
-            Chunk, ConnectionKey, FileId, PointId, ProcessKey, ProcessRecord, Record, SecretRecord,
-        },
+        record::{Chunk, ConnectionKey, PointId, ProcessKey, ProcessRecord, Record, SecretRecord},
     },
     tls,
     usage::{self, Facts},
@@ -69,16 +67,8 @@ pub struct Limits {
 
 /// What the pipeline asks of the outside.
 pub enum Demand {
-    /// Look for key-log points in what this process has mapped.
-    LookAt {
-        process: ProcessKey,
-        /// What it runs, for when it is gone before it is looked at.
-        executable: FileId,
-        filename: String,
-    },
-    /// Look again: it speaks TLS, and no TLS library of it is known. What other processes have mapped before is not
-    /// reported anew when this one maps it.
-    LookAgain(ProcessKey),
+    /// Look for key-log points in what this process has mapped: it speaks TLS, and no TLS library of it is known.
+    Look(ProcessKey),
     /// TLS whose begin was not seen passes through this socket (its inode number) of the process.
     Bridge { process: ProcessKey, socket: u64 },
     /// It does not, or not any more.
@@ -313,7 +303,7 @@ impl Pipeline {
                     waiting.push(key);
                     connection.waits_for.push(process);
                     if self.points.of_process(process).is_empty() {
-                        self.demands.push(Demand::LookAgain(process));
+                        self.demands.push(Demand::Look(process));
                     }
                 }
             }
@@ -365,19 +355,8 @@ impl Pipeline {
 
     fn process(&mut self, record: &ProcessRecord) {
         self.processes.apply(record);
-        match record {
-            ProcessRecord::Exec {
-                caller,
-                executable,
-                filename,
-                ..
-            } => self.demands.push(Demand::LookAt {
-                process: caller.process,
-                executable: *executable,
-                filename: filename.clone(),
-            }),
-            ProcessRecord::Exit { time, process } => self.ended.push_back((*time, *process)),
-            ProcessRecord::Fork { .. } => {}
+        if let ProcessRecord::Exit { time, process } = record {
+            self.ended.push_back((*time, *process));
         }
     }
 
@@ -501,8 +480,7 @@ impl Pipeline {
                 true => self.library_of(connection).map(|mapped| mapped.path),
                 false => around
                     .point
-                    .and_then(|point| self.points.get(point))
-                    .map(|point| point.path),
+                    .and_then(|point| self.points.path_of(caller.process, point)),
             },
             nested: around.nested,
             by_kernel: around.by_kernel,

@@ -140,6 +140,11 @@ pub fn name(reason: CoverageReason) -> &'static str {
     match reason {
         R::OpenedBefore => "opened_before",
         R::AttachedLate => "attached_late",
+        R::BreakpointsTaken => "breakpoints_taken",
+        R::AttachLimit => "attach_limit",
+        R::DescriptorsExhausted => "descriptors_exhausted",
+        R::AttachRefused => "attach_refused",
+        R::TextCopied => "text_copied",
         R::Quic => "quic",
         R::NoKeyLogPoint => "no_key_log_point",
         R::LibraryUnsupported => "library_unsupported",

@@ -251,7 +251,11 @@ const ALLOWED: &[c_long] = &[
 pub(super) type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// One comparison of an argument's low 32 bits, which is all that these calls look at.
-pub(super) fn argument(number: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompCondition, Error> {
+pub(super) fn argument(
+    number: u8,
+    operator: SeccompCmpOp,
+    value: u64,
+) -> Result<SeccompCondition, Error> {
     SeccompCondition::new(number, SeccompCmpArgLen::Dword, operator, value)
         .map_err(|error| Error::Filter(error.to_string()))
 }
@@ -281,7 +285,11 @@ pub(super) const fn low(value: i32) -> u64 {
     value.cast_unsigned() as u64
 }
 
-pub(super) fn compile(rules: Rules, others: SeccompAction, these: SeccompAction) -> Result<BpfProgram, Error> {
+pub(super) fn compile(
+    rules: Rules,
+    others: SeccompAction,
+    these: SeccompAction,
+) -> Result<BpfProgram, Error> {
     let architecture =
         TargetArch::try_from(std::env::consts::ARCH).map_err(|_| Error::Architecture)?;
     SeccompFilter::new(rules, others, these, architecture)

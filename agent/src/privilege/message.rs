@@ -49,12 +49,7 @@ pub enum Ask {
         weaker: Vec<String>,
     },
     /// Look at the files that this process has mapped.
-    Look {
-        process: ProcessKey,
-        /// (device, inode) as the probe reported them, if one did ([`agent_common::abi::File`]).
-        file: Option<(u64, u64)>,
-        executable: Option<Program>,
-    },
+    Look(ProcessKey),
     /// This point did not prove itself.
     DropPoint(PointId),
     /// TLS whose begin was not seen passes through the process's socket of this inode number: see [`crate::kernel::bridge`].
@@ -98,14 +93,6 @@ pub enum Ask {
     Stop,
     /// Answer to [`Tell::Attaching`]: nothing of before is left.
     Waits,
-}
-
-/// What exec said that a process runs.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Program {
-    pub file: FileId,
-    #[serde(with = "path")]
-    pub path: PathBuf,
 }
 
 /// From the privileged process.
@@ -248,9 +235,6 @@ impl Message for Ask {
     fn is_sane(&self) -> bool {
         match self {
             Self::Ready { weaker } => weaker.iter().map(String::len).sum::<usize>() <= TEXT_MAX,
-            Self::Look { executable, .. } => executable
-                .as_ref()
-                .is_none_or(|program| program.path.as_os_str().len() <= TEXT_MAX),
             Self::CgroupMade { path } => path.len() <= TEXT_MAX,
             Self::Find { request, .. } => request
                 .filename
@@ -326,7 +310,7 @@ pub mod fuzz {
 mod tests {
     use super::*;
     use crate::kernel::keylog::Library;
-    use crate::kernel::points::{Mapped, State};
+    use crate::kernel::points::{Mapped, State, Unattached};
     use agent_common::event::{HashAbsent, Hex};
 
     fn tells() -> Vec<Tell> {
@@ -360,6 +344,8 @@ mod tests {
                     library: Library::Openssl,
                     path: "/lib/x".into(),
                     attached: Some(3),
+                    point: Some(PointId(2)),
+                    why: Some(Unattached::TextCopied),
                 },
             }),
             Tell::Change(Change::State {
@@ -403,14 +389,7 @@ mod tests {
             Ask::Ready {
                 weaker: vec!["no Landlock".into()],
             },
-            Ask::Look {
-                process,
-                file: Some((1, 2)),
-                executable: Some(Program {
-                    file,
-                    path: "/x".into(),
-                }),
-            },
+            Ask::Look(process),
             Ask::DropPoint(PointId(1)),
             Ask::Multiplexed(ConnectionKey { sock: 1, inode: 2 }),
             Ask::Bridge { process, socket: 3 },

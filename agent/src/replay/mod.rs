@@ -344,7 +344,7 @@ impl Replay {
         let point = PointId(self.attached);
         if let Some(library) = said.library {
             let path = std::path::PathBuf::from(said.file);
-            self.points.add(Attached {
+            let attached = Attached {
                 path: path.clone(),
                 library,
                 version: None,
@@ -352,13 +352,16 @@ impl Replay {
                 file_offset: 0,
                 state: State::Candidate,
                 since: 0,
-            });
+            };
+            self.points.add(point, attached);
             self.points.map(
                 key,
                 Mapped {
                     library,
                     path,
                     attached: Some(0),
+                    point: Some(point),
+                    why: None,
                 },
             );
             self.attached += 1;

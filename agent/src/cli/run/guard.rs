@@ -122,8 +122,14 @@ impl Guard {
     fn leave(&mut self, why: String) {
         self.left = now();
         let events = self.held.events.clone();
-        if let Some(Live { attacher, probes }) = &*lock(&self.held.live) {
+        if let Some(Live {
+            attacher,
+            bridge,
+            probes,
+        }) = &*lock(&self.held.live)
+        {
             lock(probes).detach();
+            bridge.rest();
             attacher.rest(Box::new(move || {
                 // At the end nobody listens any more.
                 let _ = events.send(Event::PointsDetached);
@@ -166,7 +172,12 @@ impl Guard {
 
     fn come_back(&self) -> Result<Nanos, probes::Error> {
         let events = self.held.events.clone();
-        if let Some(Live { attacher, probes }) = &*lock(&self.held.live) {
+        if let Some(Live {
+            attacher,
+            bridge,
+            probes,
+        }) = &*lock(&self.held.live)
+        {
             let mut probes = lock(probes);
             probes.renew(self.left / TICK)?;
             probes.attach(self.held.rung)?;
@@ -175,7 +186,9 @@ impl Guard {
             let done = Box::new(move || {
                 let _ = events.send(Event::PointsAttached);
             });
-            attacher.come_back(running(&self.held.scopes), done);
+            let processes = running(&self.held.scopes);
+            bridge.come_back(processes.clone());
+            attacher.come_back(processes, done);
         }
         Ok(now())
     }

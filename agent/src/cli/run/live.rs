@@ -5,20 +5,22 @@
 use super::RunArguments;
 use std::{
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::channel},
     time::Duration,
 };
 use tokentrail_agent::{
     kernel::{
-        attacher::{Attacher, Fallback},
-        bridge::Bridges,
+        attach::{Attacher, Fallback, Results, Start, Way},
+        bridge::{Bridge, Bridges},
         cgroups::Watch,
         decode::now,
+        keeper::Started,
         keylog::{Cache, Finder},
         points::Points,
         probes::Probes,
         record::ProcessKey,
         scope::{Hierarchy, Scope},
+        search::Searches,
     },
     privilege::{
         message::Tell,
@@ -35,6 +37,7 @@ const IDLE: Duration = Duration::from_secs(600);
 /// What is alive until the probes are detached.
 pub(super) struct Live {
     pub attacher: Attacher,
+    pub bridge: Bridge,
     pub probes: Arc<Mutex<Probes>>,
 }
 
@@ -44,12 +47,21 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Looks through the usual folders and the scope's processes, and starts the attacher.
+/// What is started before this process gives up its rights.
+pub(super) struct Helpers {
+    pub keeper: Option<Started>,
+    pub way: Way,
+    /// The agent's own processes.
+    pub own: Vec<u32>,
+}
+
+/// Looks through the usual folders and the scope's processes, and starts what attaches.
 pub(super) fn attach(
     arguments: &RunArguments,
     bridge: bool,
     scopes: &[Scope],
-    loaded: Probes,
+    mut loaded: Probes,
+    helpers: Helpers,
     pipe: &Arc<Pipe>,
     live: &Shared,
 ) -> anyhow::Result<Points> {
@@ -68,20 +80,43 @@ pub(super) fn attach(
     if let Some(problem) = problem {
         info!(%problem, "findings of earlier runs are not used");
     }
-    let probes = Arc::new(Mutex::new(loaded));
-    let attacher = Attacher::start(
-        Arc::clone(&probes),
-        Finder::new(cache),
-        points.clone(),
-        if arguments.only_fallback {
+    let results = Results::new()?;
+    let searches = Searches::new(Finder::new(cache), results.taker());
+    let (lose, lost) = channel();
+    let keeper = match helpers.keeper {
+        Some(started) => {
+            let bell = results.bell();
+            let keeper = started.follow(move |lost| {
+                // At the end nobody takes it any more.
+                let _ = lose.send(lost);
+                bell.ring();
+            })?;
+            Some(Arc::new(keeper))
+        }
+        None => None,
+    };
+    let start = Start {
+        maps: loaded.attach_maps()?,
+        way: helpers.way,
+        lost: keeper.is_some().then_some(lost),
+        keeper,
+        points: points.clone(),
+        fallback: if arguments.only_fallback {
             Fallback::Only
         } else {
             Fallback::WhenNeeded
         },
-        Bridges::new(bridge),
-        &running(scopes),
-    )?;
-    *lock(live) = Some(Live { attacher, probes });
+        own: helpers.own,
+    };
+    let probes = Arc::new(Mutex::new(loaded));
+    let processes = running(scopes);
+    let bridge = Bridge::start(Bridges::new(bridge), Arc::clone(&probes), &processes)?;
+    let attacher = Attacher::start(start, searches, results, &processes)?;
+    *lock(live) = Some(Live {
+        attacher,
+        bridge,
+        probes,
+    });
     Ok(points)
 }
 
@@ -94,11 +129,17 @@ pub(super) fn running(scopes: &[Scope]) -> Vec<ProcessKey> {
     processes.flatten().collect()
 }
 
-/// The attacher's reference to the probes goes with its thread, so that ours is the last: they are detached.
+/// The bridge's reference to the probes goes with its thread, so that ours is the last: they are detached.
 pub(super) fn detach(live: &Shared) {
     let taken = lock(live).take();
-    if let Some(Live { attacher, probes }) = taken {
+    if let Some(Live {
+        attacher,
+        bridge,
+        probes,
+    }) = taken
+    {
         drop(attacher);
+        drop(bridge);
         drop(probes);
     }
 }

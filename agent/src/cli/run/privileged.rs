@@ -8,14 +8,11 @@
 use super::{
     Log, RunArguments,
     guard::{self, Guard},
-    live::{Shared, attach, cgroup_made, detach, lock, sweep, watch},
+    live::{Helpers, Shared, attach, cgroup_made, detach, lock, sweep, watch},
     reload, start, tell_ready,
 };
 use crate::cli::{receivers, watchdog::Watchdog};
-use agent_common::{
-    abi,
-    event::{HashAbsent, Sha256, Time},
-};
+use agent_common::event::{HashAbsent, Sha256, Time};
 use anyhow::Context as _;
 use std::{
     io::ErrorKind,
@@ -29,15 +26,17 @@ use std::{
     time::{Duration, Instant},
 };
 use tokentrail_agent::{
-    config::Config,
+    config::{Config, Points},
     identity::{
         executable::{self, Found, Landing},
         eyes::{Direct, Eyes as _},
         host,
     },
     kernel::{
-        attacher::Request,
+        attach::{Way, breakpoint},
         bare,
+        bridge::Request,
+        keeper::Started,
         probes::{self, Counters},
         scope::Scope,
     },
@@ -109,6 +108,7 @@ pub async fn observe(
     if let Err(error) = loaded.load_bridge() {
         warn!(%error, "TLS connections that were open before are listed as unread");
     }
+    let (way, keeper) = start_keeper(&config, &mut loaded);
     let counters = loaded.counters()?;
     let mut diagnostics = loaded.diagnostics();
     let begin = Begin {
@@ -154,7 +154,10 @@ pub async fn observe(
         .name("answers".into())
         .spawn(move || answering.run())?;
     let bridge = config.capture.bridge;
-    let points = attach(&arguments, bridge, &scopes, loaded, &pipe, &live)?;
+    let mut own = vec![std::process::id(), worker.id()];
+    own.extend(keeper.iter().flat_map(Started::pids));
+    let helpers = Helpers { keeper, way, own };
+    let points = attach(&arguments, bridge, &scopes, loaded, helpers, &pipe, &live)?;
     watch(&scopes, &pipe, &live)?;
 
     let ready = tokio::time::timeout(BEGIN, said.recv()).await;
@@ -230,6 +233,47 @@ pub async fn observe(
         Some(0) => Ok(ExitCode::SUCCESS),
         Some(_) => Ok(ExitCode::FAILURE),
         None => worker.failed("the worker did not end in good order"),
+    }
+}
+
+/// How key-log points are attached, and the process that holds uprobes where some may be needed.
+fn start_keeper(config: &Config, loaded: &mut probes::Probes) -> (Way, Option<Started>) {
+    let breakpoints = breakpoint::self_test();
+    if let Err(error) = &breakpoints {
+        warn!(%error, "hardware breakpoints do not work here");
+    }
+    let way = match config.capture.points {
+        Points::Auto => Way::Auto {
+            breakpoints: breakpoints.is_ok(),
+        },
+        Points::Breakpoint => Way::Breakpoints,
+        Points::Uprobe => Way::Uprobes,
+        Points::UprobeHost => {
+            warn!(
+                "capture.points is uprobe-host: breakpoints are put into every process that maps a TLS library, in the \
+                 scope or not"
+            );
+            Way::HostUprobes
+        }
+    };
+    if way == Way::Breakpoints && !config.capture.bridge {
+        return (way, None);
+    }
+    let started = loaded
+        .keeper_programs()
+        .map_err(anyhow::Error::from)
+        .and_then(|programs| {
+            Started::start(Path::new("/proc/self/exe"), &programs).map_err(anyhow::Error::from)
+        });
+    match started {
+        Ok(started) => {
+            info!(way = %started.facts().way, "uprobes are held by a process of their own");
+            (way, Some(started))
+        }
+        Err(error) => {
+            warn!("no uprobe can be attached: {error:#}");
+            (way, None)
+        }
     }
 }
 
@@ -376,17 +420,10 @@ impl Answering {
                 let _ = self.events.send(Event::Waits);
                 return Ok(());
             }
-            Ask::Look {
-                process,
-                file,
-                executable,
-            } => {
-                let file = file.map(|(device, inode)| abi::File { device, inode });
-                self.look(Request::Process {
-                    process,
-                    file,
-                    executable: executable.map(|program| (program.file, program.path)),
-                });
+            Ask::Look(process) => {
+                if let Some(live) = &*lock(&self.live) {
+                    live.attacher.look(process);
+                }
                 return Ok(());
             }
             Ask::DropPoint(point) => {
@@ -396,11 +433,11 @@ impl Answering {
                 return Ok(());
             }
             Ask::Bridge { process, socket } => {
-                self.request(Request::Bridge { process, socket });
+                self.bridge(Request::Want { process, socket });
                 return Ok(());
             }
             Ask::BridgeOver { process, socket } => {
-                self.request(Request::BridgeOver { process, socket });
+                self.bridge(Request::Over { process, socket });
                 return Ok(());
             }
             Ask::Multiplexed(connection) => {
@@ -431,25 +468,10 @@ impl Answering {
         self.pipe.send(&Tell::Answer { number, answer })
     }
 
-    /// Where the attacher is too busy the connection stays unread, or its probes until the next look.
-    fn request(&self, request: Request) {
+    /// Where the bridge is too busy the connection stays unread, or its probes until the next look.
+    fn bridge(&self, request: Request) {
         if let Some(live) = &*lock(&self.live) {
-            live.attacher.ask(request);
-        }
-    }
-
-    /// Where the attacher is too busy the file is forgotten, so that its next mapping asks again.
-    fn look(&self, request: Request) {
-        let live = lock(&self.live);
-        let Some(live) = &*live else { return };
-        let file = match &request {
-            Request::Process { file, .. } => *file,
-            _ => None,
-        };
-        if !live.attacher.ask(request)
-            && let Some(file) = file
-        {
-            lock(&live.probes).forget_file(file);
+            live.bridge.ask(request);
         }
     }
 

@@ -41,7 +41,7 @@ use tokentrail_agent::{
     pipeline::{Demand, Numbering, Pipeline},
     privilege::{
         lockdown,
-        message::{Ask, Program, Settings, Tell},
+        message::{Ask, Settings, Tell},
         pipe::{Error, Pipe},
         remote::{Link, Order, Remote},
     },
@@ -275,9 +275,6 @@ impl Worker {
                     // What it demands should be there before the next bytes pass, not after the next thousand records.
                     self.demand();
                 }
-                Decoded::Mapped { process, file } => {
-                    self.look(process, Some((file.device, file.inode)), None);
-                }
                 Decoded::Cgroup { path, .. } => {
                     self.ask(&Ask::CgroupMade { path });
                 }
@@ -299,15 +296,10 @@ impl Worker {
         }
     }
 
-    fn look(&self, process: ProcessKey, file: Option<(u64, u64)>, executable: Option<Program>) {
+    fn look(&self, process: ProcessKey) {
         // Here first, so that the answer cannot come before the question.
         self.points.asked(process);
-        let asked = self.ask(&Ask::Look {
-            process,
-            file,
-            executable,
-        });
-        if !asked {
+        if !self.ask(&Ask::Look(process)) {
             self.points.looked_at(process);
         }
     }
@@ -323,18 +315,7 @@ impl Worker {
     fn demand(&mut self) {
         for demand in self.pipeline.take_demands() {
             match demand {
-                Demand::LookAt {
-                    process,
-                    executable,
-                    filename,
-                } => {
-                    let program = Program {
-                        file: executable,
-                        path: filename.into(),
-                    };
-                    self.look(process, None, Some(program));
-                }
-                Demand::LookAgain(process) => self.look(process, None, None),
+                Demand::Look(process) => self.look(process),
                 Demand::Bridge { process, socket } => {
                     self.ask(&Ask::Bridge { process, socket });
                 }

@@ -14,6 +14,9 @@
 mod functions;
 mod links;
 mod sockets;
+mod thread;
+
+pub use thread::{Bridge, Request};
 
 use functions::Place;
 use links::Links;
@@ -59,7 +62,7 @@ enum Why {
     Wanted,
 }
 
-struct Bridge {
+struct Bridged {
     links: Links,
     start: u64,
     /// By inode number.
@@ -69,7 +72,7 @@ struct Bridge {
 /// Every process with a bridge, by its id.
 pub struct Bridges {
     on: bool,
-    processes: BTreeMap<u32, Bridge>,
+    processes: BTreeMap<u32, Bridged>,
     files: HashMap<FileState, Arc<[Place]>>,
     /// Processes that cannot have one, by id and start time in ticks.
     without: BTreeSet<(u32, u64)>,
@@ -205,7 +208,7 @@ impl Bridges {
             return;
         }
         info!(pid = process.pid, probes = links.len(), "bridge attached");
-        let bridge = Bridge {
+        let bridge = Bridged {
             links,
             start: process.start,
             sockets: BTreeMap::from([(socket, why)]),

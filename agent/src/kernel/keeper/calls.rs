@@ -284,8 +284,7 @@ fn awaited() -> libc::sigset_t {
 /// Those of `pthread_sigmask`.
 pub fn block_signals() -> io::Result<()> {
     // SAFETY: reads the set.
-    let error =
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &awaited(), std::ptr::null_mut()) };
+    let error = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &awaited(), std::ptr::null_mut()) };
     if error != 0 {
         return Err(io::Error::from_raw_os_error(error));
     }

@@ -51,10 +51,7 @@ pub enum Order {
         places: Vec<Place>,
     },
     /// Answered when all are gone; ids of none are gone already.
-    Detach {
-        number: u64,
-        ids: Vec<AttachmentId>,
-    },
+    Detach { number: u64, ids: Vec<AttachmentId> },
 }
 
 /// To the agent.
@@ -259,8 +256,8 @@ mod tests {
     fn nobody_waits_for_a_side_that_does_not_read() {
         let (one, _other) = pair();
         let report = Report::Detached { number: 1 };
-        let full = (0..1_000_000)
-            .find_map(|_| tell(one.as_fd(), &report, &[], SendFlags::DONTWAIT).err());
+        let full =
+            (0..1_000_000).find_map(|_| tell(one.as_fd(), &report, &[], SendFlags::DONTWAIT).err());
         assert!(matches!(full, Some(Error::Full)));
     }
 }

@@ -108,9 +108,8 @@ impl Started {
     /// If the process cannot be started, or no way to attach works in it.
     pub fn start(program: &Path, programs: &Programs) -> Result<Self, StartError> {
         let flags = SocketFlags::CLOEXEC;
-        let (socket, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-                .map_err(std::io::Error::from)?;
+        let (socket, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+            .map_err(std::io::Error::from)?;
         set_socket_timeout(&socket, Timeout::Send, Some(FULL)).map_err(std::io::Error::from)?;
         let child = Command::new(program)
             .arg("keeper")
@@ -198,6 +197,12 @@ impl Started {
     #[must_use]
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// The watch and the keeper.
+    #[must_use]
+    pub fn pids(&self) -> [u32; 2] {
+        [self.child.id(), self.pid]
     }
 
     /// Starts the thread that listens. `lost` is called by it, and must not ask the keeper.
@@ -387,11 +392,7 @@ fn open(pid: u32, start_ticks: u64) -> Result<OwnedFd, Refused> {
     }
 }
 
-type Expected = (
-    AttachmentId,
-    u64,
-    Receiver<Result<Attachment, Refused>>,
-);
+type Expected = (AttachmentId, u64, Receiver<Result<Attachment, Refused>>);
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -160,7 +160,9 @@ pub enum Refused {
     Memory,
     #[error("files on this file system ({0}) can be written past a lease")]
     FileSystem(String),
-    #[error("it is on overlayfs, where its layers can be written past a lease: for one process alone")]
+    #[error(
+        "it is on overlayfs, where its layers can be written past a lease: for one process alone"
+    )]
     Layers,
     #[error("it is no regular file")]
     NoFile,
@@ -170,7 +172,9 @@ pub enum Refused {
     Lease(String),
     #[error("the process has ended")]
     Ended,
-    #[error("it is the process's own program, which may copy its text: only libraries take uprobes")]
+    #[error(
+        "it is the process's own program, which may copy its text: only libraries take uprobes"
+    )]
     Executable,
     #[error("the process runs under {0}, which copies or translates text")]
     Translated(String),
@@ -188,7 +192,9 @@ pub enum Refused {
     Attachments(usize),
     #[error("there are attachments on {0} files already, which is the bound")]
     Files(usize),
-    #[error("there are {0} events already, which is the bound where they are detached one after the other")]
+    #[error(
+        "there are {0} events already, which is the bound where they are detached one after the other"
+    )]
     Events(usize),
     #[error("the probes have no such program")]
     Program,

@@ -108,7 +108,10 @@ fn of_mappings(maps: &[u8]) -> Result<(), Refused> {
         {
             return Err(Refused::Translated((*tool).to_owned()));
         }
-        if let Some(begin) = LARGE.iter().find(|begin| name.starts_with(begin.as_bytes())) {
+        if let Some(begin) = LARGE
+            .iter()
+            .find(|begin| name.starts_with(begin.as_bytes()))
+        {
             return Err(Refused::LargePages((*begin).to_owned()));
         }
     }

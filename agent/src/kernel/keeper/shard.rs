@@ -147,7 +147,8 @@ struct Links(Vec<OwnedFd>);
 impl Links {
     /// At a high number; see the module.
     fn push(&mut self, link: OwnedFd) -> Result<(), Refused> {
-        self.0.push(fcntl_dupfd_cloexec(&link, LINKS).map_err(|error| refusal(error.into()))?);
+        self.0
+            .push(fcntl_dupfd_cloexec(&link, LINKS).map_err(|error| refusal(error.into()))?);
         Ok(())
     }
 }
@@ -180,7 +181,10 @@ pub(super) fn start(
         .name("keeper-shard".into())
         .stack_size(256 * 1024)
         .spawn(move || {
-            let programs = tools.programs.iter().map(|(_, program)| program.as_raw_fd());
+            let programs = tools
+                .programs
+                .iter()
+                .map(|(_, program)| program.as_raw_fd());
             let mut kept: Vec<RawFd> = programs.collect();
             kept.extend([libc::STDERR_FILENO, answers.bell.as_raw_fd()]);
             let post = calls::own_descriptors(&kept).map(|()| {

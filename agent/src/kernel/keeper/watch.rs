@@ -22,7 +22,7 @@ use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags},
     process::{
-        Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getppid, getpid, getrlimit,
+        Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getppid, getrlimit,
         kill_process, set_parent_process_death_signal, setpriority_process, setrlimit, waitpid,
     },
 };

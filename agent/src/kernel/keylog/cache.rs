@@ -12,6 +12,8 @@
 
 use super::elf::BuildId;
 use super::finder::Found;
+use crate::kernel::device;
+use agent_common::abi;
 use lru::LruCache;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
@@ -49,6 +51,26 @@ impl FileState {
     /// Of an open regular file.
     pub fn of(file: &File) -> Result<Self, super::LookError> {
         Self::from_metadata(&file.metadata()?)
+    }
+
+    /// As the probes would report it, unless the file system has numbers of its own (overlayfs, btrfs).
+    pub(in crate::kernel) fn as_kernel(self) -> abi::File {
+        let nanoseconds = |(seconds, more): (i64, i64)| {
+            seconds
+                .cast_unsigned()
+                .wrapping_mul(1_000_000_000)
+                .wrapping_add(more.cast_unsigned())
+        };
+        abi::File {
+            device: device::to_kernel(
+                rustix::fs::major(self.device),
+                rustix::fs::minor(self.device),
+            ),
+            inode: self.inode,
+            size: self.size,
+            modified: nanoseconds(self.modified),
+            changed: nanoseconds(self.changed),
+        }
     }
 
     pub(super) fn from_metadata(metadata: &fs::Metadata) -> Result<Self, super::LookError> {

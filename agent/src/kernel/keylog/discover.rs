@@ -28,8 +28,9 @@ use std::path::{Path, PathBuf};
 
 /// Bytes read of `/proc/PID/maps`: about 200,000 mappings (`vm.max_map_count` is 65,530 by default).
 const MAPS_BYTES: u64 = 32 << 20;
-/// Different files kept of one process.
+/// Different files kept of one process, and parts of files.
 const FILES: usize = 4096;
+const PARTS: usize = 16_384;
 /// Folders of shared libraries, beside those that `/etc/ld.so.cache` names.
 const FOLDERS: &[&str] = &[
     "/lib/x86_64-linux-gnu",
@@ -75,6 +76,8 @@ pub struct Mapping {
     pub pid: u32,
     pub start: u64,
     pub end: u64,
+    /// Place in the file of its first byte.
+    pub offset: u64,
     /// Device and inode number as `/proc/PID/maps` has them. On overlayfs and btrfs `stat` says another device.
     pub id: FileId,
     /// The path in the process's own view, without ` (deleted)`.
@@ -101,7 +104,7 @@ pub struct Looked {
 
 /// Looks at a mapping's file, opening it only if need be.
 pub fn look(mapping: &Mapping, finder: &mut Finder) -> Result<Looked, DiscoverError> {
-    let state = fs::metadata(mapping.map_files_link())
+    let state = fs::metadata(mapping.link())
         .ok()
         .and_then(|metadata| FileState::from_metadata(&metadata).ok());
     if let Some(found) = state.and_then(|state| finder.nothing_in(&state)) {
@@ -131,12 +134,8 @@ impl MappedFile {
 impl Mapping {
     /// Opens the file; see the module.
     pub fn open(&self) -> Result<MappedFile, DiscoverError> {
-        let link = format!(
-            "/proc/{}/map_files/{:x}-{:x}",
-            self.pid, self.start, self.end
-        );
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        match rustix::fs::open(&link, flags, Mode::empty()) {
+        match rustix::fs::open(self.link(), flags, Mode::empty()) {
             Ok(handle) => self.finish(handle, false),
             Err(_) => {
                 let handle = self
@@ -147,7 +146,8 @@ impl Mapping {
         }
     }
 
-    fn map_files_link(&self) -> String {
+    /// Names the very file that is mapped, as long as it is.
+    pub fn link(&self) -> String {
         format!(
             "/proc/{}/map_files/{:x}-{:x}",
             self.pid, self.start, self.end
@@ -202,11 +202,15 @@ impl Mapping {
 /// The files that `pid` has mapped as code, each once, the likeliest to hold TLS first: libraries called so, then the
 /// program itself, then the rest.
 pub fn files_of_process(pid: u32) -> Result<Vec<Mapping>, DiscoverError> {
+    read_maps(pid).map(|bytes| parse_maps(pid, &bytes))
+}
+
+fn read_maps(pid: u32) -> Result<Vec<u8>, DiscoverError> {
     let mut bytes = Vec::new();
     let read = File::open(format!("/proc/{pid}/maps"))
         .and_then(|file| file.take(MAPS_BYTES).read_to_end(&mut bytes));
     match read {
-        Ok(_) => Ok(parse_maps(pid, &bytes)),
+        Ok(_) => Ok(bytes),
         // ESRCH: it ended between opening and reading.
         Err(error)
             if error.kind() == io::ErrorKind::NotFound
@@ -216,6 +220,29 @@ pub fn files_of_process(pid: u32) -> Result<Vec<Mapping>, DiscoverError> {
         }
         Err(error) => Err(DiscoverError::Unreadable { pid, error }),
     }
+}
+
+/// Everything that `pid` has mapped as code, part by part, in the order of its addresses.
+pub fn code_of_process(pid: u32) -> Result<Vec<Mapping>, DiscoverError> {
+    Ok(read_maps(pid)?
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| parse_line(pid, line))
+        .take(PARTS)
+        .collect())
+}
+
+/// Opens the program that `pid` runs, whatever has become of its name.
+pub fn open_program(pid: u32) -> Result<File, LookError> {
+    open_regular(Path::new(&format!("/proc/{pid}/exe")))
+}
+
+/// Opens the file of which `pid` has code mapped at this address.
+pub fn open_at(pid: u32, address: u64) -> Result<File, DiscoverError> {
+    let mapping = code_of_process(pid)?
+        .into_iter()
+        .find(|mapping| (mapping.start..mapping.end).contains(&address))
+        .ok_or(DiscoverError::ProcessGone { pid })?;
+    mapping.open().map(|mapped| mapped.file)
 }
 
 /// Reads the text of `/proc/PID/maps` (Documentation/filesystems/proc.rst): `start-end perms offset dev inode path`.
@@ -246,7 +273,7 @@ fn parse_line(pid: u32, line: &[u8]) -> Option<Mapping> {
     };
     let (start, end) = field()?.split_once('-')?;
     let permissions = field()?;
-    let _offset = field()?;
+    let offset = u64::from_str_radix(field()?, 16).ok()?;
     let (major, minor) = field()?.split_once(':')?;
     let inode: u64 = field()?.parse().ok()?;
     if permissions.as_bytes().get(2) != Some(&b'x') || inode == 0 || !rest.starts_with(b"/") {
@@ -263,6 +290,7 @@ fn parse_line(pid: u32, line: &[u8]) -> Option<Mapping> {
         pid,
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
+        offset,
         id: FileId { device, inode },
         path: PathBuf::from(OsString::from_vec(path)),
         deleted,

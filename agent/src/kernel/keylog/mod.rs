@@ -14,7 +14,7 @@ pub mod elf;
 pub mod finder;
 pub mod forms;
 mod ldcache;
-mod places;
+pub(crate) mod places;
 pub mod report;
 mod scan;
 mod symbolic;

@@ -1,0 +1,496 @@
+//! Putting one point into one process: breakpoints for all its threads, or a uprobe that the keeper holds, and what the
+//! probes must know of them.
+//!
+//! Invariant: the probes know a breakpoint before it is switched on, and nothing of one that is not attached.
+//! Invariant: the process is the one that was meant when its breakpoints are switched on: its start is looked at after
+//! they were made, and made ones belong to threads, not to numbers.
+
+use super::{
+    breakpoint::Breakpoint,
+    findings::Known,
+    kept::{Done, Job, Kept},
+    maps::AttachMaps,
+    places::{PlacesTable, Taken},
+    processes::{Attachment, Processes},
+};
+use crate::{
+    flow::Nanos,
+    kernel::{
+        decode::now,
+        keeper::{AttachmentId, Keeper},
+        keylog::PointKind,
+        owner::{self, Owner},
+        points::Unattached,
+        record::{PointId, ProcessKey},
+        scope::start_ticks,
+    },
+};
+use agent_common::abi::{self, TICK};
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::fd::BorrowedFd,
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
+};
+use tracing::{debug, warn};
+
+/// Descriptors that are left for everything else.
+const OTHERS: usize = 256;
+/// The part of all descriptors that one owner's processes may take.
+const SHARE: usize = 4;
+/// How often threads are listed again, to find those that were made meanwhile.
+const ROUNDS: usize = 16;
+
+/// Why a point was not attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The process has ended, or is another.
+    Gone,
+    For(Unattached),
+}
+
+/// How key-log points are attached: `capture.points` in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Breakpoints where they work, and uprobes where they are refused.
+    Auto {
+        breakpoints: bool,
+    },
+    Breakpoints,
+    Uprobes,
+    /// Uprobes for every process of the host that has the file mapped.
+    HostUprobes,
+}
+
+impl Way {
+    fn breakpoints(self) -> bool {
+        matches!(self, Self::Breakpoints | Self::Auto { breakpoints: true })
+    }
+
+    /// Whether a uprobe may be tried where a breakpoint was refused for this.
+    fn falls_back(self, why: Unattached) -> bool {
+        matches!(self, Self::Auto { .. })
+            && matches!(
+                why,
+                Unattached::NoBreakpoint | Unattached::Limit | Unattached::Refused
+            )
+    }
+}
+
+/// What keeps a point attached.
+#[derive(Debug)]
+pub enum Held {
+    Breakpoint {
+        /// Dropped where that takes nobody's time.
+        _breakpoint: Breakpoint,
+    },
+    /// The keeper has it. `host`: for every process.
+    Uprobe { id: AttachmentId, host: bool },
+}
+
+/// What came of a request.
+pub enum Attached {
+    Since(Nanos),
+    /// The keeper was asked: [`Attachments::kept`] has the answer later.
+    Asked,
+}
+
+/// A point in a process.
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub process: ProcessKey,
+    pub file: abi::File,
+    pub address: u64,
+}
+
+/// What is attached, and what it takes to attach more.
+pub struct Attachments {
+    pub processes: Processes<Held>,
+    pub maps: AttachMaps,
+    way: Way,
+    places: PlacesTable,
+    kept: Option<Kept>,
+    /// What the keeper was asked for and has not answered.
+    asked: HashSet<(ProcessKey, PointId, u64)>,
+    /// Closing a breakpoint takes up to half a millisecond, detaching a uprobe tens of them: not for the thread that
+    /// attaches.
+    closing: Sender<Vec<Held>>,
+}
+
+impl Attachments {
+    /// # Errors
+    /// If there can be no thread.
+    pub fn new(maps: AttachMaps, way: Way, kept: Option<Kept>) -> io::Result<Self> {
+        let (closing, closed) = channel::<Vec<Held>>();
+        let keeper = kept.as_ref().map(|kept| Arc::clone(kept.keeper()));
+        std::thread::Builder::new()
+            .name("detacher".into())
+            .spawn(move || {
+                for held in closed {
+                    detach(held, keeper.as_deref());
+                }
+            })?;
+        Ok(Self {
+            processes: Processes::default(),
+            maps,
+            way,
+            places: PlacesTable::default(),
+            kept,
+            asked: HashSet::new(),
+            closing,
+        })
+    }
+
+    /// Attaches a point to a process.
+    ///
+    /// # Errors
+    /// Why it was not: nothing is left behind then.
+    pub fn attach(&mut self, target: Target, known: &Known) -> Result<Attached, Refused> {
+        let same = |attachment: &&Attachment<Held>| {
+            attachment.point == known.id && attachment.address == target.address
+        };
+        if let Some(attached) = self.processes.of(target.process).find(same) {
+            return Ok(Attached::Since(attached.since));
+        }
+        let refused = if self.way.breakpoints() {
+            match self.breakpoint(target, known) {
+                Ok(since) => return Ok(Attached::Since(since)),
+                Err(Refused::For(why)) if self.way.falls_back(why) => why,
+                Err(refused) => return Err(refused),
+            }
+        } else {
+            Unattached::Refused
+        };
+        self.uprobe(target, known, refused)
+    }
+
+    fn breakpoint(&mut self, target: Target, known: &Known) -> Result<Nanos, Refused> {
+        let process = target.process;
+        if !self.processes.has_room(process) {
+            return Err(Refused::For(Unattached::NoBreakpoint));
+        }
+        let owner = owner::of(process.pid);
+        let room = self.room(&owner);
+        if room == 0 {
+            return Err(Refused::For(Unattached::Limit));
+        }
+        let kind = known.point.kind;
+        let places = self.take_places(kind)?;
+        let made = self.make(process, known, (target.address, places), room);
+        let breakpoints = match made {
+            Ok(breakpoints) => breakpoints,
+            Err(refused) => {
+                let before = self.processes.breakpoints(process, None);
+                self.tell(process, before);
+                self.give_back(places);
+                return Err(refused);
+            }
+        };
+        let held = breakpoints
+            .into_iter()
+            .map(|_breakpoint| Held::Breakpoint { _breakpoint });
+        let since = now();
+        self.processes.add(
+            process,
+            (known.id, target.address, places),
+            true,
+            held.collect(),
+            owner,
+            since,
+        );
+        Ok(since)
+    }
+
+    /// `refused`: why there is no breakpoint.
+    fn uprobe(
+        &mut self,
+        target: Target,
+        known: &Known,
+        refused: Unattached,
+    ) -> Result<Attached, Refused> {
+        if self.kept.is_none() {
+            return Err(Refused::For(refused));
+        }
+        let host = self.way == Way::HostUprobes;
+        if host {
+            let same = |attachment: &Attachment<Held>| attachment.point == known.id;
+            if let Some(since) = self.processes.join(target.process, same) {
+                return Ok(Attached::Since(since));
+            }
+        }
+        let name = (target.process, known.id, target.address);
+        if !self.asked.insert(name) {
+            return Ok(Attached::Asked);
+        }
+        let job = Job {
+            process: target.process,
+            point: known.id,
+            kind: known.point.kind,
+            file: target.file,
+            file_offset: known.point.file_offset,
+            address: target.address,
+            places: NO_PLACES,
+            host,
+        };
+        let places = match self.take_places(job.kind) {
+            Ok(places) => places,
+            Err(refused) => {
+                self.asked.remove(&name);
+                return Err(refused);
+            }
+        };
+        if let Some(kept) = &self.kept {
+            kept.ask(Job { places, ..job });
+        }
+        Ok(Attached::Asked)
+    }
+
+    /// What the keeper has answered since: process, point, its address, and what came of it.
+    pub fn kept(&mut self) -> Option<(ProcessKey, PointId, u64, Result<Nanos, Refused>)> {
+        let Done { job, result } = self.kept.as_ref()?.next()?;
+        let (process, point, address) = (job.process, job.point, job.address);
+        // Not there any more where the process has left meanwhile.
+        let wanted = self.asked.remove(&(process, point, address));
+        let result = match result {
+            Ok(id) => {
+                let held = vec![Held::Uprobe { id, host: job.host }];
+                let since = now();
+                if wanted && start_ticks(process.pid) == Some(process.start / TICK) {
+                    self.processes.add(
+                        process,
+                        (point, address, job.places),
+                        false,
+                        held,
+                        owner::of(process.pid),
+                        since,
+                    );
+                    Ok(since)
+                } else {
+                    self.give_back(job.places);
+                    let _ = self.closing.send(held);
+                    Err(Refused::Gone)
+                }
+            }
+            Err(refused) => {
+                self.give_back(job.places);
+                Err(refused)
+            }
+        };
+        Some((process, point, address, result))
+    }
+
+    /// The keeper has lost these: gives the processes and points that are without them now.
+    pub fn lost(&mut self, ids: &[AttachmentId]) -> Vec<(ProcessKey, PointId)> {
+        let is_lost = |attachment: &Attachment<Held>| {
+            attachment
+                .descriptors
+                .iter()
+                .any(|held| matches!(held, Held::Uprobe { id, .. } if ids.contains(id)))
+        };
+        let mut without = Vec::new();
+        for process in self.processes.keys() {
+            let of = self.processes.of(process);
+            let lost = of.filter(|attachment| is_lost(attachment));
+            without.extend(lost.map(|attachment| (process, attachment.point)));
+        }
+        let (over, _) = self.processes.remove(is_lost);
+        for attachment in over {
+            self.give_back(attachment.places);
+        }
+        without
+    }
+
+    /// Closes what belonged to these.
+    fn detach(&mut self, over: Vec<Attachment<Held>>) {
+        for attachment in over {
+            self.give_back(attachment.places);
+            // The other thread takes from it to the end.
+            let _ = self.closing.send(attachment.descriptors);
+        }
+    }
+
+    /// Detaches what fits from every process.
+    pub fn detach_all(&mut self, fits: impl Fn(&Attachment<Held>) -> bool) {
+        let (over, of) = self.processes.remove(fits);
+        for process in of {
+            let left = self.processes.breakpoints(process, None);
+            self.tell(process, left);
+        }
+        self.detach(over);
+    }
+
+    /// The process has ended or executes another program.
+    pub fn leave(&mut self, process: ProcessKey) {
+        self.asked.retain(|(asked, ..)| *asked != process);
+        let over = self.processes.leave(process);
+        self.detach(over);
+    }
+
+    /// A child was forked at `time`. Gives what it has not: point and address.
+    pub fn fork(
+        &mut self,
+        parent: ProcessKey,
+        child: ProcessKey,
+        time: Nanos,
+    ) -> Vec<(PointId, u64)> {
+        self.processes.fork(parent, child, time, |held| match held {
+            Held::Breakpoint { .. } => true,
+            Held::Uprobe { host, .. } => *host,
+        })
+    }
+
+    /// Descriptors that this owner's processes may still take.
+    fn room(&self, owner: &Owner) -> usize {
+        // Asked for each time: somebody may lower it while the agent runs.
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let most = limit.saturating_sub(OTHERS.min(limit / 2));
+        let share = (most / SHARE).saturating_sub(self.processes.descriptors_of(owner));
+        most.saturating_sub(self.processes.descriptors()).min(share)
+    }
+
+    fn take_places(&mut self, kind: PointKind) -> Result<u32, Refused> {
+        let PointKind::Placed(places) = kind else {
+            return Ok(NO_PLACES);
+        };
+        match self.places.take(places) {
+            None => Err(Refused::For(Unattached::Limit)),
+            Some(Taken::Known(key)) => Ok(key),
+            Some(Taken::New(key)) => match self.maps.set_places(key, places) {
+                Ok(()) => Ok(key),
+                Err(error) => {
+                    warn!(%error, "the probes cannot be told what a point passes");
+                    self.places.give_back(key);
+                    Err(Refused::For(Unattached::Refused))
+                }
+            },
+        }
+    }
+
+    fn give_back(&mut self, places: u32) {
+        if places != NO_PLACES
+            && let Some(key) = self.places.give_back(places)
+        {
+            self.maps.remove_places(key);
+        }
+    }
+
+    fn make(
+        &mut self,
+        process: ProcessKey,
+        known: &Known,
+        (address, places): (u64, u32),
+        room: usize,
+    ) -> Result<Vec<Breakpoint>, Refused> {
+        let more = abi::Breakpoint {
+            address,
+            point: known.id.0,
+            places,
+        };
+        let value = self.processes.breakpoints(process, Some(more));
+        if let Err(error) = self.maps.set_breakpoints(process.pid, value) {
+            debug!(%error, "the probes cannot be told of more processes");
+            return Err(Refused::For(Unattached::Limit));
+        }
+        let program = self.maps.programs().of(known.point.kind);
+        let breakpoints = of_threads(process.pid, address, program, room)?;
+        if start_ticks(process.pid) != Some(process.start / TICK) {
+            return Err(Refused::Gone);
+        }
+        for breakpoint in &breakpoints {
+            if let Err(error) = breakpoint.enable() {
+                warn!(%error, "a breakpoint cannot be switched on");
+                return Err(Refused::For(Unattached::Refused));
+            }
+        }
+        Ok(breakpoints)
+    }
+
+    fn tell(&mut self, process: ProcessKey, value: abi::Breakpoints) {
+        if let Err(error) = self.maps.set_breakpoints(process.pid, value) {
+            // Hits that the probes know nothing of are counted, and nothing is read.
+            warn!(%error, "the probes cannot be told of a process's breakpoints");
+        }
+    }
+}
+
+fn detach(held: Vec<Held>, keeper: Option<&Keeper>) {
+    let ids: Vec<AttachmentId> = held
+        .iter()
+        .filter_map(|held| match held {
+            Held::Uprobe { id, .. } => Some(*id),
+            Held::Breakpoint { .. } => None,
+        })
+        .collect();
+    if let Some(keeper) = keeper
+        && !ids.is_empty()
+        && let Err(error) = keeper.detach(&ids)
+    {
+        warn!(%error, "uprobes are not detached");
+    }
+}
+
+/// What stands in the place of a key of a point that needs none.
+const NO_PLACES: u32 = u32::MAX;
+
+/// A breakpoint for each thread that there is: those that are made later inherit theirs.
+fn of_threads(
+    pid: u32,
+    address: u64,
+    program: BorrowedFd<'_>,
+    room: usize,
+) -> Result<Vec<Breakpoint>, Refused> {
+    let mut seen = HashSet::new();
+    let mut made = Vec::new();
+    let mut refused = None;
+    for _ in 0..ROUNDS {
+        let threads = threads(pid);
+        let before = seen.len();
+        for thread in threads {
+            if !seen.insert(thread) {
+                continue;
+            }
+            if made.len() >= room {
+                return Err(Refused::For(Unattached::Limit));
+            }
+            match Breakpoint::new(thread, address, program) {
+                Ok(breakpoint) => made.push(breakpoint),
+                // It has ended.
+                Err(Errno::SRCH) => {}
+                Err(errno) => refused = Some(errno),
+            }
+        }
+        // A thread that was made between the list and its maker's breakpoint has inherited none. One that was made right
+        // after it has two now: its hits are told twice, which is one secret more of the same.
+        if seen.len() == before {
+            break;
+        }
+    }
+    match refused {
+        // No thread may be left out for want of a descriptor: it would be one of many, and nobody would know.
+        Some(Errno::MFILE | Errno::NFILE) => Err(Refused::For(Unattached::Descriptors)),
+        // A debugger may hold the slots of single threads.
+        _ if !made.is_empty() => Ok(made),
+        Some(Errno::NOSPC) => Err(Refused::For(Unattached::NoBreakpoint)),
+        Some(errno) => {
+            debug!(%errno, pid, "a breakpoint is refused");
+            Err(Refused::For(Unattached::Refused))
+        }
+        None => Err(Refused::Gone),
+    }
+}
+
+fn threads(pid: u32) -> Vec<u32> {
+    let entries = fs::read_dir(format!("/proc/{pid}/task"));
+    let names = entries.into_iter().flatten().flatten();
+    names
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect()
+}
