@@ -136,7 +136,8 @@ struct Held {
 
 struct Attached {
     id: AttachmentId,
-    links: Links,
+    /// Dropped with it.
+    _links: Links,
 }
 
 /// In the order in which they were attached; dropped from the last to the first.
@@ -286,7 +287,7 @@ impl Shard {
             // A writer who came meanwhile still waits.
             if calls::is_leased(&held.file) {
                 let id = attach.id;
-                held.attached.push(Attached { id, links });
+                held.attached.push(Attached { id, _links: links });
                 Ok(())
             } else {
                 drop(links);

@@ -132,6 +132,7 @@ fn watch(
         event: trial.event,
         memory: trial.memory,
     });
+    let own = getpid();
     let mut pause = Duration::ZERO;
     let mut generation = 0;
     loop {
@@ -149,7 +150,7 @@ fn watch(
                     generation,
                     tools,
                 };
-                return Ok(keep(hold, &trial));
+                return Ok(keep(hold, &trial, own));
             }
             Ok(Some(child)) => {
                 drop(beating);
@@ -172,8 +173,7 @@ fn watch(
 }
 
 /// The keeper, in the child.
-fn keep(hold: Hold<'_>, trial: &Trial) -> ExitCode {
-    let watch = getppid();
+fn keep(hold: Hold<'_>, trial: &Trial, watch: Pid) -> ExitCode {
     let _ = rustix::thread::set_name(c"keeper");
     let ready = Report::Ready {
         generation: hold.generation,
@@ -188,7 +188,7 @@ fn keep(hold: Hold<'_>, trial: &Trial) -> ExitCode {
         eprintln!("tokentrail-agent: the keeper cannot begin: {error}");
         return ExitCode::FAILURE;
     }
-    if getppid() != watch {
+    if getppid() != Some(watch) {
         // The watch ended before the kernel knew what that means.
         return ExitCode::FAILURE;
     }
