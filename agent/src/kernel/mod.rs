@@ -11,6 +11,7 @@ pub mod empty;
 pub mod features;
 pub mod hooks;
 pub mod keylog;
+pub mod owner;
 pub mod points;
 pub mod probes;
 pub mod record;

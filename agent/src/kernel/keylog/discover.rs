@@ -12,9 +12,9 @@
 //!
 //! Invariant: nothing but `/proc` is read of a process, and no file is opened that is not regular.
 
-use super::cache::FileState;
 use super::finder::{Finder, Found, LookError};
 use super::ldcache;
+use super::state::FileState;
 use crate::kernel::record::FileId;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::collections::BTreeSet;

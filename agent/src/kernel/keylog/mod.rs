@@ -13,10 +13,13 @@ pub mod discover;
 pub mod elf;
 pub mod finder;
 pub mod forms;
+pub mod headers;
 mod ldcache;
+mod needles;
 mod places;
 pub mod report;
 mod scan;
+pub mod state;
 mod symbolic;
 #[cfg(test)]
 mod tests;
@@ -26,6 +29,7 @@ pub use finder::{
     Finder, Found, Library, Limits, LookError, Point, PointKind, Unread, UnreadReason,
 };
 pub use places::Places;
+pub use state::{FileState, Seen};
 
 #[doc(hidden)]
 pub mod fuzz {
