@@ -17,8 +17,10 @@ pub mod headers;
 mod ldcache;
 mod needles;
 mod places;
+pub mod process;
 pub mod report;
 mod scan;
+pub mod searches;
 pub mod state;
 mod symbolic;
 #[cfg(test)]
@@ -29,6 +31,8 @@ pub use finder::{
     Finder, Found, Library, Limits, LookError, Point, PointKind, Unread, UnreadReason,
 };
 pub use places::Places;
+pub use process::{Class, SearchError, client::Client};
+pub use searches::{Job, Searched, Searches};
 pub use state::{FileState, Seen};
 
 #[doc(hidden)]
