@@ -133,11 +133,7 @@ fn overwrite(way: Way) {
             }
             eprintln!(
                 "{way}, {}, {name}: attached in {}; written in {}",
-                if host {
-                    "every process"
-                } else {
-                    "one process"
-                },
+                if host { "every process" } else { "one process" },
                 milliseconds(&mut attached),
                 milliseconds(&mut waited)
             );
@@ -219,7 +215,9 @@ fn a_mapping_that_can_be_written_is_a_writer() {
     assert_eq!(kept.keeper.attach(&request), Err(Refused::Writer));
     drop(mapper.stdin.take());
     mapper.wait().unwrap();
-    until("the mapping has gone", || kept.keeper.attach(&request).is_ok());
+    until("the mapping has gone", || {
+        kept.keeper.attach(&request).is_ok()
+    });
 }
 
 #[test]

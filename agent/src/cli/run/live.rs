@@ -15,12 +15,11 @@ use tokentrail_agent::{
         cgroups::Watch,
         decode::now,
         keeper::Started,
-        keylog::{Cache, Finder},
+        keylog::{Cache, Client, Searches, searches::Shares},
         points::Points,
         probes::Probes,
         record::ProcessKey,
         scope::{Hierarchy, Scope},
-        search::Searches,
     },
     privilege::{
         message::Tell,
@@ -49,6 +48,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What is started before this process gives up its rights.
 pub(super) struct Helpers {
+    pub finder: Client,
     pub keeper: Option<Started>,
     pub way: Way,
     /// The agent's own processes.
@@ -81,7 +81,7 @@ pub(super) fn attach(
         info!(%problem, "findings of earlier runs are not used");
     }
     let results = Results::new()?;
-    let searches = Searches::new(Finder::new(cache), results.taker());
+    let searches = Searches::start(helpers.finder, cache, Shares::default(), results.taker())?;
     let (lose, lost) = channel();
     let keeper = match helpers.keeper {
         Some(started) => {

@@ -51,12 +51,7 @@ impl Known {
 
 impl Findings {
     /// `id` gives the next one. `only_fallback`: no point of OpenSSL is wanted but the fallback.
-    pub fn new(
-        found: &Found,
-        code_start: Option<u64>,
-        only_fallback: bool,
-        mut id: impl FnMut() -> PointId,
-    ) -> Self {
+    pub fn new(found: &Found, only_fallback: bool, mut id: impl FnMut() -> PointId) -> Self {
         let mut known = |point: &Point| {
             Arc::new(Known {
                 id: id(),
@@ -77,7 +72,7 @@ impl Findings {
             fallback: found.fallback().map(known),
             wants_fallback,
             unread: found.unread.iter().map(|unread| unread.library).collect(),
-            code_start,
+            code_start: found.code_start,
         }
     }
 

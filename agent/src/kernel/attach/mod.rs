@@ -2,7 +2,7 @@
 //! searched, and puts breakpoints where secrets pass.
 //!
 //! [`record`] is what the probes tell, [`breakpoint`] one breakpoint, [`processes`] who has what, [`findings`] what a file
-//! holds, [`maps`] what is shared with the probes, `thread` the loop. Searching is the business of `super::search`.
+//! holds, [`maps`] what is shared with the probes, `thread` the loop. Searching is the business of `super::keylog::searches`.
 //!
 //! Invariant: nothing is attached by name or path: a point is an address in a process that the kernel told of, or that
 //! `/proc` shows.
@@ -21,9 +21,9 @@ mod thread;
 
 use super::{
     keeper::{Keeper, Lost},
+    keylog::{Searched, Searches},
     points::Points,
     record::{PointId, ProcessKey},
-    search::{Searched, Searches},
 };
 use maps::AttachMaps;
 pub use point::Way;

@@ -19,7 +19,7 @@ use crate::{
         decode::now,
         keeper::{AttachmentId, Keeper},
         keylog::PointKind,
-        owner::{self, Owner},
+        owner::Owner,
         points::Unattached,
         record::{PointId, ProcessKey},
         scope::start_ticks,
@@ -176,7 +176,7 @@ impl Attachments {
         if !self.processes.has_room(process) {
             return Err(Refused::For(Unattached::NoBreakpoint));
         }
-        let owner = owner::of(process.pid);
+        let owner = Owner::of(process.pid);
         let room = self.room(&owner);
         if room == 0 {
             return Err(Refused::For(Unattached::Limit));
@@ -268,7 +268,7 @@ impl Attachments {
                         (point, address, job.places),
                         false,
                         held,
-                        owner::of(process.pid),
+                        Owner::of(process.pid),
                         since,
                     );
                     Ok(since)

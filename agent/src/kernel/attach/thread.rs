@@ -18,12 +18,11 @@ use crate::{
     kernel::{
         decode::now,
         keeper::{Lost, Why},
-        keylog::discover,
-        owner,
+        keylog::{Class, Job, Library, LookError, Searched, Searches, discover, searches::Reason},
+        owner::Owner,
         points::{Attached, Mapped, Points, State, Unattached},
         record::{PointId, ProcessKey},
         scope::start_ticks,
-        search::{Class, Job, Searched, Searches},
     },
 };
 use agent_common::abi::{self, TICK, file};
@@ -94,7 +93,7 @@ struct Asked {
     /// The file was opened by this name, for its next use: its process has ended.
     named: bool,
     /// Where a program may be found when its process has ended before it was opened.
-    name: Option<(PathBuf, owner::Owner)>,
+    name: Option<(PathBuf, Owner)>,
 }
 
 impl Asked {
@@ -182,9 +181,9 @@ impl Thread {
             self.look(*process);
         }
         for path in discover::usual_libraries() {
-            let owner = owner::Owner::new("");
+            let owner = Owner::named("");
             self.ask(Asked::default(), owner, Class::Prompt, move || {
-                discover::open_regular(&path).map_err(io::Error::other)
+                discover::open_regular(&path)
             });
         }
         let until = Instant::now() + PATIENCE;
@@ -362,7 +361,7 @@ impl Thread {
 
     fn ask_for(&mut self, process: ProcessKey, of: abi::File, place: &Place) {
         let pid = process.pid;
-        let owner = owner::of(pid);
+        let owner = Owner::of(pid);
         match place {
             Place::Program { name, .. } => {
                 let asked = Asked {
@@ -371,13 +370,13 @@ impl Thread {
                     name: name.is_absolute().then(|| (name.clone(), owner.clone())),
                 };
                 self.ask(asked, owner, Class::Prompt, move || {
-                    discover::open_program(pid).map_err(io::Error::other)
+                    discover::open_program(pid)
                 });
             }
             Place::Parts(parts) => {
                 let address = parts.first().map_or(0, |part| part.address);
                 self.ask(Asked::of(of), owner, Class::Prompt, move || {
-                    discover::open_at(pid, address).map_err(io::Error::other)
+                    discover::open_at(pid, address)
                 });
             }
         }
@@ -386,9 +385,9 @@ impl Thread {
     fn ask(
         &mut self,
         asked: Asked,
-        owner: owner::Owner,
+        owner: Owner,
         class: Class,
-        open: impl FnOnce() -> io::Result<File> + Send + 'static,
+        open: impl FnOnce() -> Result<File, LookError> + Send + 'static,
     ) {
         let token = self.next_token;
         self.next_token += 1;
@@ -427,15 +426,10 @@ impl Thread {
             Ok(found) => {
                 let only = self.fallback == Fallback::Only;
                 let next = &mut self.next_point;
-                Some(Arc::new(Findings::new(
-                    found,
-                    searched.code_start,
-                    only,
-                    || {
-                        *next += 1;
-                        PointId(*next - 1)
-                    },
-                )))
+                Some(Arc::new(Findings::new(found, only, || {
+                    *next += 1;
+                    PointId(*next - 1)
+                })))
             }
             Err(error) => {
                 debug!(%error, "not searched");
@@ -446,12 +440,14 @@ impl Thread {
             self.want_fallback(findings);
             if searched.cacheable
                 && let Some(of) = asked.file.or(state)
+                && of.inode != 0
             {
                 self.learn(of, findings);
             }
         }
+        let why = searched.outcome.as_ref().err().and_then(unsearched);
         if let Some(of) = asked.file {
-            self.serve(of, findings.as_ref());
+            self.serve(of, findings.as_ref(), why);
         }
         if let (None, Some((name, owner))) = (searched.file, asked.name) {
             self.ask_by_name(asked.file, name, owner);
@@ -460,14 +456,14 @@ impl Thread {
 
     /// A program has ended before it could be opened. It is searched for its next use, by its name: the findings count if
     /// the name leads to the very file that was executed, and nothing is attached by them now.
-    fn ask_by_name(&mut self, file: Option<abi::File>, name: PathBuf, owner: owner::Owner) {
+    fn ask_by_name(&mut self, file: Option<abi::File>, name: PathBuf, owner: Owner) {
         let asked = Asked {
             file,
             named: true,
             name: None,
         };
         self.ask(asked, owner, Class::Ahead, move || {
-            discover::open_regular(&name).map_err(io::Error::other)
+            discover::open_regular(&name)
         });
     }
 
@@ -484,8 +480,8 @@ impl Thread {
         self.known.put(of, Arc::clone(findings));
     }
 
-    /// Gives those that wait for a file what it holds.
-    fn serve(&mut self, of: abi::File, findings: Option<&Arc<Findings>>) {
+    /// Gives those that wait for a file what it holds, or `why` nobody knows.
+    fn serve(&mut self, of: abi::File, findings: Option<&Arc<Findings>>, why: Option<Unattached>) {
         for pid in self.searching.remove(&of).into_iter().flatten() {
             let Some(waiting) = self.pending.get_mut(&pid) else {
                 continue;
@@ -508,6 +504,18 @@ impl Thread {
             for place in places {
                 if let Some(findings) = findings {
                     self.attach_all(process, of, findings, &place, None);
+                }
+                if why.is_some() {
+                    self.points.map(
+                        process,
+                        Mapped {
+                            library: Library::Unknown,
+                            path: PathBuf::new(),
+                            attached: None,
+                            point: None,
+                            why,
+                        },
+                    );
                 }
                 self.points.looked_at(process);
             }
@@ -832,6 +840,15 @@ impl Thread {
             self.told = now;
             self.points.set_searches(now.0, now.1);
         }
+    }
+}
+
+/// Bounds are reasons of their own: nobody is to take a file that was not searched for one without a library.
+fn unsearched(reason: &Reason) -> Option<Unattached> {
+    match reason {
+        Reason::OwnerFull | Reason::Full => Some(Unattached::Limit),
+        Reason::NoDescriptor => Some(Unattached::Descriptors),
+        Reason::Open(_) | Reason::Changed | Reason::Search(_) => None,
     }
 }
 

@@ -23,7 +23,7 @@ use links::Links;
 pub(super) use links::Maps;
 
 use super::{
-    keylog::{cache::FileState, discover},
+    keylog::{FileState, discover},
     probes::Probes,
     record::ProcessKey,
     scope::start_ticks,
