@@ -99,6 +99,8 @@ struct State {
     live: BTreeSet<AttachmentId>,
     /// There will be none any more.
     over: bool,
+    /// Who else wants to know what is lost.
+    hearers: Vec<Arc<dyn Fn(&Lost) + Send + Sync>>,
 }
 
 impl Started {
@@ -220,6 +222,7 @@ impl Started {
                 detaching: HashMap::new(),
                 live: BTreeSet::new(),
                 over: false,
+                hearers: Vec::new(),
             }),
         });
         let listening = Arc::clone(&shared);
@@ -329,6 +332,11 @@ impl Keeper {
     #[must_use]
     pub fn holds(&self, id: AttachmentId) -> bool {
         self.shared.lock().live.contains(&id)
+    }
+
+    /// Calls this, too, with everything that is lost from now on, by the thread that listens: it must not ask the keeper.
+    pub fn tell(&self, hearer: impl Fn(&Lost) + Send + Sync + 'static) {
+        self.shared.lock().hearers.push(Arc::new(hearer));
     }
 
     /// How many are attached.
@@ -474,9 +482,7 @@ impl Shared {
                 let mut state = self.lock();
                 ids.retain(|id| state.live.remove(id));
                 drop(state);
-                if !ids.is_empty() {
-                    lost(Lost { ids, why });
-                }
+                self.lose(Lost { ids, why }, lost);
             }
             Report::Died { how, .. } => self.all_lost(Why::Restarted(how), false, lost),
             Report::Failed(why) => {
@@ -503,8 +509,15 @@ impl Shared {
         }
         let ids: Vec<AttachmentId> = std::mem::take(&mut state.live).into_iter().collect();
         drop(state);
-        if !ids.is_empty() {
-            lost(Lost { ids, why });
+        self.lose(Lost { ids, why }, lost);
+    }
+
+    fn lose(&self, what: Lost, lost: &impl Fn(Lost)) {
+        if what.ids.is_empty() {
+            return;
         }
+        let hearers = self.lock().hearers.clone();
+        hearers.iter().for_each(|hearer| hearer(&what));
+        lost(what);
     }
 }
