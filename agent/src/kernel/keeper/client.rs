@@ -70,7 +70,8 @@ pub struct Request<'a> {
 /// A keeper that runs, and that nobody listens to yet.
 pub struct Started {
     socket: OwnedFd,
-    child: Child,
+    // Waited for after the socket is closed.
+    child: Watch,
     generation: u64,
     pid: u32,
     facts: Facts,
@@ -79,8 +80,27 @@ pub struct Started {
 /// Handle of the keeper. Dropping it detaches everything.
 pub struct Keeper {
     shared: Arc<Shared>,
-    child: Child,
+    child: Watch,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The watch's process. Dropping it waits for its end, which comes after the keeper's; what takes longer goes on without
+/// this process.
+struct Watch(Child);
+
+impl Watch {
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let until = Instant::now() + END;
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
 }
 
 struct Shared {
@@ -122,7 +142,7 @@ impl Started {
             .spawn()?;
         let mut started = Self {
             socket,
-            child,
+            child: Watch(child),
             generation: 0,
             pid: 0,
             facts: Facts {
@@ -132,17 +152,8 @@ impl Started {
                 weaker: Vec::new(),
             },
         };
-        match started.begin(programs) {
-            Ok(()) => Ok(started),
-            Err(error) => {
-                let Self {
-                    socket, mut child, ..
-                } = started;
-                drop(socket);
-                end(&mut child, END);
-                Err(error)
-            }
-        }
+        started.begin(programs)?;
+        Ok(started)
     }
 
     fn begin(&mut self, programs: &Programs) -> Result<(), StartError> {
@@ -371,15 +382,6 @@ impl Drop for Keeper {
             // A panic there was printed by its hook.
             let _ = thread.join();
         }
-        end(&mut self.child, END);
-    }
-}
-
-/// Waits for the watch, which ends after the keeper. What takes longer goes on without this process.
-fn end(child: &mut Child, most: Duration) {
-    let until = Instant::now() + most;
-    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
