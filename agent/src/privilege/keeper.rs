@@ -85,6 +85,8 @@ fn allowed(process: u64) -> Result<Rules, Error> {
     // For reading alone, and what is there.
     let writing = low(libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC);
     rules.insert(libc::SYS_openat, bits(2, writing, 0)?);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_open, bits(1, writing, 0)?);
     let thread = low(libc::CLONE_THREAD);
     rules.insert(libc::SYS_clone, bits(0, thread, thread)?);
     let execute = low(libc::PROT_EXEC);

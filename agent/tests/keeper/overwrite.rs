@@ -23,12 +23,8 @@ pub const WRITERS: [(&str, Writer); 8] = [
         let words = ["conv=notrunc", "bs=1M", "status=none"];
         run(Command::new("dd").args([from, to]).args(words))
     }),
-    ("truncate", |path| {
-        // By its name, without opening it.
-        rustix_truncate(path)?;
-        File::options().write(true).open(path)?.write_all(&new()?)?;
-        Ok(())
-    }),
+    // By its name, without opening it.
+    ("truncate", |path| written("t", path)),
     ("O_TRUNC", |path| Ok(fs::write(path, new()?)?)),
     ("ftruncate", |path| {
         let mut file = File::options().write(true).open(path)?;
@@ -40,21 +36,7 @@ pub const WRITERS: [(&str, Writer); 8] = [
         file.write_all_at(&new()?, 0)?;
         Ok(file.set_len(new()?.len() as u64)?)
     }),
-    ("shared mapping", |path| {
-        let script = "import mmap, os, sys\n\
-             new = open(sys.argv[1], 'rb').read()\n\
-             with open(sys.argv[2], 'r+b') as file:\n\
-             \x20   os.ftruncate(file.fileno(), max(len(new), os.path.getsize(sys.argv[2])))\n\
-             \x20   memory = mmap.mmap(file.fileno(), 0)\n\
-             memory[:len(new)] = new\n\
-             memory.close()\n\
-             os.truncate(sys.argv[2], len(new))\n";
-        let words = ["-c", script];
-        run(Command::new("python3")
-            .args(words)
-            .arg(program("sum"))
-            .arg(path))
-    }),
+    ("shared mapping", |path| written("m", path)),
     ("rsync --inplace", |path| {
         let words = ["--inplace", "--ignore-times"];
         run(Command::new("rsync")
@@ -72,9 +54,10 @@ fn new() -> Result<Vec<u8>> {
     Ok(fs::read(program("sum"))?)
 }
 
-fn rustix_truncate(path: &Path) -> Result<()> {
-    run(Command::new("perl")
-        .args(["-e", "truncate($ARGV[0], 0) or die $!"])
+fn written(how: &str, path: &Path) -> Result<()> {
+    run(Command::new(program("write"))
+        .arg(how)
+        .arg(program("sum"))
         .arg(path))
 }
 
@@ -89,23 +72,13 @@ fn rounds() -> usize {
     asked.and_then(|text| text.parse().ok()).unwrap_or(20)
 }
 
-fn is_there(tool: &str) -> bool {
-    Command::new(tool).arg("--version").output().is_ok()
-}
-
 /// Every writer, while a process is attached to that goes on, and while everybody is.
 fn overwrite(way: Way) {
     let Some(kept) = Kept::start(way) else { return };
     for host in [false, true] {
         for (name, write) in WRITERS {
-            let tool = match name {
-                "shared mapping" => "python3",
-                "truncate" => "perl",
-                "rsync --inplace" => "rsync",
-                _ => "cp",
-            };
-            if !is_there(tool) {
-                eprintln!("skipped {name}: there is no {tool}");
+            if name.starts_with("rsync") && Command::new("rsync").arg("--version").output().is_err() {
+                eprintln!("skipped {name}: there is no rsync");
                 continue;
             }
             let (mut attached, mut waited) = (Vec::new(), Vec::new());
@@ -185,22 +158,14 @@ fn a_mapping_that_can_be_written_is_a_writer() {
     let Some(_turn) = turn("a_mapping_that_can_be_written_is_a_writer") else {
         return;
     };
-    if !is_there("python3") {
-        eprintln!("skipped a_mapping_that_can_be_written_is_a_writer: there is no python3");
-        return;
-    }
     let Some(kept) = Kept::start(Way::Multi) else {
         return;
     };
     let library = Library::new();
     let target = Target::start(&library.path);
-    let script = "import mmap, sys\n\
-         with open(sys.argv[1], 'r+b') as file:\n\
-         \x20   memory = mmap.mmap(file.fileno(), 0)\n\
-         print('mapped', flush=True)\n\
-         sys.stdin.read()\n";
-    let mut mapper = Command::new("python3")
-        .args(["-c", script])
+    let mut mapper = Command::new(program("write"))
+        .arg("h")
+        .arg(program("sum"))
         .arg(&library.path)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())

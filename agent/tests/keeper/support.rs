@@ -47,6 +47,7 @@ fn programs() -> &'static Result<TempDir> {
             ("point", true),
             ("sum", true),
             ("use", false),
+            ("write", false),
             ("target", false),
         ] {
             let mut command = Command::new("gcc");

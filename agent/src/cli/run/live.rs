@@ -95,6 +95,7 @@ pub(super) fn attach(
         }
         None => None,
     };
+    let bridges = Bridges::new(bridge, keeper.clone());
     let start = Start {
         maps: loaded.attach_maps()?,
         way: helpers.way,
@@ -110,7 +111,7 @@ pub(super) fn attach(
     };
     let probes = Arc::new(Mutex::new(loaded));
     let processes = running(scopes);
-    let bridge = Bridge::start(Bridges::new(bridge), Arc::clone(&probes), &processes)?;
+    let bridge = Bridge::start(bridges, Arc::clone(&probes), &processes)?;
     let attacher = Attacher::start(start, searches, results, &processes)?;
     *lock(live) = Some(Live {
         attacher,

@@ -70,7 +70,8 @@ pub struct Request<'a> {
 /// A keeper that runs, and that nobody listens to yet.
 pub struct Started {
     socket: OwnedFd,
-    child: Child,
+    // Waited for after the socket is closed.
+    child: Watch,
     generation: u64,
     pid: u32,
     facts: Facts,
@@ -79,8 +80,27 @@ pub struct Started {
 /// Handle of the keeper. Dropping it detaches everything.
 pub struct Keeper {
     shared: Arc<Shared>,
-    child: Child,
+    child: Watch,
     thread: Option<JoinHandle<()>>,
+}
+
+/// The watch's process. Dropping it waits for its end, which comes after the keeper's; what takes longer goes on without
+/// this process.
+struct Watch(Child);
+
+impl Watch {
+    fn id(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let until = Instant::now() + END;
+        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
 }
 
 struct Shared {
@@ -99,6 +119,8 @@ struct State {
     live: BTreeSet<AttachmentId>,
     /// There will be none any more.
     over: bool,
+    /// Who else wants to know what is lost.
+    hearers: Vec<Arc<dyn Fn(&Lost) + Send + Sync>>,
 }
 
 impl Started {
@@ -120,7 +142,7 @@ impl Started {
             .spawn()?;
         let mut started = Self {
             socket,
-            child,
+            child: Watch(child),
             generation: 0,
             pid: 0,
             facts: Facts {
@@ -130,17 +152,8 @@ impl Started {
                 weaker: Vec::new(),
             },
         };
-        match started.begin(programs) {
-            Ok(()) => Ok(started),
-            Err(error) => {
-                let Self {
-                    socket, mut child, ..
-                } = started;
-                drop(socket);
-                end(&mut child, END);
-                Err(error)
-            }
-        }
+        started.begin(programs)?;
+        Ok(started)
     }
 
     fn begin(&mut self, programs: &Programs) -> Result<(), StartError> {
@@ -220,6 +233,7 @@ impl Started {
                 detaching: HashMap::new(),
                 live: BTreeSet::new(),
                 over: false,
+                hearers: Vec::new(),
             }),
         });
         let listening = Arc::clone(&shared);
@@ -331,6 +345,11 @@ impl Keeper {
         self.shared.lock().live.contains(&id)
     }
 
+    /// Calls this, too, with everything that is lost from now on, by the thread that listens: it must not ask the keeper.
+    pub fn tell(&self, hearer: impl Fn(&Lost) + Send + Sync + 'static) {
+        self.shared.lock().hearers.push(Arc::new(hearer));
+    }
+
     /// How many are attached.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -363,15 +382,6 @@ impl Drop for Keeper {
             // A panic there was printed by its hook.
             let _ = thread.join();
         }
-        end(&mut self.child, END);
-    }
-}
-
-/// Waits for the watch, which ends after the keeper. What takes longer goes on without this process.
-fn end(child: &mut Child, most: Duration) {
-    let until = Instant::now() + most;
-    while matches!(child.try_wait(), Ok(None)) && Instant::now() < until {
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -474,9 +484,7 @@ impl Shared {
                 let mut state = self.lock();
                 ids.retain(|id| state.live.remove(id));
                 drop(state);
-                if !ids.is_empty() {
-                    lost(Lost { ids, why });
-                }
+                self.lose(Lost { ids, why }, lost);
             }
             Report::Died { how, .. } => self.all_lost(Why::Restarted(how), false, lost),
             Report::Failed(why) => {
@@ -503,8 +511,15 @@ impl Shared {
         }
         let ids: Vec<AttachmentId> = std::mem::take(&mut state.live).into_iter().collect();
         drop(state);
-        if !ids.is_empty() {
-            lost(Lost { ids, why });
+        self.lose(Lost { ids, why }, lost);
+    }
+
+    fn lose(&self, what: Lost, lost: &impl Fn(Lost)) {
+        if what.ids.is_empty() {
+            return;
         }
+        let hearers = self.lock().hearers.clone();
+        hearers.iter().for_each(|hearer| hearer(&what));
+        lost(what);
     }
 }

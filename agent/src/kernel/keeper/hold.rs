@@ -25,11 +25,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Most attachments.
+/// Most attachments: 32 for each thread, so that a file that all of them are on is free within 2 s.
 pub const ATTACHMENTS: usize = 4_096;
 /// Most files with attachments.
 pub const FILES: usize = 1_024;
-/// Most events of perf, which are detached one after the other.
+/// Most events of perf, which are detached one after the other, in 0.1 s each: a writer who waits for all of them waits a
+/// third of the time after which the kernel takes a lease away (`fs.lease-break-time`, 45 s).
 pub const EVENTS: usize = 128;
 /// Most threads that hold attachments.
 const SHARDS: usize = 128;
