@@ -68,6 +68,8 @@ fn events_that_are_given_up_one_by_one_are_bounded() {
         !crate::support::is_there(watch) && !crate::support::is_there(keeper)
     });
     let ended = begin.elapsed();
-    eprintln!("perf: {EVENTS} events attached in {attached:?}, detached in {ended:?}; the agent waited {waited:?}");
+    eprintln!(
+        "perf: {EVENTS} events attached in {attached:?}, detached in {ended:?}; the agent waited {waited:?}"
+    );
     assert!(!target.has_breakpoint());
 }

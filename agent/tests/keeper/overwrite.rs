@@ -77,7 +77,8 @@ fn overwrite(way: Way) {
     let Some(kept) = Kept::start(way) else { return };
     for host in [false, true] {
         for (name, write) in WRITERS {
-            if name.starts_with("rsync") && Command::new("rsync").arg("--version").output().is_err() {
+            if name.starts_with("rsync") && Command::new("rsync").arg("--version").output().is_err()
+            {
                 eprintln!("skipped {name}: there is no rsync");
                 continue;
             }
@@ -106,11 +107,7 @@ fn overwrite(way: Way) {
             }
             eprintln!(
                 "{way}, {}, {name}: attached in {}; written in {}",
-                if host {
-                    "every process"
-                } else {
-                    "one process"
-                },
+                if host { "every process" } else { "one process" },
                 milliseconds(&mut attached),
                 milliseconds(&mut waited)
             );
@@ -184,7 +181,9 @@ fn a_mapping_that_can_be_written_is_a_writer() {
     assert_eq!(kept.keeper.attach(&request), Err(Refused::Writer));
     drop(mapper.stdin.take());
     mapper.wait().unwrap();
-    until("the mapping has gone", || kept.keeper.attach(&request).is_ok());
+    until("the mapping has gone", || {
+        kept.keeper.attach(&request).is_ok()
+    });
 }
 
 #[test]
