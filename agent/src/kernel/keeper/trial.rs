@@ -47,12 +47,12 @@ pub struct Counter {
 impl Counter {
     /// # Errors
     /// Those of `bpf`: not permitted, mostly.
-    pub fn load() -> io::Result<Self> {
-        let map = calls::number()?;
+    pub fn load() -> Result<Self, String> {
+        let map = calls::number().map_err(|error| error.to_string())?;
         let code = counting(&map);
         Ok(Self {
-            perf: calls::load("trial", c"GPL", &code, false)?,
-            multi: calls::load("trial", c"GPL", &code, true).map_err(|error| error.to_string()),
+            perf: calls::load("trial", c"GPL", &code, None, false)?,
+            multi: calls::load("trial", c"GPL", &code, None, true),
             map,
         })
     }
