@@ -116,7 +116,7 @@ pub(super) struct Thread {
     fallback: Fallback,
     fallback_wanted: bool,
     own: Vec<u32>,
-    searches: Searches,
+    searches: Arc<Searches>,
     results: Results,
     requests: Receiver<Request>,
     lost_uprobes: Option<Receiver<Lost>>,
@@ -139,7 +139,7 @@ pub(super) struct Thread {
 impl Thread {
     pub fn new(
         start: Start,
-        searches: Searches,
+        searches: Arc<Searches>,
         results: Results,
         requests: Receiver<Request>,
         drops: Arc<Mutex<BTreeSet<PointId>>>,

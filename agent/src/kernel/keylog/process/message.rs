@@ -133,6 +133,7 @@ pub(super) mod tests {
             size: 7,
             soname: Some("libssl.so.3".into()),
             points: vec![point; 16],
+            functions: Vec::new(),
             unread: vec![Unread {
                 library: Library::Nss,
                 version: None,

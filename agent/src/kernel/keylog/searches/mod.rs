@@ -233,6 +233,16 @@ impl Searches {
         self.shared.cache().by_state(state)
     }
 
+    /// What a file holds. Waits for the search if it is not known.
+    #[must_use]
+    pub fn find(&self, file: &File) -> Option<Arc<Found>> {
+        let seen = Seen::of(file).ok()?;
+        match self.shared.known(&seen) {
+            Some(known) => known.ok(),
+            None => self.shared.look(file, Class::Prompt, seen).ok(),
+        }
+    }
+
     /// Jobs that wait, those under way not counted.
     #[must_use]
     pub fn waiting(&self) -> usize {
