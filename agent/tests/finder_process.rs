@@ -288,7 +288,9 @@ fn its_lists_hold() {
         }
     }
     // Landlock by itself, where the kernel has it.
-    if fs::read_to_string("/sys/kernel/security/lsm").is_ok_and(|lsm| lsm.contains("landlock")) {
+    if tokentrail_agent::privilege::folders::available().is_none() {
+        println!("skipped: no Landlock here");
+    } else {
         assert_eq!(attempt("landlock", &read), "refused");
         assert_eq!(attempt("landlock", &write), "refused");
         assert_eq!(attempt("landlock", "udp-socket"), "done");
