@@ -107,7 +107,7 @@ fn is_plain(text: Option<&str>, longest: usize) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::kernel::keylog) mod tests {
     use super::*;
     use crate::kernel::keylog::finder::{Library, PointKind, Site, Unread, UnreadReason};
     use crate::privilege::message::{Error, decode, encode};

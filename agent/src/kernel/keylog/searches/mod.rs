@@ -173,6 +173,10 @@ impl Line for Queue<Step> {
     fn waits(&self, lane: Lane, now: Instant) -> bool {
         Self::waits(self, lane, now)
     }
+
+    fn is_empty(&self) -> bool {
+        self.waiting() == 0
+    }
 }
 
 impl Searches {
