@@ -188,7 +188,13 @@ pub fn measure(setting: &Setting, report: &mut Report) -> Result<()> {
         }
     }
     if setting.options.flood > 0 {
-        report.flood = first.flood(&folder)?;
+        match first.flood(&folder) {
+            Ok(flood) => report.flood = flood,
+            Err(error) => {
+                interrupt::check()?;
+                report.skip(Name::Curl, format!("200 a second, given up: {error:#}"));
+            }
+        }
     }
     // Profiles and caches of the programs.
     let home = &first.launcher.home;

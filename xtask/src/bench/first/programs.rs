@@ -228,9 +228,10 @@ impl Program {
 /// All but the URL.
 pub fn curl_words(certificate: &Path, credential: &str) -> Vec<OsString> {
     let header = format!("Authorization: Bearer {credential}");
-    let mut words: Vec<OsString> = ["-q", "-sS", "-f", "-o", "/dev/null", "--noproxy", "*"]
+    let mut words: Vec<OsString> = ["-q", "-sS", "-f", "-o", "/dev/null"]
         .map(Into::into)
         .to_vec();
+    words.extend(["--noproxy", "*", "--max-time", "60"].map(Into::into));
     words.extend(["-H".into(), header.into(), "--cacert".into()]);
     words.push(certificate.into());
     words
