@@ -1,5 +1,6 @@
 //! The ledger at one moment, with the connections that are open now, as it leaves the agent.
 
+use crate::kernel::points::SearchCounts;
 use super::Ledger;
 use agent_common::event::{Connections, CoverageReason, SinkReport, Time};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ pub struct Snapshot {
     /// The outputs behind the durable queue.
     #[serde(default)]
     pub sinks: Vec<SinkReport>,
+    /// Searches of files for key-log points.
+    #[serde(default)]
+    pub searches: SearchCounts,
     /// The agent's counters, by the names that it prints when it stops.
     pub counters: BTreeMap<String, u64>,
 }

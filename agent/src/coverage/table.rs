@@ -1,5 +1,6 @@
 //! The snapshot for people.
 
+
 use super::Snapshot;
 use agent_common::event::{CoverageReason, SinkReport};
 use std::fmt::Write as _;
@@ -58,6 +59,12 @@ pub fn table(snapshot: &Snapshot) -> String {
         snapshot.scope.join(" "),
         snapshot.from,
     );
+    let searches = &snapshot.searches;
+    let _ = writeln!(
+        text,
+        "files searched: {} that were run or mapped, {} waiting; {} ahead of use, {} waiting",
+        searches.done, searches.waiting, searches.ahead_done, searches.ahead_waiting,
+    );
     text.push_str(&sinks(&snapshot.sinks));
     text
 }
@@ -114,6 +121,10 @@ mod tests {
             total: ledger.total(),
             rows: ledger.rows(),
             sinks: vec![super::super::metrics::tests::sink()],
+            searches: crate::kernel::points::SearchCounts {
+                done: 3,
+                ..Default::default()
+            },
             counters: Default::default(),
         };
         let text = table(&snapshot);
