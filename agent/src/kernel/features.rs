@@ -49,6 +49,8 @@ pub struct Report {
     pub rungs: Vec<RungReport>,
     pub chosen: Option<String>,
     pub uprobes: Result<(), String>,
+    /// What the process that holds uprobes can do: tried by starting it.
+    pub keeper: Result<super::keeper::Facts, String>,
     pub user: u32,
     pub capabilities_missing: Vec<&'static str>,
     pub lockdown: Option<String>,
@@ -77,6 +79,11 @@ pub const CAPABILITIES: &[(u32, &str, &str)] = &[
         "load tracing programs on kernels that ask for it; given up at the start",
     ),
     (40, "CAP_CHECKPOINT_RESTORE", "follow /proc/PID/map_files"),
+    (
+        28,
+        "CAP_LEASE",
+        "be told before a file with uprobes is written to; kept by the process that holds them alone",
+    ),
 ];
 
 impl Report {
@@ -125,6 +132,7 @@ impl Report {
                     "/sys/bus/event_source/devices/uprobe/type: {error}"
                 )),
             },
+            keeper: try_keeper(),
             user: rustix::process::geteuid().as_raw(),
             capabilities_missing: CAPABILITIES
                 .iter()
@@ -195,6 +203,30 @@ impl Report {
                 Err(why) => format!("NO: {why}; TLS is listed as unread"),
             },
         );
+        match &self.keeper {
+            Ok(facts) => {
+                row(
+                    "keeper",
+                    format!(
+                        "works: uprobes by {}, under a lease on their file, with {}",
+                        facts.way,
+                        facts.capabilities.join(" ")
+                    ),
+                );
+                if let Some(why) = &facts.no_multi {
+                    row("", format!("not by uprobe_multi: {why}"));
+                }
+                for what in &facts.weaker {
+                    row("", format!("weaker: {what}"));
+                }
+            }
+            Err(why) => row(
+                "keeper",
+                format!(
+                    "NO: {why}; no uprobe is attached: connections that were open before stay unread"
+                ),
+            ),
+        }
         row("user", self.user.to_string());
         row(
             "capabilities",
@@ -233,6 +265,21 @@ fn try_points() -> Result<(), String> {
             probes.load_bridge()
         });
     tried.map_err(|error| error.to_string())
+}
+
+/// Starts the keeper with the probes' programs, and ends it.
+fn try_keeper() -> Result<super::keeper::Facts, String> {
+    let mut probes = super::probes::Probes::load(vec![nobody()], &options(None))
+        .map_err(|error| error.to_string())?;
+    // What is refused is left out, and shown in another row.
+    let _ = probes.load_points();
+    let _ = probes.load_bridge();
+    let programs = probes
+        .keeper_programs()
+        .map_err(|error| error.to_string())?;
+    super::keeper::Started::start(std::path::Path::new("/proc/self/exe"), &programs)
+        .map(|started| started.facts().clone())
+        .map_err(|error| error.to_string())
 }
 
 /// No process is in this scope.

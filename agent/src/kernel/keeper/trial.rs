@@ -26,8 +26,8 @@ pub(super) const NEEDED: CapabilitySet = CapabilitySet::PERFMON
     .union(CapabilitySet::BPF)
     .union(CapabilitySet::LEASE)
     .union(CapabilitySet::DAC_READ_SEARCH);
-/// Names and uses of these, for people.
-pub const CAPABILITIES: &[(CapabilitySet, &str)] = &[
+/// Names of these, for people.
+const CAPABILITIES: &[(CapabilitySet, &str)] = &[
     (CapabilitySet::PERFMON, "CAP_PERFMON"),
     (CapabilitySet::BPF, "CAP_BPF"),
     (CapabilitySet::LEASE, "CAP_LEASE"),
