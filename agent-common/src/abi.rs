@@ -309,9 +309,9 @@ pub struct Mapped {
     pub offset: u64,
 }
 
-/// `sched_process_exec`, for the process that attaches. 88 bytes.
+/// `sched_process_exec`, for the process that attaches. 344 bytes.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Executed {
     pub header: Header,
     pub process: u32,
@@ -321,6 +321,8 @@ pub struct Executed {
     /// `mm_struct.start_code` and `.end_code`: the program's own code (fs/binfmt_elf.c, `load_elf_binary`).
     pub code_start: u64,
     pub code_end: u64,
+    /// `linux_binprm.filename`, NUL terminated where it is shorter: what was asked for, not resolved.
+    pub name: [u8; FILENAME_MAX],
 }
 
 /// What of a path is copied that a system call named.
@@ -365,6 +367,14 @@ pub struct File {
     /// `inode.i_mtime` and `.i_ctime` in nanoseconds.
     pub modified: u64,
     pub changed: u64,
+}
+
+impl File {
+    /// Whether both have the same content, if they are the same file: the numbers of device and inode may differ between
+    /// kernel and `stat` (overlayfs, btrfs).
+    pub fn has_content_of(&self, other: &Self) -> bool {
+        (self.size, self.modified, self.changed) == (other.size, other.modified, other.changed)
+    }
 }
 
 /// What is known of a file: values of the map `FILES`.
@@ -764,7 +774,7 @@ const _: () = {
     assert!(size_of::<Exit>() == 32);
     assert!(size_of::<Cgroup>() == 280);
     assert!(size_of::<Mapped>() == 96);
-    assert!(size_of::<Executed>() == 88);
+    assert!(size_of::<Executed>() == 344);
     assert!(size_of::<Made>() == 560);
     assert!(offset_of!(Made, path) == 48);
     assert!(size_of::<File>() == 40);

@@ -7,8 +7,8 @@ use crate::{
     kernel::{current, current_start, read},
     maps::{FILES, offset},
 };
-use agent_common::abi::{self, File, file, kind};
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use agent_common::abi::{self, FILENAME_MAX, File, file, kind};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_probe_read_kernel_str};
 
 const SECOND: u64 = 1_000_000_000;
 /// `I_CTIME_QUERIED` (include/linux/fs.h), a mark within the nanoseconds, lies above these bits.
@@ -66,23 +66,32 @@ pub fn mapped(of: u64, address: u64, len: u64, offset: u64) {
     emit::attach(&record, emit::WAKE);
 }
 
-/// The current process has executed a file.
+/// The current process has executed a file: `name` is what it asked for.
 #[inline(always)]
-pub fn executed(of: u64, code_start: u64, code_end: u64) {
-    let state = state(of).unwrap_or_default();
+pub fn executed(record: &mut abi::Executed, of: u64, name: u64) {
+    record.header = emit::header(kind::EXECUTED, size_of::<abi::Executed>());
+    record.process = (bpf_get_current_pid_tgid() >> 32) as u32;
+    record._pad = 0;
+    record.start = current_start();
+    record.file = state(of).unwrap_or_default();
+    let memory = read::<u64>(current(), offset!(task_mm)).unwrap_or(0);
+    record.code_start = read(memory, offset!(mm_start_code)).unwrap_or(0);
+    record.code_end = read(memory, offset!(mm_end_code)).unwrap_or(0);
+    // SAFETY: the array's size; the helper checks the address, and ends what it copies with a NUL.
+    let copied = unsafe {
+        bpf_probe_read_kernel_str(
+            record.name.as_mut_ptr().cast(),
+            FILENAME_MAX as u32,
+            name as *const _,
+        )
+    };
+    if copied <= 0 {
+        record.name[0] = 0;
+    }
     // SAFETY: the value is copied at once.
-    let wake = match unsafe { FILES.get(state) }.copied() {
+    let wake = match unsafe { FILES.get(record.file) }.copied() {
         Some(file::WITHOUT_POINTS) => emit::QUIET,
         _ => emit::WAKE,
     };
-    let record = abi::Executed {
-        header: emit::header(kind::EXECUTED, size_of::<abi::Executed>()),
-        process: (bpf_get_current_pid_tgid() >> 32) as u32,
-        _pad: 0,
-        start: current_start(),
-        file: state,
-        code_start,
-        code_end,
-    };
-    emit::attach(&record, wake);
+    emit::attach(record, wake);
 }

@@ -101,9 +101,9 @@ pub fn sched_process_exec(ctx: RawTracePointContext) -> i32 {
     // `remove_on_exec` has taken the breakpoints of the program before.
     let _ = BREAKPOINTS.remove(record.task.process);
     files::executed(
+        &mut scratch.executed,
         read(program, offset!(bprm_file)).unwrap_or(0),
-        read(memory, offset!(mm_start_code)).unwrap_or(0),
-        read(memory, offset!(mm_end_code)).unwrap_or(0),
+        name,
     );
     if let Some(from) = read::<u64>(memory, offset!(mm_arg_start))
         && let Some(to) = read::<u64>(memory, offset!(mm_arg_end))

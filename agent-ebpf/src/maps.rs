@@ -212,6 +212,7 @@ pub struct Scratch {
 pub struct ProcessScratch {
     pub record: abi::Exec,
     pub data: [u8; 2 * (abi::FILENAME_MAX + abi::ARGUMENTS_MAX)],
+    pub executed: abi::Executed,
     pub unix: abi::UnixPath,
     pub cgroup: abi::Cgroup,
 }

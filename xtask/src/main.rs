@@ -66,8 +66,9 @@ enum Task {
     ///
     /// nginx, Go, node and gRPC servers on loopback with nothing, with empty probes, with the agent, with the agent
     /// looking elsewhere, and with the classic probes; the kernel's run time per hit; the agent's memory; the replay;
-    /// events through spool and OTLP, and the time from a request to its receiver. All numbers as JSON in the target
-    /// folder's `bench`. A timing never fails it.
+    /// events through spool and OTLP, and the time from a request to its receiver; what key-log points cost by
+    /// themselves. With `--only first-handshake` how soon programs are watched, and how many first handshakes are read.
+    /// All numbers as JSON in the target folder's `bench`. A timing never fails it.
     Bench(bench::Options),
     /// Usage events as a fleet of agents would send them, from a seed
     ///

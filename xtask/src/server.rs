@@ -1,6 +1,6 @@
 //! The server of demo and bench: nginx in their cgroup, on loopback, cleartext and TLS, with a certificate of its own.
 
-use crate::demo::cgroup::Cgroup;
+use crate::demo::cgroup;
 use crate::interrupt;
 use crate::process::{self, Group};
 use anyhow::{Context, Result, bail};
@@ -39,7 +39,8 @@ pub struct Shape {
 }
 
 impl Server {
-    pub fn start(cgroup: &Cgroup, folder: &Path, shape: &Shape, limit: Duration) -> Result<Self> {
+    /// In the cgroup `scope`.
+    pub fn start(scope: &Path, folder: &Path, shape: &Shape, limit: Duration) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let certificate = certificate(folder)?;
         let [http, https, http2] = free_ports()?;
@@ -54,7 +55,7 @@ impl Server {
             .with_context(|| format!("cannot write {}", configuration.display()))?;
         let nginx = process::which("nginx").context("no nginx")?;
         let log = File::create(folder.join("nginx.log"))?;
-        let mut command = cgroup.command(&nginx);
+        let mut command = cgroup::enter(scope, &nginx);
         command
             .arg("-e")
             .arg(folder.join("error.log"))
@@ -88,7 +89,8 @@ impl Server {
     }
 }
 
-fn certificate(folder: &Path) -> Result<PathBuf> {
+/// Of localhost, in the folder, its key beside it.
+pub fn certificate(folder: &Path) -> Result<PathBuf> {
     let certificate = folder.join("localhost.crt");
     let openssl = process::which("openssl").context("no openssl")?;
     process::output(
@@ -97,6 +99,8 @@ fn certificate(folder: &Path) -> Result<PathBuf> {
             .args(["-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
             .args(["-days", "2", "-subj", "/CN=localhost"])
             .args(["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"])
+            // rustls takes no authority for a server.
+            .args(["-addext", "basicConstraints=critical,CA:FALSE"])
             .arg("-keyout")
             .arg(folder.join("localhost.key"))
             .arg("-out")

@@ -65,6 +65,11 @@ section! {
     pub struct Capture {
         /// Kernel hooks for sockets: "auto" (the best that this kernel takes), "fentry" or "raw_tracepoint".
         pub hook: Hook = Hook::Auto,
+        /// How key-log points of TLS libraries are attached: "auto" (hardware breakpoints, and uprobes bound to the process
+        /// where those are refused), "breakpoint", "uprobe" (bound to the process, libraries only), or "uprobe-host".
+        /// The last puts breakpoints into every process of the host that maps the file, in the scope or not, which ends
+        /// programs that copy or translate their own code: never chosen by itself.
+        pub points: Points = Points::Auto,
         /// Size of the ring buffer between kernel and agent, in bytes: a power of two.
         pub ring_bytes: PowerOfTwo<65_536, 1_073_741_824> = PowerOfTwo::new(8 * 1024 * 1024),
         /// Bytes copied of a connection after each change of its direction: heads and the begin of bodies.
@@ -308,6 +313,17 @@ section! {
         /// Bytes of events in a batch, at most.
         pub batch_bytes: Ranged<65_536, 67_108_864> = Ranged::new(1024 * 1024),
     }
+}
+
+/// How key-log points are attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Points {
+    #[default]
+    Auto,
+    Breakpoint,
+    Uprobe,
+    UprobeHost,
 }
 
 /// Which kernel hooks to use.

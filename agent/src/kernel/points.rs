@@ -61,10 +61,32 @@ pub enum Unattached {
     Descriptors,
     /// Nothing that this kernel allows can be attached there.
     Refused,
+    /// A uprobe would have to be used, and somebody writes to the file, or has written to it.
+    Written,
+    /// A uprobe would have to be used, and there is no lease on the file: its file system has none, or it is in memory.
+    NoLease,
+    /// A uprobe would have to be used, and it is the process's own program, which may copy its text.
+    Executable,
     /// The program's code was copied elsewhere, or is translated before it runs.
     TextCopied,
     /// Its secrets opened no record.
     Dropped,
+}
+
+impl Unattached {
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NoBreakpoint => "the process's breakpoints are taken",
+            Self::Limit => "the bound on attached points is reached",
+            Self::Descriptors => "no file descriptor is left",
+            Self::Refused => "the kernel allows nothing that could be attached",
+            Self::Written => "the library's file is open for writing, or was written to",
+            Self::NoLease => "the library's file can be written past a lease",
+            Self::Executable => "uprobes are attached to libraries alone",
+            Self::TextCopied => "the process runs a copy or a translation of its code",
+            Self::Dropped => "the point's secrets opened no record",
+        }
+    }
 }
 
 /// A TLS library that a process has mapped.
@@ -95,9 +117,15 @@ impl Mapped {
 /// One thing that the attacher found or did.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    Added { point: PointId, attached: Attached },
+    Added {
+        point: PointId,
+        attached: Attached,
+    },
     /// A process has this library mapped.
-    Mapped { process: ProcessKey, mapped: Mapped },
+    Mapped {
+        process: ProcessKey,
+        mapped: Mapped,
+    },
     /// A process has executed another program: it has none of the former one's libraries.
     Executed(ProcessKey),
     /// A child has what its parent has.
@@ -109,7 +137,10 @@ pub enum Change {
     Asked(ProcessKey),
     /// A search that was told of is done.
     LookedAt(ProcessKey),
-    State { point: PointId, state: State },
+    State {
+        point: PointId,
+        state: State,
+    },
     /// Every point is detached.
     Cleared,
     Searches(SearchCounts),
@@ -308,7 +339,11 @@ impl Points {
 
     pub fn all(&self) -> Vec<Attached> {
         let inner = self.lock();
-        inner.points.iter().map(|(_, point)| point.clone()).collect()
+        inner
+            .points
+            .iter()
+            .map(|(_, point)| point.clone())
+            .collect()
     }
 
     pub fn set_state(&self, point: PointId, state: State) {

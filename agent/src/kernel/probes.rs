@@ -14,6 +14,7 @@ use super::{
     bridge, btf,
     features::Rung,
     hooks::Hook,
+    keeper,
     keylog::PointKind,
     record::ConnectionKey,
     scope::{self, Hierarchy, Member, Resolved, Scope},
@@ -22,7 +23,7 @@ use agent_common::abi::{self, probe, reason};
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    programs::ProgramError,
+    programs::{ProgramError, UProbe},
 };
 use aya_log::EbpfLogger;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -144,6 +145,8 @@ pub struct Probes {
     /// Inode numbers by `struct sock *`.
     multiplexed: HashMap<MapData, u64, u64>,
     pub(super) bridge: bridge::Maps,
+    /// All of them, until the keeper's programs are made.
+    pub(super) maps: Option<keeper::Maps>,
     pub(super) members: Vec<Member>,
     pub(super) tell_made: bool,
 }
@@ -233,7 +236,12 @@ impl Probes {
             .map_max_entries("RING", options.ring_bytes)
             .map_max_entries("CONNECTIONS", options.connections)
             .load(OBJECT)?;
+        let maps = keeper::Maps::of(&ebpf).map_err(|error| Error::Map {
+            name: "descriptors",
+            source: MapError::IoError(error),
+        })?;
         let mut probes = Self {
+            maps: Some(maps),
             cgroups: map(&mut ebpf, "CGROUPS")?,
             levels: map(&mut ebpf, "LEVELS")?,
             processes: map(&mut ebpf, "PROCESSES")?,
@@ -383,7 +391,16 @@ impl Probes {
 
     /// Loads the programs of key-log points, so that attaching them needs no right to load programs.
     pub fn load_points(&mut self) -> Result<(), Error> {
-        Programs::load(&mut self.ebpf).map(drop)
+        Programs::load(&mut self.ebpf)?;
+        for name in POINT_UPROBES {
+            let program: &mut UProbe = program(&mut self.ebpf, name)?;
+            if program.fd().is_err() {
+                program
+                    .load()
+                    .map_err(|source| Error::Program { name, source })?;
+            }
+        }
+        Ok(())
     }
 
     pub fn ring(&mut self) -> Result<Ring, Error> {
@@ -457,6 +474,9 @@ impl Totals {
         self.0[row as usize][what as usize]
     }
 }
+
+/// The programs of key-log points where uprobes are used instead of breakpoints.
+const POINT_UPROBES: [&str; 3] = ["keylog_point", "kdf_derive", "keylog_placed"];
 
 pub(super) fn map<T: TryFrom<Map, Error = MapError>>(
     ebpf: &mut Ebpf,

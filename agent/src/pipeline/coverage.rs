@@ -215,7 +215,10 @@ impl Pipeline {
                 self.demands.push(Demand::DropPoint(point));
             }
         }
-        let detail = reason.to_string();
+        let detail = match (coverage, refused) {
+            (CoverageReason::AttachRefused, Some(why)) => why.text().to_owned(),
+            _ => reason.to_string(),
+        };
         self.unread(key, coverage, Some(facts), Some((detail, known)));
     }
 
@@ -318,7 +321,10 @@ fn unattached(why: Unattached) -> Option<CoverageReason> {
         Unattached::NoBreakpoint => Some(CoverageReason::BreakpointsTaken),
         Unattached::Limit => Some(CoverageReason::AttachLimit),
         Unattached::Descriptors => Some(CoverageReason::DescriptorsExhausted),
-        Unattached::Refused => Some(CoverageReason::AttachRefused),
+        Unattached::Refused
+        | Unattached::Written
+        | Unattached::NoLease
+        | Unattached::Executable => Some(CoverageReason::AttachRefused),
         Unattached::TextCopied => Some(CoverageReason::TextCopied),
         Unattached::Dropped => None,
     }

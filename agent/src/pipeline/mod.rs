@@ -38,9 +38,7 @@ use crate::{
     kernel::{
         self,
         points::Points,
-        record::{
-            Chunk, ConnectionKey, PointId, ProcessKey, ProcessRecord, Record, SecretRecord,
-        },
+        record::{Chunk, ConnectionKey, PointId, ProcessKey, ProcessRecord, Record, SecretRecord},
     },
     tls,
     usage::{self, Facts},

@@ -8,8 +8,8 @@ use crate::{
     flow::Direction::{self, Received, Sent},
     kernel::{
         keylog::{Library, PointKind},
-        points::{Attached, Mapped, Points, State},
-        record::{Closed, ConnectionKey, Endpoints, ProcessRecord, Record},
+        points::{Attached, Mapped, Points, State, Unattached},
+        record::{Closed, ConnectionKey, Endpoints, PointId, ProcessRecord, Record},
     },
 };
 use agent_common::event::{Body, Coverage, CoverageReason, Envelope, SocketEvidence, Usage};
@@ -520,28 +520,4 @@ fn connections_wait_for_a_process_once_and_until_its_end() {
         .record(Record::Process(ProcessRecord::Exit { time, process }));
     assert_eq!(waiting(&driver), 0);
     driver.finish();
-}
-
-#[test]
-fn a_program_that_starts_is_looked_at() {
-    let mut driver = Driver::new(2);
-    let caller = synthetic::caller(1);
-    driver.pipeline.record(Record::Process(ProcessRecord::Exec {
-        time: driver.now,
-        parent: synthetic::process(9),
-        filename: "/bin/true".into(),
-        executable: crate::kernel::record::FileId {
-            device: 1,
-            inode: 1,
-        },
-        arguments: crate::kernel::record::Arguments {
-            bytes: zeroize::Zeroizing::new(b"true\0".to_vec()),
-            truncated: false,
-        },
-        caller: caller.clone(),
-    }));
-    let demands = driver.pipeline.take_demands();
-    assert!(
-        matches!(demands.as_slice(), [Demand::LookAt { process, .. }] if *process == caller.process)
-    );
 }

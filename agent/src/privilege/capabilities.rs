@@ -90,6 +90,14 @@ pub fn effective() -> Result<CapabilitySet, Errno> {
     Ok(capabilities(None)?.effective)
 }
 
+/// What this thread may have.
+///
+/// # Errors
+/// Those of `capget`.
+pub fn permitted() -> Result<CapabilitySet, Errno> {
+    Ok(capabilities(None)?.permitted)
+}
+
 /// Switches capabilities of this thread off and on again, within those that it is permitted.
 ///
 /// # Errors

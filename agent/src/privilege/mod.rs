@@ -30,6 +30,7 @@ pub mod attempt;
 pub mod capabilities;
 pub mod filter;
 pub mod folders;
+pub mod keeper;
 pub mod lockdown;
 pub mod message;
 pub mod pipe;

@@ -11,7 +11,7 @@ use crate::support::report::Cells;
 use crate::support::scenario::{Request, Script, both_sides, request, requests};
 use crate::support::servers::{self, Server, Target, Wire};
 use crate::support::token::{self, Shape};
-use crate::support::{fixtures, nginx, turn};
+use crate::support::{fixtures, known, nginx, turn};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -63,6 +63,7 @@ fn connections() {
     };
     let lab = Lab::new("connections").unwrap();
     let mut agent = Agent::start(&lab).unwrap();
+    known::usual(&agent, &lab).unwrap();
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
     let python = servers::python(&lab, &lab.inside()).unwrap();
     let sees_io_uring = agent.hook().unwrap() == "fentry";

@@ -2,6 +2,7 @@
 //!
 //! Run before a virtual machine is started, it also compiles what the machine will need.
 
+use crate::harmless::{LONG_SUM, SHORT_SUM};
 use crate::support::clients::{CLIENTS, Errand};
 use crate::support::lab::Lab;
 use crate::support::report::Cells;
@@ -23,6 +24,10 @@ fn every_client_gets_200_from_every_server() {
         ("the oldest Go", fixtures::oldest_go_client()),
         ("quic-go", fixtures::quic_client()),
         ("a crowd in Go", fixtures::go_crowd()),
+        ("threads in Go", fixtures::go_lives()),
+        ("a short sum", fixtures::sum(SHORT_SUM)),
+        ("a long sum", fixtures::sum(LONG_SUM)),
+        ("mapped", fixtures::mapped()),
     ] {
         cells.check(&format!("compiled-{name}"), made.map(drop));
     }

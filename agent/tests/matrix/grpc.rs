@@ -10,7 +10,7 @@ use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
 use crate::support::servers::{self, Server, Wire};
 use crate::support::token::Shape;
-use crate::support::{pause, repeat, turn};
+use crate::support::{known, repeat, turn};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
@@ -43,7 +43,7 @@ fn grpc() {
     let first = calls(&lab, "first", Wire::Tls13, 1);
     expected.whatever(&first[0].credential);
     run(&lab, &server, Wire::Tls13, &first, false).unwrap();
-    pause(2);
+    known::settled(&agent);
 
     let mut made = Vec::new();
     for wire in [Wire::Clear, Wire::Tls13] {

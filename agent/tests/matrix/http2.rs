@@ -12,7 +12,7 @@ use crate::support::report::Cells;
 use crate::support::scenario::{Request, over_http2, request, requests};
 use crate::support::servers::{self, Fact, Server, Wire};
 use crate::support::token::{self, Shape};
-use crate::support::{brief, fixtures, nginx, pause, repeat, turn};
+use crate::support::{brief, fixtures, known, nginx, repeat, turn};
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -69,7 +69,7 @@ fn http2() {
             }
         }
     }
-    rust(&lab, &web, &mut cells, &mut expected);
+    rust(&lab, &web, &agent, &mut cells, &mut expected);
     expected.check(&mut agent, &mut cells).unwrap();
     cells.check("version", all_are_http2(&agent.events));
     expected.no_strangers(&agent, &mut cells).unwrap();
@@ -78,7 +78,7 @@ fn http2() {
 }
 
 /// reqwest and hyper over rustls: as a client of nginx, and as a server of curl and node.
-fn rust(lab: &Lab, web: &Server, cells: &mut Cells, expected: &mut Expectations) {
+fn rust(lab: &Lab, web: &Server, agent: &Agent, cells: &mut Cells, expected: &mut Expectations) {
     let server = match servers::rust(lab, &lab.inside()) {
         Ok(server) => server,
         Err(missing) => return cells.skip("rust", &format!("{missing:#}")),
@@ -90,7 +90,7 @@ fn rust(lab: &Lab, web: &Server, cells: &mut Cells, expected: &mut Expectations)
             .for_each(|one| expected.whatever(&one.credential)),
         Err(error) => cells.check("reqwest-first", Err(error)),
     }
-    pause(3);
+    known::settled(agent);
     for wire in [Wire::Tls12, Wire::Tls13] {
         let cell = format!("reqwest-{}", wire.name());
         cells.about(
@@ -143,8 +143,9 @@ fn ready(lab: &Lab, expected: &mut Expectations) -> Result<(Server, Agent)> {
     let agent = Agent::start(lab)?;
     let first = requests(lab, "first", 1);
     expected.whatever(&first[0].credential);
+    known::usual(&agent, lab)?;
     node(lab, &web, &WAYS[2], "concurrent", &first)?;
-    pause(2);
+    known::settled(&agent);
     Ok((web, agent))
 }
 
@@ -238,7 +239,7 @@ fn http2_tunnel() {
             Ok(all) => expected.add(all),
             Err(error) => cells.check("tunnel", Err(error)),
         }
-        pause(3);
+        known::settled(&agent);
     }
     conclude(&expected, agent, cells);
 }

@@ -9,7 +9,7 @@ use crate::support::report::Cells;
 use crate::support::scenario::{Script, both_sides, requests};
 use crate::support::servers::{Server, Wire};
 use crate::support::token::Shape;
-use crate::support::{nginx, pause, repeat, turn};
+use crate::support::{known, nginx, repeat, turn};
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
 
@@ -31,13 +31,14 @@ fn kernel_tls() {
     let mut expected = Expectations::default();
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
     let agent = Agent::start(&lab).unwrap();
+    known::usual(&agent, &lab).unwrap();
     // The first handshake of a file may be over before the file is known.
     for (listener, wire) in LISTENERS {
         let asked = requests(&lab, &format!("first-{listener}"), 1);
         expected.whatever(&asked[0].credential);
         in_a_row(&lab, &web, listener, wire, &asked).unwrap();
     }
-    pause(4);
+    known::settled(&agent);
     for (listener, wire) in LISTENERS {
         let asked = requests(&lab, &format!("{listener}-row"), repeat(50));
         match in_a_row(&lab, &web, listener, wire, &asked) {

@@ -13,6 +13,7 @@ mod coverage;
 mod crowd;
 mod fixtures;
 mod grpc;
+mod harmless;
 mod hostile;
 mod http2;
 mod kernel_tls;

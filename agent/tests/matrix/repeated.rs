@@ -9,7 +9,7 @@ use crate::support::lab::Lab;
 use crate::support::programs::{Trial, Tried};
 use crate::support::servers::{Server, Wire};
 use crate::support::token;
-use crate::support::{nginx, repeat, turn};
+use crate::support::{known, nginx, repeat, turn};
 use anyhow::{Context, Result, ensure};
 use std::collections::HashSet;
 
@@ -91,6 +91,7 @@ fn repeated() {
     let lab = Lab::new("repeated").unwrap();
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
     let agent = Agent::start(&lab).unwrap();
+    known::usual(&agent, &lab).unwrap();
     let mut stage = Stage::new(&lab, "repeated");
     first_handshakes(&mut stage, &web, &agent);
     for client in &CLIENTS {

@@ -12,7 +12,7 @@ use crate::support::scenario::{Request, Script, both_sides, over_http2, request,
 use crate::support::servers::{self, Server, Wire};
 use crate::support::token::Shape;
 use crate::support::web;
-use crate::support::{nginx, pause, repeat, turn};
+use crate::support::{known, nginx, repeat, turn};
 use anyhow::{Result, ensure};
 use serde_json::json;
 
@@ -108,6 +108,7 @@ fn serving() {
     let mut cells = Cells::new("serving");
     let mut expected = Expectations::default();
     let agent = Agent::start(&lab).unwrap();
+    known::usual(&agent, &lab).unwrap();
     // The first handshake of a file may be over before the file is known: here that of curl's and node's.
     let first = nginx::start(&lab, &lab.inside(), None).unwrap();
     let asked = requests(&lab, "first", 1);
@@ -118,7 +119,7 @@ fn serving() {
         match start(&lab, &lab.inside()) {
             Ok(server) => {
                 // And that of the server's.
-                pause(4);
+                known::settled(&agent);
                 serve(&lab, &server, &mut cells, &mut expected);
             }
             Err(error) => {

@@ -564,4 +564,7 @@ def idle():
     step("idle")
 
 
+if CONFIG["scenario"] not in globals():
+    # They stand on this file, as `__main__`.
+    from scenario_lives import *  # noqa: F403
 globals()[CONFIG["scenario"]]()

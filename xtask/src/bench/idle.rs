@@ -65,23 +65,29 @@ pub struct Memory {
     pub shared: u64,
 }
 
-/// A process and its children: the agent is two.
+/// A process and all that it has started, and those in turn: the agent is several. The parents come first.
 pub fn family(pid: u32) -> Result<Vec<u32>> {
     let processes = fs::read_dir("/proc").context("/proc")?.flatten();
     let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let is_child = |child: &u32| {
-        let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
-        let parent = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.split(' ').nth(1));
-        parent.and_then(|parent| parent.parse().ok()) == Some(pid)
+    let parent = |child: u32| {
+        let stat = fs::read_to_string(format!("/proc/{child}/stat")).ok()?;
+        let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?;
+        parent.parse::<u32>().ok()
     };
-    Ok(std::iter::once(pid)
-        .chain(numbers.filter(is_child))
-        .collect())
+    let pairs: Vec<(u32, u32)> = numbers
+        .filter_map(|child| Some((parent(child)?, child)))
+        .collect();
+    let mut family = vec![pid];
+    let mut next = 0;
+    while let Some(&of) = family.get(next) {
+        next += 1;
+        let children = pairs.iter().filter(|(parent, _)| *parent == of);
+        family.extend(children.map(|(_, child)| *child));
+    }
+    Ok(family)
 }
 
-/// Of an agent, both processes together: what they share, their program and the ring, is counted twice.
+/// Of an agent, all processes together: what they share, their program and the ring, is counted twice.
 pub fn memory(pid: u32) -> Result<Memory> {
     family(pid)?
         .into_iter()

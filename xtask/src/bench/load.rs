@@ -111,20 +111,51 @@ pub fn run(
     let Some(mut command) = command else {
         return Ok(None);
     };
-    let log = folder.join("load.log");
-    let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut group = Group::spawn(command.stdout(file.try_clone()?).stderr(file))?;
-    let limit = Duration::from_secs(seconds) + pace.seconds(30);
-    let status = group.wait(Some(limit))?;
-    let said = fs::read_to_string(&log)?;
     let name = traffic.name();
-    anyhow::ensure!(status.success(), "{name}: {status}: {said}");
+    let limit = Duration::from_secs(seconds) + pace.seconds(30);
+    let said = said(folder, &mut command, limit).context(name)?;
     let done = match traffic {
         Traffic::Http2 | Traffic::Grpc => of_h2load(&said),
         _ => of_wrk(&said),
     };
     done.map(Some)
         .with_context(|| format!("{name}: nothing was said of the rate: {said}"))
+}
+
+/// Requests per second without a credential, so that the agent makes no events of them; `close`: each on a connection of
+/// its own. `None` where there is no wrk.
+pub fn anonymous(
+    folder: &Path,
+    url: &str,
+    connections: u32,
+    close: bool,
+    seconds: u64,
+    pace: Pace,
+) -> Result<Option<f64>> {
+    let Some(wrk) = process::which("wrk") else {
+        return Ok(None);
+    };
+    let mut command = Command::new(wrk);
+    command
+        .args(["--threads", "1", "--connections", &connections.to_string()])
+        .args(["--timeout", "60s", "--duration", &format!("{seconds}s")]);
+    if close {
+        command.args(["--header", "Connection: close"]);
+    }
+    let limit = Duration::from_secs(seconds) + pace.seconds(30);
+    let said = said(folder, command.arg(url), limit)?;
+    let done = of_wrk(&said).with_context(|| format!("nothing was said of the rate: {said}"))?;
+    Ok(Some(done.per_second))
+}
+
+fn said(folder: &Path, command: &mut Command, limit: Duration) -> Result<String> {
+    let log = folder.join("load.log");
+    let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut group = Group::spawn(command.stdout(file.try_clone()?).stderr(file))?;
+    let status = group.wait(Some(limit))?;
+    let said = fs::read_to_string(&log)?;
+    anyhow::ensure!(status.success(), "{status}: {said}");
+    Ok(said)
 }
 
 fn https(port: u16) -> String {

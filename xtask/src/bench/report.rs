@@ -5,6 +5,7 @@ use super::idle::Memory;
 use super::latency::{self, Latency};
 use super::load::Traffic;
 use super::variant::{Spent, Variant};
+use super::{first, points};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -30,6 +31,8 @@ pub struct Report {
     /// See [`delivery::sync_time`].
     pub sync_milliseconds: f64,
     pub latency: Vec<Latency>,
+    pub points: points::Report,
+    pub first: first::Report,
 }
 
 const KEEP_ALIVE_GOAL: f64 = 0.85;
@@ -143,6 +146,12 @@ impl Report {
         }
         if !self.latency.is_empty() {
             latency::table(&mut out, &self.latency);
+        }
+        if !self.points.is_empty() {
+            out.push_str(&self.points.table());
+        }
+        if !self.first.is_empty() {
+            out.push_str(&self.first.table());
         }
         out
     }
@@ -319,6 +328,8 @@ impl Report {
             "delivery": self.delivered,
             "sync_milliseconds": self.sync_milliseconds,
             "latency_milliseconds": self.latency,
+            "points": self.points.json(),
+            "first_handshake": self.first.json(),
             "goals": {
                 "https_keep_alive": KEEP_ALIVE_GOAL, "https_new": NEW_GOAL,
                 "cleartext_below_empty": CLEARTEXT_GOAL, "megabytes_at_10000": MEMORY_GOAL,

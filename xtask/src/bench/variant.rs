@@ -120,33 +120,7 @@ impl Running {
         limit: Duration,
     ) -> Result<Self> {
         let log = log(folder);
-        let (mut ready, signal) = std::io::pipe().context("cannot make a pipe")?;
-        // Only this child gets the end: it is closed here before another one is started.
-        fcntl_setfd(&signal, FdFlags::empty()).context("cannot hand down a pipe")?;
-        command
-            .arg("--ready-fd")
-            .arg(signal.as_raw_fd().to_string())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log)?);
-        let mut group = Group::spawn(&mut command)?;
-        drop(signal);
-        let (sender, receiver) = channel();
-        thread::spawn(move || sender.send(ready.read(&mut [0; 16]).is_ok_and(|read| read > 0)));
-        let start = Instant::now();
-        loop {
-            interrupt::check()?;
-            match receiver.try_recv() {
-                Ok(true) => break,
-                Err(TryRecvError::Empty) if start.elapsed() < limit => {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                _ => {
-                    group.stop(Duration::from_secs(2));
-                    let said = fs::read_to_string(&log).unwrap_or_default();
-                    bail!("{name} did not start:\n{}", said.trim_end());
-                }
-            }
-        }
+        let group = until_ready(command.stdout(Stdio::null()), name, &log, limit)?;
         let cpu_at_start = cpu(group.id())?;
         Ok(Self {
             group: Some(group),
@@ -161,12 +135,14 @@ impl Running {
         let Some(pid) = self.id().filter(|_| self.is_agent) else {
             return Ok(None);
         };
-        // The socket is the worker's, the agent's one child.
-        let family = super::idle::family(pid)?;
-        let worker = family.last().context("an agent has a process")?;
+        // The socket is the worker's, a child of the agent's.
+        let family = super::idle::family(pid)?.into_iter();
+        let socket = family
+            .map(|pid| PathBuf::from(format!("/run/tokentrail/agent-{pid}.sock")))
+            .find(|socket| socket.exists())
+            .context("the agent has no socket")?;
         let mut ask = Command::new(program);
-        ask.args(["coverage", "--json", "--socket"])
-            .arg(format!("/run/tokentrail/agent-{worker}.sock"));
+        ask.args(["coverage", "--json", "--socket"]).arg(socket);
         let said: Value = serde_json::from_str(&process::output(&mut ask)?)?;
         let counters = said["counters"].as_object().context("no counters")?;
         let copied = counters
@@ -207,17 +183,54 @@ impl Running {
     }
 }
 
+/// Starts what is told by `--ready-fd` when it is ready, and waits for that. What it says goes to `log`.
+pub fn until_ready(
+    command: &mut Command,
+    name: &str,
+    log: &Path,
+    limit: Duration,
+) -> Result<Group> {
+    let (mut ready, signal) = std::io::pipe().context("cannot make a pipe")?;
+    // Only this child gets the end: it is closed here before another one is started.
+    fcntl_setfd(&signal, FdFlags::empty()).context("cannot hand down a pipe")?;
+    command
+        .arg("--ready-fd")
+        .arg(signal.as_raw_fd().to_string())
+        .stderr(File::create(log)?);
+    let mut group = Group::spawn(command)?;
+    drop(signal);
+    let (sender, receiver) = channel();
+    thread::spawn(move || sender.send(ready.read(&mut [0; 16]).is_ok_and(|read| read > 0)));
+    let start = Instant::now();
+    loop {
+        interrupt::check()?;
+        match receiver.try_recv() {
+            Ok(true) => return Ok(group),
+            Err(TryRecvError::Empty) if start.elapsed() < limit => {
+                thread::sleep(Duration::from_millis(10));
+            }
+            _ => {
+                group.stop(Duration::from_secs(2));
+                let said = fs::read_to_string(log).unwrap_or_default();
+                bail!("{name} did not start:\n{}", said.trim_end());
+            }
+        }
+    }
+}
+
 fn log(folder: &Path) -> PathBuf {
     folder.join("variant.log")
 }
 
-/// User and system time of a process and its children so far in microseconds.
+/// User and system time of a process and all its descendants so far in microseconds, also of those that have ended.
 pub fn cpu(pid: u32) -> Result<f64> {
     let family = super::idle::family(pid)?;
-    family.into_iter().map(cpu_of).sum()
+    // One that ends meanwhile is counted by its parent.
+    let (of_parent, rest) = (cpu_of(pid)?, family.into_iter().skip(1));
+    Ok(of_parent + rest.filter_map(|pid| cpu_of(pid).ok()).sum::<f64>())
 }
 
-/// Fields 14 and 15 of proc_pid_stat(5), in ticks of 10 ms.
+/// Fields 14 to 17 of proc_pid_stat(5), its own time and that of children that it has waited for, in ticks of 10 ms.
 fn cpu_of(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -225,7 +238,7 @@ fn cpu_of(pid: u32) -> Result<f64> {
     let ticks: u64 = fields
         .split_ascii_whitespace()
         .skip(11)
-        .take(2)
+        .take(4)
         .filter_map(|field| field.parse::<u64>().ok())
         .sum();
     Ok(ticks as f64 * 10_000.0)

@@ -46,18 +46,44 @@ impl Cgroup {
 
     /// A command that enters the cgroup before it becomes `program`: same process id, whole life in scope.
     pub fn command(&self, program: &Path) -> Command {
-        let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", "echo $$ >\"$0\" && exec \"$@\""])
-            .arg(self.folder.join("cgroup.procs"))
-            .arg(program);
-        command
+        enter(&self.folder, program)
     }
+}
+
+/// As [`Cgroup::command`], into a cgroup below.
+pub fn enter(folder: &Path, program: &Path) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", "echo $$ >\"$0\" && exec \"$@\""])
+        .arg(folder.join("cgroup.procs"))
+        .arg(program);
+    command
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
         remove(&self.folder);
+    }
+}
+
+/// A cgroup below another one; ended and removed before that one.
+pub struct Below(PathBuf);
+
+impl Below {
+    pub fn make(parent: &Path, name: &str) -> Result<Self> {
+        let folder = parent.join(name);
+        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(Self(folder))
+    }
+
+    pub fn folder(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Below {
+    fn drop(&mut self) {
+        remove(&self.0);
     }
 }
 

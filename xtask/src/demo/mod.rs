@@ -15,7 +15,7 @@ pub mod cgroup;
 mod collector;
 mod held;
 mod play;
-mod secret;
+pub mod secret;
 mod verdict;
 
 use crate::build::{self, Profile};

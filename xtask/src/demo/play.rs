@@ -90,7 +90,12 @@ pub fn play(workspace: &Workspace, programs: &Programs, stage: &Stage) -> Result
         delivering.as_deref(),
         pace.seconds(15),
     )?;
-    let server = Server::start(&cgroup, &folder.join("nginx"), &SHAPE, pace.seconds(5))?;
+    let server = Server::start(
+        cgroup.folder(),
+        &folder.join("nginx"),
+        &SHAPE,
+        pace.seconds(5),
+    )?;
     say::line(&format!(
         "   scope: the cgroup {} and nothing else\n   server: nginx at http://localhost:{} and https://localhost:{}\n",
         cgroup.folder().display(),

@@ -59,73 +59,9 @@ pub fn system_python() -> Option<PathBuf> {
 }
 
 pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
-    let venv = workspace.fixtures().join("venv");
-    let (list, text) = if test {
-        ("test", format!("{DEMO_LIST}{TEST_LIST}"))
-    } else {
-        ("demo", DEMO_LIST.to_owned())
-    };
-    let mut missing = Vec::new();
-    let holds = fs::read_to_string(venv.join("installed.txt")).unwrap_or_default();
-    if !enough(&holds, test) {
-        let outcome = install(
-            workspace,
-            &venv,
-            &format!("Python fixtures ({list})"),
-            &text,
-        );
-        missing.extend(outcome.err().map(|error| Missing {
-            what: format!("Python packages for the {list}: {}", names(&text)),
-            command: format!(
-                "python3 -m venv {venv} && {venv}/bin/pip install {}",
-                text.split_whitespace().collect::<Vec<_>>().join(" "),
-                venv = venv.display()
-            ),
-            cause: Some(format!("{error:#}")),
-            optional: false,
-        }));
-    }
-    let has_programs = || {
-        let modules = node_modules(workspace);
-        NODE_PROGRAMS
-            .iter()
-            .all(|program| modules.join(program).exists())
-    };
-    if test && !has_programs() {
-        let folder = workspace.fixtures().join("node");
-        let mut command = Command::new("npm");
-        command
-            .args([
-                "install",
-                "--no-save",
-                "--no-audit",
-                "--no-fund",
-                "--ignore-scripts",
-            ])
-            .arg("--prefix")
-            .arg(&folder)
-            .args(NODE_LIST);
-        let line = process::display(&command);
-        let outcome = fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make {}", folder.display()))
-            .and_then(|()| {
-                process::logged(
-                    "programs from npm",
-                    &mut command,
-                    &workspace.logs().join("npm.log"),
-                )
-            });
-        if !has_programs() {
-            missing.push(Missing {
-                what: format!(
-                    "programs from npm (clients of the tests): {}",
-                    NODE_LIST.join(", ")
-                ),
-                command: line,
-                cause: outcome.err().map(|error| format!("{error:#}")),
-                optional: false,
-            });
-        }
+    let mut missing = packages_of_python(workspace, test);
+    if test {
+        missing.extend(programs_of_npm(workspace));
     }
     if test && let Err(error) = rust_program(workspace) {
         missing.push(Missing {
@@ -136,6 +72,86 @@ pub fn ensure(workspace: &Workspace, test: bool) -> Result<Vec<Missing>> {
         });
     }
     Ok(missing)
+}
+
+/// What the tests run from PyPI and npm, for one who can do without.
+pub fn programs(workspace: &Workspace) -> Vec<Missing> {
+    let mut missing = packages_of_python(workspace, true);
+    missing.extend(programs_of_npm(workspace));
+    for one in &mut missing {
+        one.optional = true;
+    }
+    missing
+}
+
+fn packages_of_python(workspace: &Workspace, test: bool) -> Vec<Missing> {
+    let venv = workspace.fixtures().join("venv");
+    let (list, text) = if test {
+        ("test", format!("{DEMO_LIST}{TEST_LIST}"))
+    } else {
+        ("demo", DEMO_LIST.to_owned())
+    };
+    let holds = fs::read_to_string(venv.join("installed.txt")).unwrap_or_default();
+    if enough(&holds, test) {
+        return Vec::new();
+    }
+    let title = format!("Python fixtures ({list})");
+    let outcome = install(workspace, &venv, &title, &text);
+    let missing = outcome.err().map(|error| Missing {
+        what: format!("Python packages for the {list}: {}", names(&text)),
+        command: format!(
+            "python3 -m venv {venv} && {venv}/bin/pip install {}",
+            text.split_whitespace().collect::<Vec<_>>().join(" "),
+            venv = venv.display()
+        ),
+        cause: Some(format!("{error:#}")),
+        optional: false,
+    });
+    missing.into_iter().collect()
+}
+
+fn programs_of_npm(workspace: &Workspace) -> Option<Missing> {
+    let has_programs = || {
+        let modules = node_modules(workspace);
+        NODE_PROGRAMS
+            .iter()
+            .all(|program| modules.join(program).exists())
+    };
+    if has_programs() {
+        return None;
+    }
+    let folder = workspace.fixtures().join("node");
+    let mut command = Command::new("npm");
+    command
+        .args([
+            "install",
+            "--no-save",
+            "--no-audit",
+            "--no-fund",
+            "--ignore-scripts",
+        ])
+        .arg("--prefix")
+        .arg(&folder)
+        .args(NODE_LIST);
+    let line = process::display(&command);
+    let outcome = fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}", folder.display()))
+        .and_then(|()| {
+            process::logged(
+                "programs from npm",
+                &mut command,
+                &workspace.logs().join("npm.log"),
+            )
+        });
+    (!has_programs()).then(|| Missing {
+        what: format!(
+            "programs from npm (clients of the tests): {}",
+            NODE_LIST.join(", ")
+        ),
+        command: line,
+        cause: outcome.err().map(|error| format!("{error:#}")),
+        optional: false,
+    })
 }
 
 fn rust_command(workspace: &Workspace) -> Command {

@@ -16,7 +16,7 @@ mod receivers;
 mod s3;
 
 pub use engines::python as engines_python;
-pub use fixtures::python;
+pub use fixtures::{python, system_python};
 pub use machine::{Machine, kernel_images, virtme};
 pub use packages::{add_probe_clippy, add_rust_components};
 
@@ -36,6 +36,8 @@ pub struct Needs {
     pub test: bool,
     /// What makes load.
     pub bench: bool,
+    /// Programs of the tests, as far as they can be had.
+    pub programs: bool,
     /// What the collector is compared with.
     pub engines: bool,
     /// What makes packages.
@@ -50,6 +52,7 @@ impl Needs {
         demo: false,
         test: false,
         bench: false,
+        programs: false,
         engines: false,
         dist: false,
         vm: false,
@@ -97,6 +100,9 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
     }
     if needs.demo || needs.test {
         missing.extend(fixtures::ensure(workspace, needs.test)?);
+    }
+    if needs.programs && !needs.test {
+        missing.extend(fixtures::programs(workspace));
     }
     if needs.test {
         missing.extend(receivers::ensure(workspace)?);

@@ -86,12 +86,29 @@ const TEST: &[Package] = &[
         "chromium as a client",
     ),
     program("wrk", "wrk", "load, for the bench and the loss counters"),
+    program("gdb", "gdb", "a debugger beside the agent"),
+    program("valgrind", "valgrind", "a program that runs translated"),
+    program("linux-perf", "perf", "counters beside the agent's"),
+    program(
+        "rsync",
+        "rsync",
+        "libraries that are overwritten in their place",
+    ),
 ];
 
 const BENCH: &[Package] = &[
     program("wrk", "wrk", "the bench's load"),
     program("nghttp2-client", "h2load", "the bench's load over HTTP/2"),
     program("golang-go", "go", "a server of the bench"),
+];
+
+const PROGRAMS: &[Package] = &[
+    program("npm", "npm", "programs from npm as clients"),
+    program(
+        "chromium-headless-shell",
+        "chromium-headless-shell",
+        "chromium as a client",
+    ),
 ];
 
 const ENGINES: &[Package] = &[Package {
@@ -133,6 +150,7 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
         (needs.demo, DEMO),
         (needs.test, TEST),
         (needs.bench, BENCH),
+        (needs.programs, PROGRAMS),
         (needs.engines, ENGINES),
         (needs.dist, DIST),
         (needs.vm, VM),
@@ -170,7 +188,7 @@ pub fn ensure(workspace: &Workspace, needs: Needs) -> Result<Vec<Missing>> {
             what: format!("{} ({})", package.name, package.purpose),
             command: apt::install_command(&[package.name]),
             cause: cause.clone(),
-            optional: false,
+            optional: PROGRAMS.iter().any(|other| other.name == package.name) && !needs.test,
         })
         .collect())
 }

@@ -39,6 +39,9 @@ pub struct Options {
     /// Only the end-to-end tests, or those of them whose names hold one of these words
     #[arg(long, value_name = "WORD", num_args = 0..)]
     end_to_end: Option<Vec<String>>,
+    /// Also what takes hours: everything that is promised for a thousand times, as often as that
+    #[arg(long, conflicts_with_all = ["quick", "minutes"])]
+    all: bool,
     /// End after about so many minutes: virtual machines that do not fit are left out, and listed
     #[arg(long, value_name = "N")]
     minutes: Option<u64>,
@@ -129,7 +132,7 @@ pub fn some_end_to_end(workspace: &Workspace, words: &[&str]) -> Result<PathBuf>
     say::heading("end to end on this kernel");
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
     let mut tally = Tally::default();
-    matrix::on_this_kernel(workspace, program, &words, &mut tally)
+    matrix::on_this_kernel(workspace, program, &words, false, &mut tally)
 }
 
 /// Builds every test program that compiles, and the agent, which the end-to-end tests start.
@@ -235,7 +238,7 @@ fn end_to_end(
             "--vm leaves it to the virtual machines",
         );
     } else {
-        matrix::on_this_kernel(workspace, program, words, tally)?;
+        matrix::on_this_kernel(workspace, program, words, options.all, tally)?;
     }
     say::heading("end to end in virtual machines");
     let limit = options.left(start.elapsed(), matrix::MACHINES_LIMIT);

@@ -5,22 +5,22 @@
 use super::RunArguments;
 use std::{
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc::channel},
     time::Duration,
 };
 use tokentrail_agent::{
     config::Capture,
     kernel::{
-        attach::{Attacher, Fallback, Results, Start},
+        attach::{Attacher, Fallback, Results, Start, Way},
         bridge::{Bridge, Bridges},
         cgroups::Watch,
         decode::now,
-        keylog::{Cache, Finder},
+        keeper::Started,
+        keylog::{Cache, Client, Searches, searches::Shares},
         points::Points,
         probes::Probes,
         record::ProcessKey,
         scope::{Hierarchy, Scope},
-        search::Searches,
     },
     privilege::{
         message::Tell,
@@ -47,13 +47,22 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What is started before this process gives up its rights.
+pub(super) struct Helpers {
+    pub finder: Client,
+    pub keeper: Option<Started>,
+    pub way: Way,
+    /// The agent's own processes.
+    pub own: Vec<u32>,
+}
+
 /// Looks through the usual folders and the scope's processes, and starts what attaches.
 pub(super) fn attach(
     arguments: &RunArguments,
     capture: &Capture,
     scopes: &[Scope],
     mut loaded: Probes,
-    own: Vec<u32>,
+    helpers: Helpers,
     pipe: &Arc<Pipe>,
     live: &Shared,
 ) -> anyhow::Result<Points> {
@@ -73,21 +82,38 @@ pub(super) fn attach(
         info!(%problem, "findings of earlier runs are not used");
     }
     let results = Results::new()?;
-    let searches = Searches::new(Finder::new(cache), results.taker());
+    let searches = Searches::start(helpers.finder, cache, Shares::default(), results.taker())?;
+    let (lose, lost) = channel();
+    let keeper = match helpers.keeper {
+        Some(started) => {
+            let bell = results.bell();
+            let keeper = started.follow(move |lost| {
+                // At the end nobody takes it any more.
+                let _ = lose.send(lost);
+                bell.ring();
+            })?;
+            Some(Arc::new(keeper))
+        }
+        None => None,
+    };
+    let bridges = Bridges::new(capture.bridge, keeper.clone());
     let start = Start {
         maps: loaded.attach_maps()?,
+        way: helpers.way,
+        lost: keeper.is_some().then_some(lost),
+        keeper,
         points: points.clone(),
         fallback: if arguments.only_fallback {
             Fallback::Only
         } else {
             Fallback::WhenNeeded
         },
-        own,
+        own: helpers.own,
         search_ahead: capture.search_ahead,
     };
     let probes = Arc::new(Mutex::new(loaded));
     let processes = running(scopes);
-    let bridge = Bridge::start(Bridges::new(capture.bridge), Arc::clone(&probes), &processes)?;
+    let bridge = Bridge::start(bridges, Arc::clone(&probes), &processes)?;
     let attacher = Attacher::start(start, searches, results, &processes)?;
     *lock(live) = Some(Live {
         attacher,

@@ -8,13 +8,11 @@
 use super::{
     Log, RunArguments,
     guard::{self, Guard},
-    live::{Shared, attach, cgroup_made, detach, lock, sweep, watch},
+    live::{Helpers, Shared, attach, cgroup_made, detach, lock, sweep, watch},
     reload, start, tell_ready,
 };
 use crate::cli::{receivers, watchdog::Watchdog};
-use agent_common::{
-    event::{HashAbsent, Sha256, Time},
-};
+use agent_common::event::{HashAbsent, Sha256, Time};
 use anyhow::Context as _;
 use std::{
     io::ErrorKind,
@@ -28,15 +26,18 @@ use std::{
     time::{Duration, Instant},
 };
 use tokentrail_agent::{
-    config::Config,
+    config::{Config, Points},
     identity::{
         executable::{self, Found, Landing},
         eyes::{Direct, Eyes as _},
         host,
     },
     kernel::{
+        attach::{Way, breakpoint},
         bare,
         bridge::Request,
+        keeper::Started,
+        keylog::Client,
         probes::{self, Counters},
         scope::Scope,
     },
@@ -108,6 +109,13 @@ pub async fn observe(
     if let Err(error) = loaded.load_bridge() {
         warn!(%error, "TLS connections that were open before are listed as unread");
     }
+    let (way, keeper) = start_keeper(&config, &mut loaded);
+    let finder = Client::start(Path::new("/proc/self/exe"), account)
+        .context("the process that searches files cannot be started")?;
+    finder
+        .weaker()
+        .iter()
+        .for_each(|what| warn!("weaker here: {what}"));
     let counters = loaded.counters()?;
     let mut diagnostics = loaded.diagnostics();
     let begin = Begin {
@@ -153,8 +161,16 @@ pub async fn observe(
         .name("answers".into())
         .spawn(move || answering.run())?;
     let capture = config.capture.clone();
-    let own = vec![std::process::id(), worker.id()];
-    let points = attach(&arguments, &capture, &scopes, loaded, own, &pipe, &live)?;
+    let mut own = vec![std::process::id(), worker.id()];
+    own.extend(keeper.iter().flat_map(Started::pids));
+    own.extend(finder.pids());
+    let helpers = Helpers {
+        finder,
+        keeper,
+        way,
+        own,
+    };
+    let points = attach(&arguments, &capture, &scopes, loaded, helpers, &pipe, &live)?;
     watch(&scopes, &pipe, &live)?;
 
     let ready = tokio::time::timeout(BEGIN, said.recv()).await;
@@ -230,6 +246,47 @@ pub async fn observe(
         Some(0) => Ok(ExitCode::SUCCESS),
         Some(_) => Ok(ExitCode::FAILURE),
         None => worker.failed("the worker did not end in good order"),
+    }
+}
+
+/// How key-log points are attached, and the process that holds uprobes where some may be needed.
+fn start_keeper(config: &Config, loaded: &mut probes::Probes) -> (Way, Option<Started>) {
+    let breakpoints = breakpoint::self_test();
+    if let Err(error) = &breakpoints {
+        warn!(%error, "hardware breakpoints do not work here");
+    }
+    let way = match config.capture.points {
+        Points::Auto => Way::Auto {
+            breakpoints: breakpoints.is_ok(),
+        },
+        Points::Breakpoint => Way::Breakpoints,
+        Points::Uprobe => Way::Uprobes,
+        Points::UprobeHost => {
+            warn!(
+                "capture.points is uprobe-host: breakpoints are put into every process that maps a TLS library, in the \
+                 scope or not"
+            );
+            Way::HostUprobes
+        }
+    };
+    if way == Way::Breakpoints && !config.capture.bridge {
+        return (way, None);
+    }
+    let started = loaded
+        .keeper_programs()
+        .map_err(anyhow::Error::from)
+        .and_then(|programs| {
+            Started::start(Path::new("/proc/self/exe"), &programs).map_err(anyhow::Error::from)
+        });
+    match started {
+        Ok(started) => {
+            info!(way = %started.facts().way, "uprobes are held by a process of their own");
+            (way, Some(started))
+        }
+        Err(error) => {
+            warn!("no uprobe can be attached: {error:#}");
+            (way, None)
+        }
     }
 }
 

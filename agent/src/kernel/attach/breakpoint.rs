@@ -102,7 +102,9 @@ impl Breakpoint {
         };
         match i32::try_from(descriptor) {
             // SAFETY: the kernel has just made it for us.
-            Ok(descriptor) if descriptor >= 0 => Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) })),
+            Ok(descriptor) if descriptor >= 0 => {
+                Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+            }
             _ => Err(last_error()),
         }
     }

@@ -4,15 +4,18 @@ use crate::kernel::{
     keylog::{Found, Library, Point, PointKind},
     record::PointId,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// Of one file in one state.
 #[derive(Debug)]
 pub struct Findings {
     /// To be attached.
-    pub points: Vec<Known>,
+    pub points: Vec<Arc<Known>>,
     /// `EVP_KDF_derive`, where it is attached instead.
-    pub fallback: Option<Known>,
+    pub fallback: Option<Arc<Known>>,
     /// An OpenSSL whose key-log point was not found: its process needs the fallback.
     pub wants_fallback: bool,
     pub unread: Vec<Library>,
@@ -48,17 +51,14 @@ impl Known {
 
 impl Findings {
     /// `id` gives the next one. `only_fallback`: no point of OpenSSL is wanted but the fallback.
-    pub fn new(
-        found: &Found,
-        code_start: Option<u64>,
-        only_fallback: bool,
-        mut id: impl FnMut() -> PointId,
-    ) -> Self {
-        let mut known = |point: &Point| Known {
-            id: id(),
-            point: point.clone(),
-            dropped: AtomicBool::new(false),
-            told: AtomicBool::new(false),
+    pub fn new(found: &Found, only_fallback: bool, mut id: impl FnMut() -> PointId) -> Self {
+        let mut known = |point: &Point| {
+            Arc::new(Known {
+                id: id(),
+                point: point.clone(),
+                dropped: AtomicBool::new(false),
+                told: AtomicBool::new(false),
+            })
         };
         let is_left_out = |point: &&Point| only_fallback && point.library == Library::Openssl;
         let wants_fallback = found.wants_fallback()
@@ -72,8 +72,21 @@ impl Findings {
             fallback: found.fallback().map(known),
             wants_fallback,
             unread: found.unread.iter().map(|unread| unread.library).collect(),
-            code_start,
+            code_start: found.code_start,
         }
+    }
+
+    /// Whether another search gave the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let points = |findings: &Self| -> Vec<Point> {
+            let points = findings.all().map(|known| known.point.clone());
+            points.collect()
+        };
+        points(self) == points(other)
+            && self.fallback.is_some() == other.fallback.is_some()
+            && self.wants_fallback == other.wants_fallback
+            && self.unread == other.unread
+            && self.code_start == other.code_start
     }
 
     /// Whether a process that maps the file must be told of: see `abi::file`.
@@ -84,7 +97,7 @@ impl Findings {
             || fallback_is_wanted && self.fallback.is_some()
     }
 
-    pub fn all(&self) -> impl Iterator<Item = &Known> {
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Known>> {
         self.points.iter().chain(&self.fallback)
     }
 

@@ -2,7 +2,8 @@
 //! searched, and puts breakpoints where secrets pass.
 //!
 //! [`record`] is what the probes tell, [`breakpoint`] one breakpoint, [`processes`] who has what, [`findings`] what a file
-//! holds, [`maps`] what is shared with the probes, [`ahead`] what is searched before it runs, `thread` the loop. Searching is the business of `super::search`.
+//! holds, [`maps`] what is shared with the probes, [`ahead`] what is searched before it runs, `thread` the loop. Searching
+//! is the business of `super::keylog::searches`.
 //!
 //! Invariant: nothing is attached by name or path: a point is an address in a process that the kernel told of, or that
 //! `/proc` shows.
@@ -11,6 +12,7 @@
 mod ahead;
 pub mod breakpoint;
 mod findings;
+mod kept;
 mod look;
 pub mod maps;
 mod places;
@@ -20,11 +22,13 @@ pub mod record;
 mod thread;
 
 use super::{
+    keeper::{Keeper, Lost},
+    keylog::{Searched, Searches},
     points::Points,
     record::{PointId, ProcessKey},
-    search::{Searched, Searches},
 };
 use maps::AttachMaps;
+pub use point::Way;
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
     collections::BTreeSet,
@@ -78,7 +82,7 @@ impl Bell {
         Ok(Self(Arc::new(eventfd(0, flags)?)))
     }
 
-    fn ring(&self) {
+    pub fn ring(&self) {
         // A counter that is full has woken it already.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
@@ -94,6 +98,10 @@ pub struct Start {
     pub maps: AttachMaps,
     pub points: Points,
     pub fallback: Fallback,
+    pub way: Way,
+    /// Holds uprobes, and tells of those that are gone.
+    pub keeper: Option<Arc<Keeper>>,
+    pub lost: Option<Receiver<Lost>>,
     /// The agent's own processes, which are never attached to.
     pub own: Vec<u32>,
     /// Files are searched before they are executed.
@@ -129,6 +137,11 @@ impl Results {
             bell,
             receiver,
         })
+    }
+
+    /// Wakes the thread.
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
     }
 
     /// Takes a result to the thread.

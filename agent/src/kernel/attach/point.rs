@@ -1,4 +1,5 @@
-//! Putting one point into one process: breakpoints for all its threads, and what the probes must know of them.
+//! Putting one point into one process: breakpoints for all its threads, or a uprobe that the keeper holds, and what the
+//! probes must know of them.
 //!
 //! Invariant: the probes know a breakpoint before it is switched on, and nothing of one that is not attached.
 //! Invariant: the process is the one that was meant when its breakpoints are switched on: its start is looked at after
@@ -7,6 +8,7 @@
 use super::{
     breakpoint::Breakpoint,
     findings::Known,
+    kept::{Done, Job, Kept},
     maps::AttachMaps,
     places::{PlacesTable, Taken},
     processes::{Attachment, Processes},
@@ -15,10 +17,11 @@ use crate::{
     flow::Nanos,
     kernel::{
         decode::now,
+        keeper::{AttachmentId, Keeper},
         keylog::PointKind,
-        owner::{self, Owner},
+        owner::Owner,
         points::Unattached,
-        record::ProcessKey,
+        record::{PointId, ProcessKey},
         scope::start_ticks,
     },
 };
@@ -31,7 +34,10 @@ use std::{
     collections::HashSet,
     fs, io,
     os::fd::BorrowedFd,
-    sync::mpsc::{Sender, channel},
+    sync::{
+        Arc,
+        mpsc::{Sender, channel},
+    },
 };
 use tracing::{debug, warn};
 
@@ -50,93 +56,279 @@ pub enum Refused {
     For(Unattached),
 }
 
+/// How key-log points are attached: `capture.points` in the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Breakpoints where they work, and uprobes where they are refused.
+    Auto {
+        breakpoints: bool,
+    },
+    Breakpoints,
+    Uprobes,
+    /// Uprobes for every process of the host that has the file mapped.
+    HostUprobes,
+}
+
+impl Way {
+    fn breakpoints(self) -> bool {
+        matches!(self, Self::Breakpoints | Self::Auto { breakpoints: true })
+    }
+
+    /// Whether a uprobe may be tried where a breakpoint was refused for this.
+    fn falls_back(self, why: Unattached) -> bool {
+        matches!(self, Self::Auto { .. })
+            && matches!(
+                why,
+                Unattached::NoBreakpoint | Unattached::Limit | Unattached::Refused
+            )
+    }
+}
+
+/// What keeps a point attached.
+#[derive(Debug)]
+pub enum Held {
+    Breakpoint {
+        /// Dropped where that takes nobody's time.
+        _breakpoint: Breakpoint,
+    },
+    /// The keeper has it. `host`: for every process.
+    Uprobe { id: AttachmentId, host: bool },
+}
+
+/// What came of a request.
+pub enum Attached {
+    Since(Nanos),
+    /// The keeper was asked: [`Attachments::kept`] has the answer later.
+    Asked,
+}
+
+/// A point in a process.
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub process: ProcessKey,
+    pub file: abi::File,
+    pub address: u64,
+}
+
 /// What is attached, and what it takes to attach more.
 pub struct Attachments {
-    pub processes: Processes<Breakpoint>,
+    pub processes: Processes<Held>,
     pub maps: AttachMaps,
+    way: Way,
     places: PlacesTable,
-    /// Closing takes up to half a millisecond each: not for the thread that attaches.
-    closing: Sender<Vec<Breakpoint>>,
+    kept: Option<Kept>,
+    /// What the keeper was asked for and has not answered.
+    asked: HashSet<(ProcessKey, PointId, u64)>,
+    /// Closing a breakpoint takes up to half a millisecond, detaching a uprobe tens of them: not for the thread that
+    /// attaches.
+    closing: Sender<Vec<Held>>,
 }
 
 impl Attachments {
     /// # Errors
     /// If there can be no thread.
-    pub fn new(maps: AttachMaps) -> io::Result<Self> {
-        let (closing, closed) = channel::<Vec<Breakpoint>>();
+    pub fn new(maps: AttachMaps, way: Way, kept: Option<Kept>) -> io::Result<Self> {
+        let (closing, closed) = channel::<Vec<Held>>();
+        let keeper = kept.as_ref().map(|kept| Arc::clone(kept.keeper()));
         std::thread::Builder::new()
             .name("detacher".into())
-            .spawn(move || closed.iter().for_each(drop))?;
+            .spawn(move || {
+                for held in closed {
+                    detach(held, keeper.as_deref());
+                }
+            })?;
         Ok(Self {
             processes: Processes::default(),
             maps,
+            way,
             places: PlacesTable::default(),
+            kept,
+            asked: HashSet::new(),
             closing,
         })
     }
 
-    /// Gives when it was attached.
+    /// Attaches a point to a process.
     ///
     /// # Errors
     /// Why it was not: nothing is left behind then.
-    pub fn attach(
-        &mut self,
-        process: ProcessKey,
-        known: &Known,
-        address: u64,
-    ) -> Result<Nanos, Refused> {
-        let same = |attachment: &&Attachment<Breakpoint>| {
-            attachment.point == known.id && attachment.address == address
+    pub fn attach(&mut self, target: Target, known: &Known) -> Result<Attached, Refused> {
+        let same = |attachment: &&Attachment<Held>| {
+            attachment.point == known.id && attachment.address == target.address
         };
-        if let Some(attached) = self.processes.of(process).find(same) {
-            return Ok(attached.since);
+        if let Some(attached) = self.processes.of(target.process).find(same) {
+            return Ok(Attached::Since(attached.since));
         }
+        let refused = if self.way.breakpoints() {
+            match self.breakpoint(target, known) {
+                Ok(since) => return Ok(Attached::Since(since)),
+                Err(Refused::For(why)) if self.way.falls_back(why) => why,
+                Err(refused) => return Err(refused),
+            }
+        } else {
+            Unattached::Refused
+        };
+        self.uprobe(target, known, refused)
+    }
+
+    /// Attaches a point that a search may prove wrong: by a breakpoint or not at all, since that changes nobody's text.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_unproven(&mut self, target: Target, known: &Known) -> Result<Attached, Refused> {
+        if !self.way.breakpoints() {
+            return Err(Refused::For(Unattached::Refused));
+        }
+        self.breakpoint(target, known).map(Attached::Since)
+    }
+
+    fn breakpoint(&mut self, target: Target, known: &Known) -> Result<Nanos, Refused> {
+        let process = target.process;
         if !self.processes.has_room(process) {
             return Err(Refused::For(Unattached::NoBreakpoint));
         }
-        let owner = owner::of(process.pid);
+        let owner = Owner::of(process.pid);
         let room = self.room(&owner);
         if room == 0 {
             return Err(Refused::For(Unattached::Limit));
         }
         let kind = known.point.kind;
         let places = self.take_places(kind)?;
-        let made = self.make(process, known, (address, places), room);
-        let descriptors = match made {
-            Ok(descriptors) => descriptors,
+        let made = self.make(process, known, (target.address, places), room);
+        let breakpoints = match made {
+            Ok(breakpoints) => breakpoints,
             Err(refused) => {
                 let before = self.processes.breakpoints(process, None);
                 self.tell(process, before);
-                self.give_back(kind, places);
+                self.give_back(places);
                 return Err(refused);
             }
         };
+        let held = breakpoints
+            .into_iter()
+            .map(|_breakpoint| Held::Breakpoint { _breakpoint });
         let since = now();
         self.processes.add(
             process,
-            (known.id, address, places),
-            descriptors,
+            (known.id, target.address, places),
+            true,
+            held.collect(),
             owner,
             since,
         );
         Ok(since)
     }
 
-    /// Closes what belonged to these.
-    pub fn detach(&mut self, over: Vec<Attachment<Breakpoint>>) {
-        for attachment in over {
-            if attachment.places != NO_PLACES
-                && let Some(key) = self.places.give_back(attachment.places)
-            {
-                self.maps.remove_places(key);
+    /// `refused`: why there is no breakpoint.
+    fn uprobe(
+        &mut self,
+        target: Target,
+        known: &Known,
+        refused: Unattached,
+    ) -> Result<Attached, Refused> {
+        if self.kept.is_none() {
+            return Err(Refused::For(refused));
+        }
+        let host = self.way == Way::HostUprobes;
+        if host {
+            let same = |attachment: &Attachment<Held>| attachment.point == known.id;
+            if let Some(since) = self.processes.join(target.process, same) {
+                return Ok(Attached::Since(since));
             }
-            // Where the other thread is gone they are closed here.
+        }
+        let name = (target.process, known.id, target.address);
+        if !self.asked.insert(name) {
+            return Ok(Attached::Asked);
+        }
+        let job = Job {
+            process: target.process,
+            point: known.id,
+            kind: known.point.kind,
+            file: target.file,
+            file_offset: known.point.file_offset,
+            address: target.address,
+            places: NO_PLACES,
+            host,
+        };
+        let places = match self.take_places(job.kind) {
+            Ok(places) => places,
+            Err(refused) => {
+                self.asked.remove(&name);
+                return Err(refused);
+            }
+        };
+        if let Some(kept) = &self.kept {
+            kept.ask(Job { places, ..job });
+        }
+        Ok(Attached::Asked)
+    }
+
+    /// What the keeper has answered since: process, point, its address, and what came of it.
+    pub fn kept(&mut self) -> Option<(ProcessKey, PointId, u64, Result<Nanos, Refused>)> {
+        let Done { job, result } = self.kept.as_ref()?.next()?;
+        let (process, point, address) = (job.process, job.point, job.address);
+        // Not there any more where the process has left meanwhile.
+        let wanted = self.asked.remove(&(process, point, address));
+        let result = match result {
+            Ok(id) => {
+                let held = vec![Held::Uprobe { id, host: job.host }];
+                let since = now();
+                if wanted && start_ticks(process.pid) == Some(process.start / TICK) {
+                    self.processes.add(
+                        process,
+                        (point, address, job.places),
+                        false,
+                        held,
+                        Owner::of(process.pid),
+                        since,
+                    );
+                    Ok(since)
+                } else {
+                    self.give_back(job.places);
+                    let _ = self.closing.send(held);
+                    Err(Refused::Gone)
+                }
+            }
+            Err(refused) => {
+                self.give_back(job.places);
+                Err(refused)
+            }
+        };
+        Some((process, point, address, result))
+    }
+
+    /// The keeper has lost these: gives the processes and points that are without them now.
+    pub fn lost(&mut self, ids: &[AttachmentId]) -> Vec<(ProcessKey, PointId)> {
+        let is_lost = |attachment: &Attachment<Held>| {
+            attachment
+                .descriptors
+                .iter()
+                .any(|held| matches!(held, Held::Uprobe { id, .. } if ids.contains(id)))
+        };
+        let mut without = Vec::new();
+        for process in self.processes.keys() {
+            let of = self.processes.of(process);
+            let lost = of.filter(|attachment| is_lost(attachment));
+            without.extend(lost.map(|attachment| (process, attachment.point)));
+        }
+        let (over, _) = self.processes.remove(is_lost);
+        for attachment in over {
+            self.give_back(attachment.places);
+        }
+        without
+    }
+
+    /// Closes what belonged to these.
+    fn detach(&mut self, over: Vec<Attachment<Held>>) {
+        for attachment in over {
+            self.give_back(attachment.places);
+            // The other thread takes from it to the end.
             let _ = self.closing.send(attachment.descriptors);
         }
     }
 
     /// Detaches what fits from every process.
-    pub fn detach_all(&mut self, fits: impl Fn(&Attachment<Breakpoint>) -> bool) {
+    pub fn detach_all(&mut self, fits: impl Fn(&Attachment<Held>) -> bool) {
         let (over, of) = self.processes.remove(fits);
         for process in of {
             let left = self.processes.breakpoints(process, None);
@@ -147,17 +339,30 @@ impl Attachments {
 
     /// The process has ended or executes another program.
     pub fn leave(&mut self, process: ProcessKey) {
+        self.asked.retain(|(asked, ..)| *asked != process);
         let over = self.processes.leave(process);
         self.detach(over);
+    }
+
+    /// A child was forked at `time`. Gives what it has not: point and address.
+    pub fn fork(
+        &mut self,
+        parent: ProcessKey,
+        child: ProcessKey,
+        time: Nanos,
+    ) -> Vec<(PointId, u64)> {
+        self.processes.fork(parent, child, time, |held| match held {
+            Held::Breakpoint { .. } => true,
+            Held::Uprobe { host, .. } => *host,
+        })
     }
 
     /// Descriptors that this owner's processes may still take.
     fn room(&self, owner: &Owner) -> usize {
         // Asked for each time: somebody may lower it while the agent runs.
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let most = usize::try_from(limit)
-            .unwrap_or(usize::MAX)
-            .saturating_sub(OTHERS.min(usize::try_from(limit / 2).unwrap_or(OTHERS)));
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let most = limit.saturating_sub(OTHERS.min(limit / 2));
         let share = (most / SHARE).saturating_sub(self.processes.descriptors_of(owner));
         most.saturating_sub(self.processes.descriptors()).min(share)
     }
@@ -180,8 +385,8 @@ impl Attachments {
         }
     }
 
-    fn give_back(&mut self, kind: PointKind, places: u32) {
-        if let PointKind::Placed(_) = kind
+    fn give_back(&mut self, places: u32) {
+        if places != NO_PLACES
             && let Some(key) = self.places.give_back(places)
         {
             self.maps.remove_places(key);
@@ -224,6 +429,22 @@ impl Attachments {
             // Hits that the probes know nothing of are counted, and nothing is read.
             warn!(%error, "the probes cannot be told of a process's breakpoints");
         }
+    }
+}
+
+fn detach(held: Vec<Held>, keeper: Option<&Keeper>) {
+    let ids: Vec<AttachmentId> = held
+        .iter()
+        .filter_map(|held| match held {
+            Held::Uprobe { id, .. } => Some(*id),
+            Held::Breakpoint { .. } => None,
+        })
+        .collect();
+    if let Some(keeper) = keeper
+        && !ids.is_empty()
+        && let Err(error) = keeper.detach(&ids)
+    {
+        warn!(%error, "uprobes are not detached");
     }
 }
 

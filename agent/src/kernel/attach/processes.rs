@@ -5,7 +5,7 @@
 //! executed another program or ended.
 //!
 //! Invariant: an attachment has at least one member, and is in the list of each of them.
-//! Invariant: a process has at most [`abi::BREAKPOINTS_MAX`] attachments.
+//! Invariant: a process has at most [`abi::BREAKPOINTS_MAX`] attachments that are breakpoints.
 
 use crate::{
     flow::Nanos,
@@ -25,6 +25,8 @@ pub struct AttachmentId(u64);
 pub struct Attachment<D> {
     pub point: PointId,
     pub address: u64,
+    /// It takes a slot of each thread: no uprobe.
+    pub is_breakpoint: bool,
     /// Key in the probes' map `PLACES`, of a point that is no C function.
     pub places: u32,
     pub descriptors: Vec<D>,
@@ -89,9 +91,12 @@ impl<D> Processes<D> {
             .filter_map(|id| self.attachments.get(id))
     }
 
-    /// Whether there is room for one more.
+    /// Whether there is room for one more of those that are breakpoints.
     pub fn has_room(&self, process: ProcessKey) -> bool {
-        self.of(process).count() < BREAKPOINTS_MAX
+        let breakpoints = self
+            .of(process)
+            .filter(|attachment| attachment.is_breakpoint);
+        breakpoints.count() < BREAKPOINTS_MAX
     }
 
     /// The value of the probes' map `BREAKPOINTS` for this process, with one more than it has.
@@ -100,7 +105,10 @@ impl<D> Processes<D> {
         process: ProcessKey,
         more: Option<abi::Breakpoint>,
     ) -> abi::Breakpoints {
-        let known = self.of(process).map(|attachment| abi::Breakpoint {
+        let breakpoints = self
+            .of(process)
+            .filter(|attachment| attachment.is_breakpoint);
+        let known = breakpoints.map(|attachment| abi::Breakpoint {
             address: attachment.address,
             point: attachment.point.0,
             places: attachment.places,
@@ -120,6 +128,7 @@ impl<D> Processes<D> {
         &mut self,
         process: ProcessKey,
         (point, address, places): (PointId, u64, u32),
+        is_breakpoint: bool,
         descriptors: Vec<D>,
         owner: Owner,
         since: Nanos,
@@ -133,6 +142,7 @@ impl<D> Processes<D> {
             Attachment {
                 point,
                 address,
+                is_breakpoint,
                 places,
                 descriptors,
                 owner,
@@ -143,13 +153,31 @@ impl<D> Processes<D> {
         self.list(process).attachments.push(id);
     }
 
-    /// A child was forked at `time`: it is a member of what its parent had by then. Gives what the parent has got since,
+    /// One more process has what another has: the first attachment that fits.
+    pub fn join(
+        &mut self,
+        process: ProcessKey,
+        fits: impl Fn(&Attachment<D>) -> bool,
+    ) -> Option<Nanos> {
+        let (id, attachment) = self
+            .attachments
+            .iter_mut()
+            .find(|(_, attachment)| fits(attachment))?;
+        let (id, since) = (*id, attachment.since);
+        if attachment.members.insert(process) {
+            self.list(process).attachments.push(id);
+        }
+        Some(since)
+    }
+
+    /// A child was forked at `time`: it is a member of what its parent had by then and what is `inherited`. Gives the rest,
     /// which the child does not have: point and address.
     pub fn fork(
         &mut self,
         parent: ProcessKey,
         child: ProcessKey,
         time: Nanos,
+        inherited: impl Fn(&D) -> bool,
     ) -> Vec<(PointId, u64)> {
         let ids = match self.processes.get(&parent.pid) {
             Some(known) if known.start == parent.start => known.attachments.clone(),
@@ -160,7 +188,7 @@ impl<D> Processes<D> {
             let Some(attachment) = self.attachments.get_mut(&id) else {
                 continue;
             };
-            if attachment.since > time {
+            if attachment.since > time || !attachment.descriptors.iter().all(&inherited) {
                 missed.push((attachment.point, attachment.address));
                 continue;
             }
@@ -217,7 +245,8 @@ impl<D> Processes<D> {
             }
             over.push(attachment);
         }
-        self.processes.retain(|_, known| !known.attachments.is_empty());
+        self.processes
+            .retain(|_, known| !known.attachments.is_empty());
         (over, of.into_iter().collect())
     }
 
@@ -258,8 +287,9 @@ mod tests {
         processes.add(
             process(pid),
             (PointId(1), 0x10, 0),
+            true,
             vec!["a", "b"],
-            Owner::new("u"),
+            Owner::named("u"),
             since,
         );
         processes
@@ -268,26 +298,53 @@ mod tests {
     #[test]
     fn descriptors_go_with_the_last_of_a_family() {
         let mut processes = with(1, 5);
-        assert!(processes.fork(process(1), process(2), 6).is_empty());
-        assert!(processes.fork(process(2), process(3), 7).is_empty());
-        assert_eq!(processes.descriptors_of(&Owner::new("u")), 2);
+        assert!(
+            processes
+                .fork(process(1), process(2), 6, |_| true)
+                .is_empty()
+        );
+        assert!(
+            processes
+                .fork(process(2), process(3), 7, |_| true)
+                .is_empty()
+        );
+        assert_eq!(processes.descriptors_of(&Owner::named("u")), 2);
         assert!(processes.leave(process(1)).is_empty());
         assert!(processes.leave(process(3)).is_empty());
         let over = processes.leave(process(2));
         assert_eq!(over[0].descriptors, ["a", "b"]);
         assert_eq!((processes.descriptors(), processes.keys().len()), (0, 0));
-        assert_eq!(processes.descriptors_of(&Owner::new("u")), 0);
+        assert_eq!(processes.descriptors_of(&Owner::named("u")), 0);
     }
 
     #[test]
     fn a_child_that_was_forked_before_has_nothing_of_it() {
         let mut processes = with(1, 5);
         assert_eq!(
-            processes.fork(process(1), process(2), 4),
+            processes.fork(process(1), process(2), 4, |_| true),
             [(PointId(1), 0x10)]
         );
         assert_eq!(processes.of(process(2)).count(), 0);
         assert_eq!(processes.leave(process(1)).len(), 1);
+    }
+
+    #[test]
+    fn what_is_not_inherited_is_missed_and_may_be_joined() {
+        let mut processes = with(1, 5);
+        let missed = processes.fork(process(1), process(2), 6, |descriptor| *descriptor != "b");
+        assert_eq!(missed, [(PointId(1), 0x10)]);
+        assert_eq!(
+            processes.join(process(2), |known| known.point == PointId(1)),
+            Some(5)
+        );
+        assert_eq!(
+            processes.join(process(2), |known| known.point == PointId(1)),
+            Some(5)
+        );
+        assert_eq!(processes.of(process(2)).count(), 1);
+        assert_eq!(processes.join(process(2), |_| false), None);
+        assert!(processes.leave(process(1)).is_empty());
+        assert_eq!(processes.leave(process(2)).len(), 1);
     }
 
     #[test]
@@ -296,15 +353,22 @@ mod tests {
         let other = ProcessKey { pid: 1, start: 11 };
         assert_eq!(processes.of(other).count(), 0);
         assert!(processes.leave(other).is_empty());
-        assert!(processes.fork(other, process(2), 9).is_empty());
+        assert!(processes.fork(other, process(2), 9, |_| true).is_empty());
         assert_eq!(processes.of(process(1)).count(), 1);
     }
 
     #[test]
     fn a_point_is_taken_from_all_of_them() {
         let mut processes = with(1, 5);
-        processes.fork(process(1), process(2), 6);
-        processes.add(process(2), (PointId(2), 0x20, 7), vec!["c"], Owner::new("u"), 8);
+        processes.fork(process(1), process(2), 6, |_| true);
+        processes.add(
+            process(2),
+            (PointId(2), 0x20, 7),
+            true,
+            vec!["c"],
+            Owner::named("u"),
+            8,
+        );
         assert!(!processes.has_room(process(2)) && processes.has_room(process(1)));
         let value = processes.breakpoints(process(2), None);
         assert_eq!((value.at[0].address, value.at[1].places), (0x10, 7));

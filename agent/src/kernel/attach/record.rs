@@ -13,6 +13,8 @@ pub enum Record {
         process: ProcessKey,
         file: abi::File,
         code: Code,
+        /// What it asked for, not resolved.
+        name: PathBuf,
     },
     /// It has mapped a part of a file as code.
     Mapped {
@@ -90,6 +92,7 @@ impl Record {
                         start: word(bytes, after)?,
                         end: word(bytes, after + 8)?,
                     },
+                    name: text(bytes.get(after + 16..)?),
                 }
             }
             kind::MAPPED => {
@@ -181,6 +184,11 @@ fn file(bytes: &[u8]) -> Option<abi::File> {
     })
 }
 
+fn text(bytes: &[u8]) -> PathBuf {
+    let len = bytes.iter().position(|byte| *byte == 0);
+    OsStr::from_bytes(&bytes[..len.unwrap_or(bytes.len())]).into()
+}
+
 fn word(bytes: &[u8], place: usize) -> Option<u64> {
     at(bytes, place).map(u64::from_ne_bytes)
 }
@@ -200,7 +208,9 @@ mod tests {
         bytes.extend(kind::MAPPED.to_ne_bytes());
         bytes.extend(96u32.to_ne_bytes());
         bytes.extend(11u64.to_ne_bytes());
-        words.iter().for_each(|word| bytes.extend(word.to_ne_bytes()));
+        words
+            .iter()
+            .for_each(|word| bytes.extend(word.to_ne_bytes()));
         bytes
     }
 

@@ -9,20 +9,21 @@ use super::{
     Bell, Fallback, Request, Results, Start,
     ahead::{Ahead, Ticket},
     findings::{Findings, Known},
+    kept::Kept,
     look,
-    point::{Attachments, Refused},
+    point::{Attached as Now, Attachments, Refused, Target},
     record::{Code, Part, Record},
 };
 use crate::{
     flow::Nanos,
     kernel::{
         decode::now,
-        keylog::{Found, discover},
-        owner,
+        keeper::{Lost, Why},
+        keylog::{Class, Found, Job, Library, LookError, Searched, Searches, discover, searches::Reason},
+        owner::Owner,
         points::{Attached, Mapped, Points, SearchCounts, State, Unattached},
         record::{PointId, ProcessKey},
         scope::start_ticks,
-        search::{Class, Job, Searched, Searches},
     },
 };
 use agent_common::abi::{self, TICK, file};
@@ -45,6 +46,8 @@ use tracing::{debug, info, warn};
 
 /// Files whose findings are kept.
 const FILES: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
+/// Files in states that do not last, whose findings are kept.
+const UNPROVEN: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// Processes that wait for a search.
 const PENDING: usize = 16_384;
 /// Files of one process that it waits for.
@@ -62,14 +65,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where in a process a file's code is.
 #[derive(Clone, Debug)]
 enum Place {
-    Program(Code),
+    Program {
+        code: Code,
+        /// What exec was asked for.
+        name: PathBuf,
+    },
     Parts(Vec<Part>),
 }
 
 impl Place {
     fn address_of(&self, known: &Known, findings: &Findings) -> Option<u64> {
         match self {
-            Self::Program(code) => {
+            Self::Program { code, .. } => {
                 let bias = code.start.wrapping_sub(findings.code_start?);
                 let address = known.point.virtual_address.wrapping_add(bias);
                 (code.start..code.end).contains(&address).then_some(address)
@@ -82,9 +89,23 @@ impl Place {
 }
 
 /// A search that was asked for.
+#[derive(Default)]
 struct Asked {
     /// `None`: a file that no process was met with.
     file: Option<abi::File>,
+    /// The file was opened by this name, for its next use: its process has ended.
+    named: bool,
+    /// Where a program may be found when its process has ended before it was opened.
+    name: Option<(PathBuf, Owner)>,
+}
+
+impl Asked {
+    fn of(file: abi::File) -> Self {
+        Self {
+            file: Some(file),
+            ..Self::default()
+        }
+    }
 }
 
 struct Waiting {
@@ -105,9 +126,12 @@ pub(super) struct Thread {
     lost_ahead: u64,
     results: Results,
     requests: Receiver<Request>,
+    lost_uprobes: Option<Receiver<Lost>>,
     drops: Arc<Mutex<BTreeSet<PointId>>>,
     resting: Arc<AtomicBool>,
     known: LruCache<abi::File, Arc<Findings>>,
+    /// Of states that may come again with another content.
+    unproven: LruCache<abi::File, Arc<Findings>>,
     asked: HashMap<u64, Asked>,
     searching: HashMap<abi::File, HashSet<u32>>,
     pending: HashMap<u32, Waiting>,
@@ -130,8 +154,13 @@ impl Thread {
         drops: Arc<Mutex<BTreeSet<PointId>>>,
         resting: Arc<AtomicBool>,
     ) -> io::Result<Self> {
+        let kept = match start.keeper {
+            Some(keeper) => Some(Kept::start(keeper, results.bell.clone())?),
+            None => None,
+        };
         Ok(Self {
-            attachments: Attachments::new(start.maps)?,
+            attachments: Attachments::new(start.maps, start.way, kept)?,
+            lost_uprobes: start.lost,
             points: start.points,
             fallback: start.fallback,
             fallback_wanted: start.fallback == Fallback::Only,
@@ -148,6 +177,7 @@ impl Thread {
             drops,
             resting,
             known: LruCache::new(FILES),
+            unproven: LruCache::new(UNPROVEN),
             asked: HashMap::new(),
             searching: HashMap::new(),
             pending: HashMap::new(),
@@ -167,9 +197,9 @@ impl Thread {
             self.look(*process);
         }
         for path in discover::usual_libraries() {
-            let owner = owner::Owner::new("");
-            self.ask(None, owner, Class::Prompt, move || {
-                discover::open_regular(&path).map_err(io::Error::other)
+            let owner = Owner::named("");
+            self.ask(Asked::default(), owner, Class::Prompt, move || {
+                discover::open_regular(&path)
             });
         }
         let until = Instant::now() + PATIENCE;
@@ -188,6 +218,7 @@ impl Thread {
             });
             self.drain();
             self.take_results();
+            self.take_kept();
             self.ask_ahead();
         }
         self.tell_searches();
@@ -198,6 +229,7 @@ impl Thread {
             self.wait(PAUSE);
             self.drain();
             self.take_results();
+            self.take_kept();
             self.ask_ahead();
             self.take_drops();
             if !self.take_requests() {
@@ -243,6 +275,7 @@ impl Thread {
                 process,
                 file,
                 code,
+                name,
             } => {
                 self.attachments.leave(process);
                 self.pending.remove(&process.pid);
@@ -250,10 +283,11 @@ impl Thread {
                     return;
                 }
                 self.points.executed(process);
-                self.met(process, file, Place::Program(code), None);
+                let asked = name.clone();
+                self.met(process, file, Place::Program { code, name }, None);
                 self.points.looked_at(process);
                 if let Some(ahead) = &mut self.ahead {
-                    ahead.met(process);
+                    ahead.met(process, Some(asked));
                 }
             }
             Record::Mapped {
@@ -304,24 +338,31 @@ impl Thread {
             let start = child.start;
             self.pending.insert(child.pid, Waiting { start, places });
         }
-        for (point, address) in self.attachments.processes.fork(parent, child, time) {
-            let found = self.known.iter().find_map(|(_, findings)| {
-                let of = Arc::clone(findings);
-                let known = of.all().position(|known| known.id == point)?;
-                Some((of, known))
-            });
-            if let Some((findings, place)) = found
-                && let Some(known) = findings.all().nth(place)
-            {
-                self.attach(child, known, address, None);
+        for (point, address) in self.attachments.fork(parent, child, time) {
+            if let Some((file, known)) = self.point(point) {
+                let target = Target {
+                    process: child,
+                    file,
+                    address,
+                };
+                self.attach(target, &known, None);
             }
         }
+    }
+
+    /// A point that was found, by its id, and its file.
+    fn point(&self, id: PointId) -> Option<(abi::File, Arc<Known>)> {
+        let files = self.known.iter().chain(self.unproven.iter());
+        files.into_iter().find_map(|(file, findings)| {
+            let known = findings.all().find(|known| known.id == id)?;
+            Some((*file, Arc::clone(known)))
+        })
     }
 
     /// A process has this file as code at this place. `path`: as it sees it, if that is known.
     fn met(&mut self, process: ProcessKey, of: abi::File, place: Place, path: Option<PathBuf>) {
         if let Some(findings) = self.known.get(&of).map(Arc::clone) {
-            self.attach_all(process, &findings, &place, path);
+            self.attach_all(process, of, &findings, &place, path);
             return;
         }
         if of.inode == 0 || self.pending.len() >= PENDING {
@@ -344,6 +385,9 @@ impl Thread {
             return;
         }
         waiting.places.push((of, place.clone()));
+        if matches!(place, Place::Program { .. }) {
+            self.attach_unproven(process, of, &place);
+        }
         self.points.asked(process);
         let already = self.searching.contains_key(&of);
         self.searching.entry(of).or_default().insert(process.pid);
@@ -354,15 +398,22 @@ impl Thread {
 
     fn ask_for(&mut self, process: ProcessKey, of: abi::File, place: &Place) {
         let pid = process.pid;
-        let owner = owner::of(pid);
+        let owner = Owner::of(pid);
         match place {
-            Place::Program(_) => self.ask(Some(of), owner, Class::Prompt, move || {
-                discover::open_program(pid).map_err(io::Error::other)
-            }),
+            Place::Program { name, .. } => {
+                let asked = Asked {
+                    file: Some(of),
+                    named: false,
+                    name: name.is_absolute().then(|| (name.clone(), owner.clone())),
+                };
+                self.ask(asked, owner, Class::Prompt, move || {
+                    discover::open_program(pid)
+                });
+            }
             Place::Parts(parts) => {
                 let address = parts.first().map_or(0, |part| part.address);
-                self.ask(Some(of), owner, Class::Prompt, move || {
-                    discover::open_at(pid, address).map_err(io::Error::other)
+                self.ask(Asked::of(of), owner, Class::Prompt, move || {
+                    discover::open_at(pid, address)
                 });
             }
         }
@@ -370,14 +421,14 @@ impl Thread {
 
     fn ask(
         &mut self,
-        file: Option<abi::File>,
-        owner: owner::Owner,
+        asked: Asked,
+        owner: Owner,
         class: Class,
-        open: impl FnOnce() -> io::Result<File> + Send + 'static,
+        open: impl FnOnce() -> Result<File, LookError> + Send + 'static,
     ) {
         let token = self.next_token;
         self.next_token += 1;
-        self.asked.insert(token, Asked { file });
+        self.asked.insert(token, asked);
         self.searches.ask(Job {
             token,
             owner,
@@ -396,11 +447,12 @@ impl Thread {
             let token = self.next_token;
             self.next_token += 1;
             self.asked_ahead.insert(token, wanted.ticket);
+            let open = wanted.open;
             self.searches.ask(Job {
                 token,
                 owner: wanted.owner,
                 class: Class::Ahead,
-                open: wanted.open,
+                open: Box::new(move || Ok(open()?)),
             });
         }
     }
@@ -416,29 +468,76 @@ impl Thread {
             }
             (Ok(_), None) => None,
         };
-        let Some((found, of)) = found.filter(|(_, of)| {
-            // A process may have been met with it meanwhile.
-            searched.cacheable && !self.known.contains(of)
-        }) else {
+        // A process may have been met with it meanwhile.
+        let Some((found, of)) = found.filter(|(_, of)| !self.known.contains(of)) else {
             return;
         };
-        let findings = self.findings(found, searched.code_start);
+        let findings = self.findings(found);
         debug!(
             device = of.device,
             inode = of.inode,
             size = of.size,
             points = findings.points.len(),
+            lasting = searched.cacheable,
             "searched ahead"
         );
-        self.want_fallback(&findings);
-        self.learn(of, &findings);
-        self.serve(of, Some(&findings));
+        if searched.cacheable {
+            self.want_fallback(&findings);
+            self.learn(of, &findings);
+            self.serve(of, Some(&findings), None);
+        } else {
+            self.unproven.put(of, findings);
+        }
     }
 
-    fn findings(&mut self, found: &Found, code_start: Option<u64>) -> Arc<Findings> {
+    /// A program that was searched in this state, which may have another content all the same: it is searched again, and
+    /// what it is likely to have is attached meanwhile, since it does not wait.
+    fn attach_unproven(&mut self, process: ProcessKey, of: abi::File, place: &Place) {
+        let Some(findings) = self.unproven.get(&of).map(Arc::clone) else {
+            return;
+        };
+        for known in &findings.points {
+            let Some(address) = place.address_of(known, &findings) else {
+                continue;
+            };
+            let target = Target {
+                process,
+                file: of,
+                address,
+            };
+            if !known.is_dropped()
+                && let Ok(attached) = self.attachments.attach_unproven(target, known)
+            {
+                let path = look::program(process.pid).unwrap_or_default();
+                self.report(process, known, path, Ok(attached));
+            }
+        }
+    }
+
+    /// What a search has found in a file: with the ids that its points have, if they were known.
+    fn found(&mut self, of: Option<abi::File>, found: &Found) -> Arc<Findings> {
+        // It may have been searched ahead since it was asked for.
+        if let Some(known) = of.and_then(|of| self.known.get(&of).map(Arc::clone)) {
+            return known;
+        }
+        let findings = self.findings(found);
+        match of.and_then(|of| self.unproven.pop(&of)) {
+            Some(unproven) if unproven.is_same(&findings) => unproven,
+            Some(unproven) => {
+                debug!("a file has another content than it had in the same state");
+                let is_wrong = |point| unproven.all().any(|known| known.id == point);
+                self.attachments
+                    .detach_all(|attachment| is_wrong(attachment.point));
+                findings
+            }
+            None => findings,
+        }
+    }
+
+    fn findings(&mut self, found: &Found) -> Arc<Findings> {
         let only = self.fallback == Fallback::Only;
         let next = &mut self.next_point;
-        Arc::new(Findings::new(found, code_start, only, || {
+        Arc::new(Findings::new(found, only, || {
             *next += 1;
             PointId(*next - 1)
         }))
@@ -463,19 +562,14 @@ impl Thread {
         let findings = match &searched.outcome {
             // What a process has mapped is the file as it was then.
             Ok(_)
-                if asked
-                    .file
-                    .zip(state)
-                    .is_some_and(|(met, now)| !is_same_content(met, now)) =>
+                if asked.file.zip(state).is_some_and(|(met, now)| {
+                    !now.has_content_of(&met) || asked.named && met != now
+                }) =>
             {
                 debug!("a file has changed since it was mapped");
                 None
             }
-            Ok(found) => {
-                // It may have been searched ahead since it was asked for.
-                let known = asked.file.and_then(|of| self.known.get(&of).map(Arc::clone));
-                Some(known.unwrap_or_else(|| self.findings(found, searched.code_start)))
-            }
+            Ok(found) => Some(self.found(asked.file, found)),
             Err(error) => {
                 debug!(%error, "not searched");
                 None
@@ -485,13 +579,33 @@ impl Thread {
             self.want_fallback(findings);
             if searched.cacheable
                 && let Some(of) = asked.file.or(state)
+                && of.inode != 0
             {
                 self.learn(of, findings);
+            } else if let Some(of) = asked.file {
+                self.unproven.put(of, Arc::clone(findings));
             }
         }
+        let why = searched.outcome.as_ref().err().and_then(unsearched);
         if let Some(of) = asked.file {
-            self.serve(of, findings.as_ref());
+            self.serve(of, findings.as_ref(), why);
         }
+        if let (None, Some((name, owner))) = (searched.file, asked.name) {
+            self.ask_by_name(asked.file, name, owner);
+        }
+    }
+
+    /// A program has ended before it could be opened. It is searched for its next use, by its name: the findings count if
+    /// the name leads to the very file that was executed, and nothing is attached by them now.
+    fn ask_by_name(&mut self, file: Option<abi::File>, name: PathBuf, owner: Owner) {
+        let asked = Asked {
+            file,
+            named: true,
+            name: None,
+        };
+        self.ask(asked, owner, Class::Ahead, move || {
+            discover::open_regular(&name)
+        });
     }
 
     /// Keeps what was found, and tells the probes which mappings of it they need not tell.
@@ -507,8 +621,8 @@ impl Thread {
         self.known.put(of, Arc::clone(findings));
     }
 
-    /// Gives those that wait for a file what it holds.
-    fn serve(&mut self, of: abi::File, findings: Option<&Arc<Findings>>) {
+    /// Gives those that wait for a file what it holds, or `why` nobody knows.
+    fn serve(&mut self, of: abi::File, findings: Option<&Arc<Findings>>, why: Option<Unattached>) {
         for pid in self.searching.remove(&of).into_iter().flatten() {
             let Some(waiting) = self.pending.get_mut(&pid) else {
                 continue;
@@ -530,7 +644,19 @@ impl Thread {
             }
             for place in places {
                 if let Some(findings) = findings {
-                    self.attach_all(process, findings, &place, None);
+                    self.attach_all(process, of, findings, &place, None);
+                }
+                if why.is_some() {
+                    self.points.map(
+                        process,
+                        Mapped {
+                            library: Library::Unknown,
+                            path: PathBuf::new(),
+                            attached: None,
+                            point: None,
+                            why,
+                        },
+                    );
                 }
                 self.points.looked_at(process);
             }
@@ -559,6 +685,7 @@ impl Thread {
     fn attach_all(
         &mut self,
         process: ProcessKey,
+        of: abi::File,
         findings: &Arc<Findings>,
         place: &Place,
         path: Option<PathBuf>,
@@ -573,11 +700,16 @@ impl Thread {
             let Some(address) = place.address_of(known, findings) else {
                 continue;
             };
-            results.push((known, address, self.try_attach(process, known, address)));
+            let target = Target {
+                process,
+                file: of,
+                address,
+            };
+            results.push((Arc::clone(known), self.try_attach(target, known)));
         }
         let path = path
             .or_else(|| match place {
-                Place::Program(_) => look::program(process.pid),
+                Place::Program { .. } => look::program(process.pid),
                 Place::Parts(parts) => {
                     look::path_at(process.pid, parts.first().map_or(0, |part| part.address))
                 }
@@ -595,38 +727,58 @@ impl Thread {
                 },
             );
         }
-        for (known, _, result) in results {
-            self.report(process, known, path.clone(), result);
+        for (known, result) in results {
+            self.report(process, &known, path.clone(), result);
         }
         if findings.wants_fallback {
             self.look_for_fallback(process);
         }
     }
 
-    fn attach(
-        &mut self,
-        process: ProcessKey,
-        known: &Known,
-        address: u64,
-        path: Option<PathBuf>,
-    ) {
-        let result = self.try_attach(process, known, address);
+    fn attach(&mut self, target: Target, known: &Known, path: Option<PathBuf>) {
+        let result = self.try_attach(target, known);
         let path = path
-            .or_else(|| look::path_at(process.pid, address))
+            .or_else(|| look::path_at(target.process.pid, target.address))
             .unwrap_or_default();
-        self.report(process, known, path, result);
+        self.report(target.process, known, path, result);
     }
 
-    fn try_attach(
-        &mut self,
-        process: ProcessKey,
-        known: &Known,
-        address: u64,
-    ) -> Result<Nanos, Refused> {
+    fn try_attach(&mut self, target: Target, known: &Known) -> Result<Now, Refused> {
         if known.is_dropped() {
             return Err(Refused::For(Unattached::Dropped));
         }
-        self.attachments.attach(process, known, address)
+        self.attachments.attach(target, known)
+    }
+
+    /// What the keeper has answered, and what it has lost.
+    fn take_kept(&mut self) {
+        while let Some((process, point, address, result)) = self.attachments.kept() {
+            if let Some((_, known)) = self.point(point) {
+                let path = look::path_at(process.pid, address).unwrap_or_default();
+                self.report(process, &known, path, result.map(Now::Since));
+            }
+            self.points.looked_at(process);
+        }
+        let lost: Vec<Lost> = match &self.lost_uprobes {
+            Some(lost) => lost.try_iter().collect(),
+            None => return,
+        };
+        for Lost { ids, why } in lost {
+            let again = matches!(why, Why::Restarted(_));
+            for (process, point) in self.attachments.lost(&ids) {
+                info!(pid = process.pid, %why, "uprobes are gone");
+                for mut mapped in self.points.of_process(process) {
+                    if mapped.point == Some(point) {
+                        mapped.attached = None;
+                        mapped.why = Some(Unattached::Written);
+                        self.points.map(process, mapped);
+                    }
+                }
+                if again {
+                    self.look(process);
+                }
+            }
+        }
     }
 
     /// Tells the worker what came of a point in a process.
@@ -635,10 +787,11 @@ impl Thread {
         process: ProcessKey,
         known: &Known,
         path: PathBuf,
-        result: Result<Nanos, Refused>,
+        result: Result<Now, Refused>,
     ) {
         let (attached, why) = match result {
-            Ok(since) => (Some(since), None),
+            Ok(Now::Since(since)) => (Some(since), None),
+            Ok(Now::Asked) => return self.points.asked(process),
             Err(Refused::For(why)) => (None, Some(why)),
             // Nobody is there to be told of.
             Err(Refused::Gone) => return,
@@ -690,10 +843,15 @@ impl Thread {
             let known = self.known.get(&code.file).map(Arc::clone);
             if let Some(findings) = known.filter(|findings| findings.fallback.is_some()) {
                 let place = Place::Parts(code.parts);
-                for known in &findings.fallback {
-                    if let Some(address) = place.address_of(known, &findings) {
-                        self.attach(process, known, address, Some(code.mapping.path.clone()));
-                    }
+                if let Some(known) = &findings.fallback
+                    && let Some(address) = place.address_of(known, &findings)
+                {
+                    let target = Target {
+                        process,
+                        file: code.file,
+                        address,
+                    };
+                    self.attach(target, known, Some(code.mapping.path));
                 }
             }
         }
@@ -707,7 +865,7 @@ impl Thread {
                 self.met(process, code.file, place, Some(code.mapping.path));
             }
             if let Some(ahead) = &mut self.ahead {
-                ahead.met(process);
+                ahead.met(process, None);
             }
         }
         self.points.looked_at(process);
@@ -718,10 +876,9 @@ impl Thread {
         for point in drops {
             self.attachments
                 .detach_all(|attachment| attachment.point == point);
-            let known = self.known.iter().flat_map(|(_, findings)| findings.all());
-            known
-                .filter(|known| known.id == point)
-                .for_each(Known::drop_it);
+            if let Some((_, known)) = self.point(point) {
+                known.drop_it();
+            }
             self.points.set_state(point, State::Dropped);
             if let Some(point) = self.points.get(point) {
                 warn!(
@@ -756,6 +913,7 @@ impl Thread {
                 Request::Return { processes, done } => {
                     self.points.clear();
                     self.known.clear();
+                    self.unproven.clear();
                     self.attachments.maps.forget_files();
                     if let Some(ahead) = &self.ahead {
                         ahead.come_back();
@@ -850,10 +1008,13 @@ impl Thread {
     }
 }
 
-/// The numbers of device and inode may differ between kernel and `stat` (overlayfs, btrfs): the file is the same by the
-/// way that it was opened, and what is asked is whether its content is.
-fn is_same_content(met: abi::File, now: abi::File) -> bool {
-    (met.size, met.modified, met.changed) == (now.size, now.modified, now.changed)
+/// Bounds are reasons of their own: nobody is to take a file that was not searched for one without a library.
+fn unsearched(reason: &Reason) -> Option<Unattached> {
+    match reason {
+        Reason::OwnerFull | Reason::Full => Some(Unattached::Limit),
+        Reason::NoDescriptor => Some(Unattached::Descriptors),
+        Reason::Open(_) | Reason::Changed | Reason::Search(_) => None,
+    }
 }
 
 /// Programs that run others by translating their code, so that no instruction of a mapped file is ever executed.

@@ -1,25 +1,24 @@
-//! The bridge's probes: loading them, attaching them for one process, and what their maps hold of it.
+//! The bridge's probes: loading them, what is attached where, and what their maps hold of a process.
 #![expect(
     unsafe_code,
     reason = "the probes' map values are plain old data, which aya wants to be told"
 )]
 
 use super::functions::{Place, Role};
+use crate::kernel::keeper::{self, Program};
 use crate::kernel::probes::{Error, Probes, map, program};
 use agent_common::abi;
 use aya::{
     Ebpf, Pod,
     maps::{Array, HashMap, MapData, MapError},
-    programs::{
-        UProbe,
-        uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope},
-    },
+    programs::UProbe,
 };
-use std::{num::NonZeroU32, path::Path};
 
-const ENTER: &str = "bridge_enter";
-const RETURN: &str = "bridge_return";
-const FORGET: &str = "bridge_forget";
+const PROGRAMS: [Program; 3] = [
+    Program::BridgeEnter,
+    Program::BridgeReturn,
+    Program::BridgeForget,
+];
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -40,25 +39,33 @@ pub(in crate::kernel) struct Maps {
     ties: HashMap<MapData, u64, TieValue>,
 }
 
-/// The probes of one process. Dropping them detaches them: entries first, so that no call is left without its return.
-#[derive(Default)]
-pub(super) struct Links {
-    entries: Vec<UProbeLink>,
-    returns: Vec<UProbeLink>,
-}
-
-impl Links {
-    pub fn len(&self) -> usize {
-        self.entries.len() + self.returns.len()
-    }
-
-    /// How many [`Probes::attach_bridge`] makes of them.
-    pub fn of(places: &[Place]) -> usize {
-        let moves = places
-            .iter()
-            .filter(|place| matches!(place.role, Role::Moves(_)));
-        places.len() + moves.count()
-    }
+/// What is attached at these places, in this order: returns first, so that no call is met without its return. They are
+/// detached in the opposite one.
+pub(super) fn wanted(places: &[Place]) -> Vec<keeper::Place> {
+    let moves = |place: &&Place| matches!(place.role, Role::Moves(_));
+    let returns = places.iter().filter(moves).map(|place| keeper::Place {
+        program: Program::BridgeReturn,
+        file_offset: place.file_offset,
+        cookie: 0,
+        returns: true,
+    });
+    let entry = |place: &Place| {
+        let (program, cookie) = match place.role {
+            Role::Moves(form) => (Program::BridgeEnter, form),
+            Role::Forgets => (Program::BridgeForget, 0),
+            Role::Frees => (Program::BridgeForget, abi::bridge::FREES),
+        };
+        keeper::Place {
+            program,
+            file_offset: place.file_offset,
+            cookie,
+            returns: false,
+        }
+    };
+    let mut entries: Vec<keeper::Place> = places.iter().map(entry).collect();
+    // Those of one program side by side: one link of `uprobe_multi` takes them all.
+    entries.sort_by_key(|place| place.program);
+    returns.chain(entries).collect()
 }
 
 impl Maps {
@@ -97,7 +104,7 @@ impl Maps {
 impl Probes {
     /// Loads the bridge's programs, so that attaching them needs no right to load programs.
     pub fn load_bridge(&mut self) -> Result<(), Error> {
-        for name in [ENTER, RETURN, FORGET] {
+        for name in PROGRAMS.map(Program::name) {
             let program: &mut UProbe = program(&mut self.ebpf, name)?;
             if program.fd().is_err() {
                 program
@@ -123,50 +130,35 @@ impl Probes {
     pub(super) fn forget_calls(&mut self, pid: u32) {
         self.bridge.forget(|process| process == pid);
     }
+}
 
-    /// Attaches at `places` of `file`, for one process alone: returns first, so that no call is met without its return.
-    pub(super) fn attach_bridge(
-        &mut self,
-        file: &Path,
-        places: &[Place],
-        pid: NonZeroU32,
-        links: &mut Links,
-    ) -> Result<(), Error> {
-        for place in places {
-            if let Role::Moves(_) = place.role {
-                let link = self.attach_at(RETURN, file, place.file_offset, 0, pid)?;
-                links.returns.push(link);
-            }
-        }
-        for place in places {
-            let (name, cookie) = match place.role {
-                Role::Moves(form) => (ENTER, form),
-                Role::Forgets => (FORGET, 0),
-                Role::Frees => (FORGET, abi::bridge::FREES),
-            };
-            let link = self.attach_at(name, file, place.file_offset, cookie, pid)?;
-            links.entries.push(link);
-        }
-        Ok(())
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    fn attach_at(
-        &mut self,
-        name: &'static str,
-        file: &Path,
-        file_offset: u64,
-        cookie: u64,
-        pid: NonZeroU32,
-    ) -> Result<UProbeLink, Error> {
-        let failed = |source| Error::Program { name, source };
-        let program: &mut UProbe = program(&mut self.ebpf, name)?;
-        let place = UProbeAttachPoint {
-            location: UProbeAttachLocation::AbsoluteOffset(file_offset),
-            cookie: Some(cookie),
-        };
-        let id = program
-            .attach(place, file, UProbeScope::OneProcess(pid))
-            .map_err(failed)?;
-        program.take_link(id).map_err(failed)
+    #[test]
+    fn a_call_is_never_met_without_its_return() {
+        let place = |role, file_offset| Place { role, file_offset };
+        let wanted = wanted(&[
+            place(Role::Frees, 1),
+            place(Role::Moves(7), 2),
+            place(Role::Forgets, 3),
+            place(Role::Moves(8), 4),
+        ]);
+        let shown = |place: &keeper::Place| (place.program, place.file_offset, place.cookie);
+        let shown: Vec<_> = wanted.iter().map(shown).collect();
+        assert_eq!(
+            shown,
+            [
+                (Program::BridgeReturn, 2, 0),
+                (Program::BridgeReturn, 4, 0),
+                (Program::BridgeEnter, 2, 7),
+                (Program::BridgeEnter, 4, 8),
+                (Program::BridgeForget, 1, abi::bridge::FREES),
+                (Program::BridgeForget, 3, 0),
+            ]
+        );
+        assert!(wanted.iter().all(|place| place.returns == (place.program == Program::BridgeReturn)));
+        assert!(wanted.len() <= keeper::PLACES);
     }
 }

@@ -8,7 +8,10 @@
 //! With the last socket the process's probes go.
 //!
 //! Invariant: a process has probes only while a socket of it is wanted; nobody else's functions are touched.
-//! Invariant: at most [`PROCESSES`] processes, and fewer where few files may be open; the others stay unread.
+//! The probes change text, so that they are the keeper's (`super::keeper`), which lets go of a library when somebody writes
+//! to it: then the process's connections stay unread from there on.
+//!
+//! Invariant: at most [`PROCESSES`] processes, and fewer where the keeper has no room; the others stay unread.
 //! Invariant: a place is attached to in the very file that it was found in: a probe elsewhere would break the program.
 
 mod functions;
@@ -19,21 +22,19 @@ mod thread;
 pub use thread::{Bridge, Request};
 
 use functions::Place;
-use links::Links;
 pub(super) use links::Maps;
 
 use super::{
-    keylog::{cache::FileState, discover},
+    keeper::{AttachmentId, Keeper, Lost, Refused, Request as Attach, Scope, Why as Gone},
+    keylog::{FileState, discover},
     probes::Probes,
     record::ProcessKey,
     scope::start_ticks,
 };
 use agent_common::abi::TICK;
-use rustix::process::{Resource, getrlimit};
 use sockets::Tables;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    num::NonZeroU32,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -63,10 +64,17 @@ enum Why {
 }
 
 struct Bridged {
-    links: Links,
+    attached: Vec<AttachmentId>,
     start: u64,
     /// By inode number.
     sockets: BTreeMap<u64, Why>,
+}
+
+/// A file with places, and the state in which it has them.
+struct Searched {
+    file: discover::MappedFile,
+    state: FileState,
+    places: Arc<[Place]>,
 }
 
 /// Every process with a bridge, by its id.
@@ -76,33 +84,30 @@ pub struct Bridges {
     files: HashMap<FileState, Arc<[Place]>>,
     /// Processes that cannot have one, by id and start time in ticks.
     without: BTreeSet<(u32, u64)>,
-    /// Probes of all together: each is a descriptor.
-    most: usize,
+    keeper: Option<Arc<Keeper>>,
     full: bool,
     looked: Instant,
 }
 
 impl Bridges {
-    /// Without `wanted` no process gets one.
-    pub fn new(wanted: bool) -> Self {
+    /// Without `wanted`, or without somebody to attach, no process gets one.
+    pub fn new(wanted: bool, keeper: Option<Arc<Keeper>>) -> Self {
         let release = rustix::system::uname();
         let release = release.release().to_string_lossy();
-        let on = wanted && returns_are_safe(&release);
-        if wanted && !on {
+        let safe = returns_are_safe(&release);
+        if wanted && !safe {
             info!(
                 %release,
                 "this kernel may end sandboxed programs at the return of a probed function: \
                  TLS connections that were open before stay unread"
             );
         }
-        // Others are needed as well.
-        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         Self {
-            on,
+            on: wanted && safe && keeper.is_some(),
             processes: BTreeMap::new(),
             files: HashMap::new(),
             without: BTreeSet::new(),
-            most: usize::try_from(descriptors / 2).unwrap_or(usize::MAX),
+            keeper,
             full: false,
             looked: Instant::now(),
         }
@@ -166,6 +171,10 @@ impl Bridges {
             });
         }
         self.remove_idle(probes);
+        let pids: Vec<u32> = self.processes.keys().copied().collect();
+        for pid in pids {
+            self.check(pid, probes);
+        }
     }
 
     /// No process has a bridge any more.
@@ -189,78 +198,132 @@ impl Bridges {
         if self.without.contains(&name) {
             return;
         }
-        if self.processes.len() >= PROCESSES || self.room() == 0 {
-            self.warn_once();
+        if self.processes.len() >= PROCESSES {
+            self.warn_once("as many processes as there may be have a bridge");
             return;
         }
-        let links = match self.attach(process, probes) {
-            Ok(links) => links,
-            Err(error) => {
-                warn!(pid = process.pid, %error, "connections that were open before stay unread");
-                Links::default()
-            }
-        };
-        if links.len() == 0 {
-            if self.without.len() >= WITHOUT {
-                self.without.clear();
-            }
-            self.without.insert(name);
+        let attached = self.attach(process);
+        if attached.is_empty() {
+            self.is_without(name);
             return;
         }
-        info!(pid = process.pid, probes = links.len(), "bridge attached");
+        info!(pid = process.pid, files = attached.len(), "bridge attached");
         let bridge = Bridged {
-            links,
+            attached,
             start: process.start,
             sockets: BTreeMap::from([(socket, why)]),
         };
         self.processes.insert(process.pid, bridge);
         self.count(probes);
+        self.check(process.pid, probes);
     }
 
-    fn attach(
-        &mut self,
-        process: ProcessKey,
-        probes: &Mutex<Probes>,
-    ) -> Result<Links, super::probes::Error> {
-        let mut links = Links::default();
-        let Some(pid) = NonZeroU32::new(process.pid) else {
-            return Ok(links);
+    fn is_without(&mut self, name: (u32, u64)) {
+        if self.without.len() >= WITHOUT {
+            self.without.clear();
+        }
+        self.without.insert(name);
+    }
+
+    fn attach(&mut self, process: ProcessKey) -> Vec<AttachmentId> {
+        let Some(keeper) = self.keeper.clone() else {
+            return Vec::new();
         };
-        let files = self.files_of(process);
-        if !is_running(process.pid, process.start) {
-            return Ok(links);
-        }
-        let room = self.room();
-        let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
-        for (file, places) in files {
-            if links.len() + Links::of(&places) > room {
-                drop(probes);
-                self.warn_once();
-                break;
+        let mut attached = Vec::new();
+        for found in self.files_of(process) {
+            let request = Attach {
+                file: &found.file.file,
+                state: found.state,
+                scope: Scope::Process(process.pid),
+                start_ticks: process.start / TICK,
+                places: links::wanted(&found.places),
+            };
+            match keeper.attach(&request) {
+                Ok(attachment) => attached.push(attachment.id),
+                Err(
+                    refused @ (Refused::Attachments(_)
+                    | Refused::Files(_)
+                    | Refused::Events(_)
+                    | Refused::Descriptors),
+                ) => {
+                    self.warn_once(&refused.to_string());
+                    break;
+                }
+                Err(refused) => info!(
+                    pid = process.pid,
+                    path = %found.file.mapping.path.display(),
+                    %refused,
+                    "connections that were open before stay unread"
+                ),
             }
-            probes.attach_bridge(&file.attach_path(), &places, pid, &mut links)?;
         }
-        Ok(links)
+        attached
     }
 
-    /// Probes that there may be besides those that there are.
-    fn room(&self) -> usize {
-        let there = self.processes.values().map(|bridge| bridge.links.len());
-        self.most.saturating_sub(there.sum())
+    /// What the keeper has lost: somebody writes to the library, or the keeper is another one now.
+    pub fn lost(&mut self, lost: &Lost, probes: &Mutex<Probes>) {
+        let lacks = |bridge: &Bridged| lost.ids.iter().any(|id| bridge.attached.contains(id));
+        let pids = self.processes.iter().filter(|(_, bridge)| lacks(bridge));
+        let pids: Vec<u32> = pids.map(|(pid, _)| *pid).collect();
+        for pid in pids {
+            self.lose(pid, &lost.why, probes);
+        }
     }
 
-    fn warn_once(&mut self) {
+    /// Half a bridge is none: what is left of it goes, and is attached again where that is of use.
+    fn lose(&mut self, pid: u32, why: &Gone, probes: &Mutex<Probes>) {
+        let Some(bridge) = self.processes.remove(&pid) else {
+            return;
+        };
+        self.detach(pid, &bridge.attached, probes);
+        info!(pid, %why, "bridge lost");
+        let process = ProcessKey {
+            pid,
+            start: bridge.start,
+        };
+        match why {
+            Gone::Restarted(_) => {
+                for (socket, why) in bridge.sockets {
+                    self.add(process, socket, why, probes);
+                }
+            }
+            // The process has the old file's text, or a mixture: neither is searched again.
+            Gone::Written | Gone::Gone | Gone::Ended => self.is_without((pid, bridge.start / TICK)),
+        }
+        self.count(probes);
+    }
+
+    /// What was lost before anybody knew its id.
+    fn check(&mut self, pid: u32, probes: &Mutex<Probes>) {
+        let Some((keeper, bridge)) = self.keeper.as_ref().zip(self.processes.get(&pid)) else {
+            return;
+        };
+        if !bridge.attached.iter().all(|id| keeper.holds(*id)) {
+            self.lose(pid, &Gone::Written, probes);
+        }
+    }
+
+    fn detach(&self, pid: u32, attached: &[AttachmentId], probes: &Mutex<Probes>) {
+        if let Some(keeper) = &self.keeper
+            && let Err(error) = keeper.detach(attached)
+        {
+            warn!(pid, %error, "a bridge is detached later");
+        }
+        let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.forget_calls(pid);
+    }
+
+    fn warn_once(&mut self, why: &str) {
         if !std::mem::replace(&mut self.full, true) {
             warn!(
                 processes = self.processes.len(),
-                probes = self.most - self.room(),
-                "too many TLS connections were open before, or too few files may be open: some stay unread"
+                why, "some TLS connections that were open before stay unread"
             );
         }
     }
 
     /// The files that a process has mapped as code and that have places, opened.
-    fn files_of(&mut self, process: ProcessKey) -> Vec<(discover::MappedFile, Arc<[Place]>)> {
+    fn files_of(&mut self, process: ProcessKey) -> Vec<Searched> {
         let mappings = discover::files_of_process(process.pid).unwrap_or_default();
         let mut files = Vec::new();
         for mapping in mappings {
@@ -273,12 +336,10 @@ impl Bridges {
     }
 
     /// `None` also of what is no file, or gone: it is asked again when it is met again.
-    fn places_in(
-        &mut self,
-        mapping: &discover::Mapping,
-    ) -> Option<(discover::MappedFile, Arc<[Place]>)> {
+    fn places_in(&mut self, mapping: &discover::Mapping) -> Option<Searched> {
         let unopened = |error: &_| debug!(%error, "a mapped file was not looked at");
         let file = mapping.open().inspect_err(unopened).ok()?;
+        // Before the search: the keeper attaches to nothing that is another state by then.
         let state = FileState::of(&file.file).ok()?;
         let places = match self.files.get(&state) {
             Some(known) => Arc::clone(known),
@@ -291,7 +352,11 @@ impl Bridges {
                 places
             }
         };
-        (!places.is_empty()).then_some((file, places))
+        (!places.is_empty()).then_some(Searched {
+            file,
+            state,
+            places,
+        })
     }
 
     fn remove_idle(&mut self, probes: &Mutex<Probes>) {
@@ -305,9 +370,7 @@ impl Bridges {
             let Some(bridge) = self.processes.remove(pid) else {
                 continue;
             };
-            drop(bridge.links);
-            let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
-            probes.forget_calls(*pid);
+            self.detach(*pid, &bridge.attached, probes);
             info!(pid, "bridge removed");
         }
         if !idle.is_empty() {

@@ -1,7 +1,7 @@
 //! The bridge's thread: attaching there takes tens of milliseconds, for which no breakpoint waits.
 
 use super::{Bridges, LOOK};
-use crate::kernel::{probes::Probes, record::ProcessKey};
+use crate::kernel::{keeper::Lost, probes::Probes, record::ProcessKey};
 use std::{
     io,
     sync::{
@@ -27,6 +27,8 @@ pub enum Request {
         process: ProcessKey,
         socket: u64,
     },
+    /// The keeper has lost these.
+    Lost(Lost),
     /// Detach everything.
     Rest,
     /// Begin anew, as at the start, with these processes.
@@ -51,8 +53,13 @@ impl Bridge {
         probes: Arc<Mutex<Probes>>,
         processes: &[ProcessKey],
     ) -> io::Result<Self> {
-        bridges.begin(processes, &probes);
         let (requests, receiver) = sync_channel(QUEUE);
+        if let Some(keeper) = bridges.keeper.clone() {
+            let requests = requests.clone();
+            // Where the queue is full, the next look finds what is lost.
+            keeper.tell(move |lost| drop(requests.try_send(Request::Lost(lost.clone()))));
+        }
+        bridges.begin(processes, &probes);
         let resting = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("bridge".into()).spawn({
             let resting = Arc::clone(&resting);
@@ -115,6 +122,7 @@ fn run(
             }
             Some(Request::Want { .. }) | None => {}
             Some(Request::Over { process, socket }) => bridges.over(process, socket, probes),
+            Some(Request::Lost(lost)) => bridges.lost(&lost, probes),
             Some(Request::Rest) => bridges.clear(probes),
             Some(Request::Return(processes)) => bridges.begin(&processes, probes),
             Some(Request::Stop) => return,

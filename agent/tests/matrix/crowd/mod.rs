@@ -19,7 +19,7 @@ use crate::support::lab::Lab;
 use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
 use crate::support::servers;
-use crate::support::{brief, nginx, pause, say, turn};
+use crate::support::{brief, known, nginx, pause, say, turn};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
@@ -68,9 +68,10 @@ fn gather(test: &'static str, ring: u32, count: u64) -> Result<()> {
     }
     let listeners = people::listeners(&there);
     let agent = start(&lab, ring)?;
+    known::usual(&agent, &lab)?;
 
     let mut done = people::run(&lab, &listeners, 0, WARM, &mut cells)?;
-    pause(4);
+    known::settled(&agent);
     let begin = Instant::now();
     let count = std::env::var("TOKENTRAIL_CROWD")
         .ok()

@@ -7,10 +7,12 @@ use super::process::{Place, Program, Spec, run};
 use super::{host_scope, seconds, wait_for};
 use agent_common::fingerprint::{Fingerprint, Keyring, Secret};
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -32,6 +34,8 @@ const KEY: &str = "fingerprint.key";
 pub struct Options {
     pub scope: String,
     pub args: Vec<String>,
+    /// The configuration's text; empty is none.
+    pub config: String,
     /// Log filter, as the variable TOKENTRAIL_LOG has it.
     pub log: Option<&'static str>,
     /// Where standard output goes instead of to the test.
@@ -77,6 +81,7 @@ impl Options {
         Self {
             scope,
             args,
+            config: String::new(),
             log: None,
             stdout: None,
         }
@@ -140,6 +145,11 @@ impl Agent {
             .args(&options.args)
             .env("TMPDIR", &folder)
             .folder(&folder);
+        if !options.config.is_empty() {
+            let config = lab.path("agent.toml");
+            std::fs::write(&config, &options.config)?;
+            spec = spec.arg("--config").arg(config);
+        }
         if let Some(filter) = options.log {
             spec = spec.env("TOKENTRAIL_LOG", filter);
         }
@@ -173,17 +183,51 @@ impl Agent {
         self.program.pid()
     }
 
-    /// The process that parses and delivers: the one child of the agent.
+    /// The process that parses and delivers.
     pub fn worker_pid(&self) -> Result<u32> {
-        let own = self.pid().to_string();
-        let processes = std::fs::read_dir("/proc")?.flatten();
-        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let is_child = |pid: &u32| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let after = stat.rsplit_once(") ").unwrap_or_default().1;
-            after.split(' ').nth(1) == Some(own.as_str())
+        let is_worker = |pid: &u32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split(|byte| *byte == 0).nth(1) == Some(b"worker".as_slice())
         };
-        pids.find(is_child).context("the agent has no worker")
+        let found = self.processes().into_iter().find(is_worker);
+        found.context("the agent has no worker")
+    }
+
+    /// Every process of the agent: the one that was started first, then those that it started, and so on.
+    pub fn processes(&self) -> Vec<u32> {
+        let mut family = vec![self.pid()];
+        let mut next = 0;
+        while let Some(parent) = family.get(next).copied() {
+            family.extend(children(parent));
+            next += 1;
+        }
+        family
+    }
+
+    /// Open descriptors of all its processes.
+    pub fn descriptors(&self) -> usize {
+        let count = |pid| std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        self.processes().into_iter().map(count).sum()
+    }
+
+    /// What `tokentrail-agent coverage --json` says: asked of the usual socket, at which each agent answers.
+    pub fn coverage(&self) -> Result<Value> {
+        let own = |pid: &u32| PathBuf::from(format!("/run/tokentrail/agent-{pid}.sock"));
+        let socket = self.processes().iter().map(own).find(|path| path.exists());
+        let mut door = UnixStream::connect(socket.context("the agent has no socket")?)?;
+        door.set_read_timeout(Some(seconds(30)))?;
+        let mut told = String::new();
+        door.read_to_string(&mut told)?;
+        serde_json::from_str(&told).context("a snapshot")
+    }
+
+    /// How often a key-log point was met by a process of the scope.
+    pub fn hits(&self) -> Result<u64> {
+        // Counters that are 0 are left out.
+        let told = self.coverage()?;
+        let counters = told["counters"].as_object().context("no counters")?;
+        let seen = counters.get("probe.keylog.seen");
+        Ok(seen.and_then(Value::as_u64).unwrap_or(0))
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {
@@ -326,6 +370,18 @@ impl Agent {
         let (lines, stderr) = self.program.remains();
         Ok((status, lines, stderr))
     }
+}
+
+/// Processes whose parent is this one.
+fn children(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let after = stat.rsplit_once(") ").unwrap_or_default().1;
+        after.split(' ').nth(1) == Some(parent.to_string().as_str())
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(is_child).collect()
 }
 
 fn fingerprint(key: &Path, credential: &str) -> Result<String> {

@@ -17,7 +17,7 @@ macro_rules! program {
 }
 
 /// Sources that are written to a test's folder and run there.
-pub const SCRIPTS: [(&str, &str); 27] = [
+pub const SCRIPTS: [(&str, &str); 29] = [
     program!("server.py"),
     program!("server_aiohttp.py"),
     program!("server_asgi.py"),
@@ -25,6 +25,8 @@ pub const SCRIPTS: [(&str, &str); 27] = [
     program!("server_node.mjs"),
     program!("proxy.py"),
     program!("scenario.py"),
+    program!("scenario_lives.py"),
+    program!("swap.py"),
     program!("scenario_http2.mjs"),
     program!("scenario_https.mjs"),
     program!("proxy_http2.mjs"),
@@ -53,7 +55,10 @@ const QUIC_GO: &str = "github.com/quic-go/quic-go/example/client@v0.65.0";
 const CROWD_GO: &str = include_str!("../../programs/crowd.go");
 const CLIENT_JAVA: &str = include_str!("../../programs/Client.java");
 const WHEEL_PY: &str = include_str!("../../programs/wheel.py");
+const LIVES_GO: &str = include_str!("../../programs/lives.go");
 const CALLS_C: &str = include_str!("../../programs/calls.c");
+const SUM_C: &str = include_str!("../../programs/sum.c");
+const MAPPED_C: &str = include_str!("../../programs/mapped.c");
 
 /// A program of the system by absolute path, or what is missing.
 pub fn system(path: &str) -> Result<PathBuf> {
@@ -212,17 +217,46 @@ pub fn quic_client() -> Result<PathBuf> {
     })
 }
 
+/// Threads that come and go around TLS.
+pub fn go_lives() -> Result<PathBuf> {
+    go("lives", LIVES_GO, "local")
+}
+
 /// The C program of socket calls.
 pub fn calls() -> Result<PathBuf> {
-    built("calls", CALLS_C, |folder, target| {
-        let file = folder.join("calls.c");
-        std::fs::write(&file, CALLS_C)?;
+    c("calls", CALLS_C, &[])
+}
+
+/// The C program whose text is one sum, of so many instructions of five bytes.
+pub fn sum(count: u32) -> Result<PathBuf> {
+    c(
+        &format!("sum-{count}"),
+        SUM_C,
+        &[format!("-DCOUNT={count}")],
+    )
+}
+
+/// The C program that maps files as code.
+pub fn mapped() -> Result<PathBuf> {
+    c("mapped", MAPPED_C, &[])
+}
+
+fn c(name: &str, source: &str, args: &[String]) -> Result<PathBuf> {
+    built(name, source, |folder, target| {
+        let file = folder.join("main.c");
+        std::fs::write(&file, source)?;
         let spec = Spec::new(system("/usr/bin/gcc")?)
             .args(["-Wall", "-O1", "-o"])
             .arg(target)
+            .args(args)
             .arg(&file);
         run(&spec, &Place::default()).map(drop)
     })
+}
+
+/// The system's OpenSSL, as clients map it.
+pub fn libssl() -> Result<PathBuf> {
+    system("/usr/lib/x86_64-linux-gnu/libssl.so.3")
 }
 
 /// Folder with `Client.class`.

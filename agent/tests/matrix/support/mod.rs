@@ -3,7 +3,8 @@
 //! Environment: `TOKENTRAIL_E2E=1` runs these tests at all; `TOKENTRAIL_FIXTURES` is a folder with `venv` and
 //! `node/node_modules`; `TOKENTRAIL_RUNG` forces a rung; `TOKENTRAIL_SCOPE=host` (virtual machines only, with
 //! `TOKENTRAIL_IN_VM=1`) watches the whole machine; `TOKENTRAIL_TIME_SCALE` stretches every time limit;
-//! `TOKENTRAIL_BRIEF=1` repeats less often and skips cells that others stand for; `TOKENTRAIL_CROWD` and `TOKENTRAIL_KILLS`
+//! `TOKENTRAIL_BRIEF=1` repeats less often and skips cells that others stand for; `TOKENTRAIL_ALL=1` repeats as often as
+//! nobody waits for; `TOKENTRAIL_CROWD` and `TOKENTRAIL_KILLS`
 //! say how many in the tests called so; `TOKENTRAIL_KEEP` is a folder that gets each agent's output; `TOKENTRAIL_AGENT` is another agent program; `TOKENTRAIL_CELLS` is a file that gets one JSON line per cell.
 //!
 //! Invariant: every process started here is ended by its own pid, also when a test panics.
@@ -17,7 +18,9 @@ pub mod counters;
 pub mod event;
 pub mod expect;
 pub mod expected;
+pub mod fakes;
 pub mod fixtures;
+pub mod known;
 pub mod lab;
 pub mod nginx;
 pub mod process;
@@ -25,6 +28,7 @@ pub mod programs;
 pub mod report;
 pub mod scenario;
 pub mod servers;
+pub mod text;
 pub mod token;
 pub mod web;
 
@@ -81,6 +85,11 @@ pub fn pause(count: u64) {
 /// `TOKENTRAIL_BRIEF=1`, on a machine that is many times slower: less of the same.
 pub fn brief() -> bool {
     flag("TOKENTRAIL_BRIEF")
+}
+
+/// `TOKENTRAIL_ALL=1` (`cargo xtask test --all`): also what takes hours.
+pub fn all() -> bool {
+    flag("TOKENTRAIL_ALL")
 }
 
 /// Fewer repetitions of the same where it is [`brief`].

@@ -4,6 +4,7 @@ use super::expect::Expected;
 use super::fixtures;
 use super::lab::Lab;
 use super::process::{Place, Program, Spec};
+use super::seconds;
 use super::servers::{Server, Target};
 use super::token;
 use anyhow::{Context, Result, bail, ensure};
@@ -50,6 +51,8 @@ pub struct Scenario {
     done: VecDeque<Exchange>,
     /// Whatever else it said.
     pub facts: Vec<Value>,
+    /// What it said of the step it stands at.
+    pub at: Value,
 }
 
 /// What to run, before it runs.
@@ -133,6 +136,16 @@ impl<'a> Script<'a> {
         self
     }
 
+    /// Started by these words, which end by running what stands behind them.
+    pub fn below(mut self, words: &[&str]) -> Self {
+        let program = std::mem::replace(&mut self.spec.program, words[0].into());
+        let args = std::mem::take(&mut self.spec.args);
+        self.spec.args.extend(words[1..].iter().map(Into::into));
+        self.spec.args.push(program.into());
+        self.spec.args.extend(args);
+        self
+    }
+
     pub fn env(mut self, name: &str, value: impl Into<std::ffi::OsString>) -> Self {
         self.spec = self.spec.env(name, value);
         self
@@ -160,6 +173,7 @@ impl<'a> Script<'a> {
             name: self.name,
             done: VecDeque::new(),
             facts: Vec::new(),
+            at: Value::Null,
         })
     }
 
@@ -179,7 +193,10 @@ impl Scenario {
         loop {
             let value: Value = self.value()?;
             match value["step"].as_str() {
-                Some(step) if step == name => return Ok(()),
+                Some(step) if step == name => {
+                    self.at = value;
+                    return Ok(());
+                }
                 Some(step) => bail!("{} stands at step {step}, not {name}", self.name),
                 None => self.keep(value)?,
             }
@@ -200,6 +217,32 @@ impl Scenario {
             let value = self.value()?;
             self.keep(value)?;
         }
+    }
+
+    /// Lets it go on to its end; whatever it says beside exchanges, which are kept.
+    pub fn facts_to_the_end(&mut self) -> Result<Vec<Value>> {
+        self.program.close_stdin();
+        self.program.wait(seconds(120))?;
+        for line in self.program.remains().0 {
+            let value = serde_json::from_str(&line)
+                .with_context(|| format!("scenario {} said {line}", self.name))?;
+            self.keep(value)?;
+        }
+        Ok(std::mem::take(&mut self.facts))
+    }
+
+    /// Waits for the end of what it has become; the last that was said.
+    pub fn last_words(mut self) -> Result<String> {
+        self.program.close_stdin();
+        let status = self.program.wait(seconds(120))?;
+        let (stdout, stderr) = self.program.remains();
+        ensure!(
+            status.success(),
+            "{}: {status}: {}",
+            self.name,
+            stderr.trim()
+        );
+        stdout.last().cloned().context("it said nothing")
     }
 
     /// Waits for its end and gives the exchanges not taken yet.

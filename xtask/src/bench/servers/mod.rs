@@ -2,7 +2,7 @@
 //!
 //! Each writes the port that it has chosen into a file. One that cannot be had is left out, and its row is empty.
 
-use crate::demo::cgroup::Cgroup;
+use crate::demo::cgroup::{self, Cgroup};
 use crate::process::{self, Group};
 use crate::workspace::Workspace;
 use crate::{interrupt, say, setup};
@@ -21,26 +21,40 @@ const GO_PROGRAM: &str = "go-server";
 
 /// Builds what has to be built: in a virtual machine nothing can be.
 pub fn prepare(folder: &Path) {
-    if let Err(error) = build_go(folder) {
+    let source = folder.join("server.go");
+    let built = fs::write(&source, GO)
+        .map_err(Into::into)
+        .and_then(|()| build_go(&source, &folder.join(GO_PROGRAM), &[]));
+    if let Err(error) = built {
         say::line(&format!(" - no Go server: {error:#}"));
     }
 }
 
-fn build_go(folder: &Path) -> Result<()> {
+/// Builds a Go program.
+pub fn build_go(source: &Path, target: &Path, flags: &[&str]) -> Result<()> {
     let usual = Path::new("/usr/local/go/bin/go");
     let go = Some(usual.to_path_buf())
         .filter(|go| go.exists())
         .or_else(|| process::which("go"))
         .context("there is no go")?;
-    let source = folder.join("server.go");
-    fs::write(&source, GO)?;
     let mut command = Command::new(go);
     command
-        .args(["build", "-trimpath", "-o"])
-        .arg(folder.join(GO_PROGRAM))
-        .arg(&source)
+        .args(["build", "-trimpath"])
+        .args(flags)
+        .arg("-o")
+        .arg(target)
+        .arg(source)
         .env("GOTOOLCHAIN", "local");
     process::output(&mut command).map(drop)
+}
+
+/// Builds a small C program in the bench's folder.
+pub fn build_c(folder: &Path, name: &str, source: &str) -> Result<()> {
+    let file = folder.join(format!("{name}.c"));
+    fs::write(&file, source).with_context(|| format!("cannot write {}", file.display()))?;
+    let mut command = Command::new("cc");
+    command.args(["-O1", "-pthread", "-o"]);
+    process::output(command.arg(folder.join(name)).arg(&file)).map(drop)
 }
 
 pub struct Servers {
@@ -61,8 +75,8 @@ impl Servers {
     ) -> Self {
         let mut groups = Vec::new();
         let mut one = |name: &str, words: Result<Vec<PathBuf>>| {
-            let started =
-                words.and_then(|words| start(cgroup, folder, name, &words, certificate, limit));
+            let started = words
+                .and_then(|words| start(cgroup.folder(), folder, name, &words, certificate, limit));
             match started {
                 Ok((group, port)) => {
                     groups.push(group);
@@ -100,9 +114,9 @@ fn grpc(workspace: &Workspace, folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(vec![python, script])
 }
 
-/// Waits until it has told its port.
-fn start(
-    cgroup: &Cgroup,
+/// In the cgroup `scope`; waits until it has told its port.
+pub fn start(
+    scope: &Path,
     folder: &Path,
     name: &str,
     words: &[PathBuf],
@@ -112,7 +126,7 @@ fn start(
     let (program, arguments) = words.split_first().context("a program")?;
     let told = folder.join(format!("{name}.port"));
     let log = File::create(folder.join(format!("{name}.log")))?;
-    let mut command = cgroup.command(program);
+    let mut command = cgroup::enter(scope, program);
     command
         .args(arguments)
         .arg(certificate)

@@ -190,11 +190,11 @@ mod tests {
     use std::sync::mpsc::channel;
 
     fn key(name: &str) -> Key {
-        (Owner::new(name), Lane::Folders)
+        (Owner::named(name), Lane::Folders)
     }
 
     fn task(pid: u32) -> Task {
-        Task::Met(ProcessKey { pid, start: 1 })
+        Task::Met(ProcessKey { pid, start: 1 }, None)
     }
 
     /// One owner's thread never comes back; another's work is done all the same, and what the first has is bounded.
@@ -217,7 +217,7 @@ mod tests {
         let at = Arc::clone(&desk);
         desk.put(key("b"), task(7), || {
             move |key| {
-                if let Next::Task(Task::Met(process)) = at.next(&key, None) {
+                if let Next::Task(Task::Met(process, _)) = at.next(&key, None) {
                     done.send(process.pid).unwrap();
                 }
             }

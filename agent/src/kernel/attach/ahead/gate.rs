@@ -133,7 +133,7 @@ mod tests {
     use crate::kernel::owner::Owner;
 
     fn key(name: &str) -> Key {
-        (Owner::new(name), Lane::Folders)
+        (Owner::named(name), Lane::Folders)
     }
 
     fn state(gate: &Gate) -> MutexGuard<'_, State> {

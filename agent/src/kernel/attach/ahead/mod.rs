@@ -23,8 +23,8 @@ use super::{
     record::{Made, Part},
 };
 use crate::kernel::{
-    keylog::cache::FileState,
-    owner::{self, Owner},
+    keylog::FileState,
+    owner::Owner,
     record::ProcessKey,
 };
 use agent_common::abi;
@@ -38,6 +38,7 @@ use std::{
     io,
     num::NonZeroUsize,
     os::fd::OwnedFd,
+    path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -51,6 +52,9 @@ const TRIED: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
 /// Processes in a second whose folders are looked for, and as many at once after a pause.
 const MET: f64 = 200.0;
 
+/// No process has this number.
+const NOBODY: u32 = 0;
+
 /// What a thread of this module looks after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Lane {
@@ -61,8 +65,8 @@ enum Lane {
 type Key = (Owner, Lane);
 
 enum Task {
-    /// A process has executed a program, or was there.
-    Met(ProcessKey),
+    /// A process has executed a program, by this name if that is known.
+    Met(ProcessKey, Option<PathBuf>),
     /// It has mapped this part of an unknown file.
     Mapped(ProcessKey, Part),
     Made(Made),
@@ -208,27 +212,36 @@ impl Ahead {
         }
     }
 
-    /// A process of the scope is there, or has executed another program.
-    pub fn met(&mut self, process: ProcessKey) {
+    /// A process of the scope is there, or has executed another program, which it asked for by `name`.
+    pub fn met(&mut self, process: ProcessKey, name: Option<PathBuf>) {
         if self.met.take(Instant::now()) {
-            self.put(process.pid, Lane::Folders, Task::Met(process));
+            let owner = Owner::of(process.pid);
+            self.put(owner, Lane::Folders, Task::Met(process, name));
         }
     }
 
     /// A process of the scope has mapped an unknown file.
     pub fn mapped(&mut self, process: ProcessKey, part: Part) {
         if self.met.take(Instant::now()) {
-            self.put(process.pid, Lane::Folders, Task::Mapped(process, part));
+            let owner = Owner::of(process.pid);
+            self.put(owner, Lane::Folders, Task::Mapped(process, part));
         }
     }
 
     /// A process of the scope has made a file executable.
     pub fn made(&self, made: Made) {
-        self.put(made.process.pid, Lane::Made, Task::Made(made));
+        // What the process was started for may be done, and its parent is there for longer.
+        let own = Owner::of(made.process.pid);
+        let owner = if own == Owner::of(NOBODY) {
+            Owner::of(made.parent)
+        } else {
+            own
+        };
+        self.put(owner, Lane::Made, Task::Made(made));
     }
 
-    fn put(&self, pid: u32, lane: Lane, task: Task) {
-        let key = (owner::of(pid), lane);
+    fn put(&self, owner: Owner, lane: Lane, task: Task) {
+        let key = (owner, lane);
         self.shared.desk.put(key, task, || {
             let shared = Arc::clone(&self.shared);
             move |key| work(&shared, key)

@@ -51,14 +51,16 @@ pub fn of_every_view() -> impl Iterator<Item = Folder> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Traces {
     program: Option<PathBuf>,
-    /// The first two arguments, if they are paths: what it was called by, and its script.
+    /// What was executed, before links and interpreters were followed; else the first argument, if it is a path.
     called: Option<PathBuf>,
+    /// The second argument, if it is a path: an interpreter's script.
     script: Option<PathBuf>,
     working: Option<PathBuf>,
 }
 
 impl Traces {
-    pub fn of(pid: u32) -> Self {
+    /// `name`: what exec was asked for.
+    pub fn of(pid: u32, name: Option<PathBuf>) -> Self {
         let working = fs::read_link(format!("/proc/{pid}/cwd")).ok();
         let mut line = Vec::new();
         let read = File::open(format!("/proc/{pid}/cmdline"))
@@ -78,7 +80,8 @@ impl Traces {
         // Each ends with a NUL; one that is cut is of no use.
         let mut words = line.split_inclusive(|byte| *byte == 0);
         let mut word = || words.next()?.strip_suffix(&[0]);
-        let (called, script) = (path(word()), path(word()));
+        let (first, script) = (path(word()), path(word()));
+        let called = path(name.as_ref().map(|name| name.as_os_str().as_bytes())).or(first);
         Self {
             program: look::program(pid),
             called,
@@ -246,9 +249,13 @@ mod tests {
     /// This process is called by a path and has a folder; what it has in its environment is nowhere.
     #[test]
     fn traces_of_this_process() {
-        let traces = Traces::of(std::process::id());
+        let traces = Traces::of(std::process::id(), None);
         assert_eq!(traces.program, std::env::current_exe().ok());
         assert_eq!(traces.working, std::env::current_dir().ok());
-        assert_eq!(Traces::of(u32::MAX), Traces::default());
+        let named = Traces::of(std::process::id(), Some("/venv/bin/python".into()));
+        assert_eq!(named.called, Some("/venv/bin/python".into()));
+        let plain = Traces::of(std::process::id(), Some("python".into()));
+        assert_eq!(plain.called, traces.called);
+        assert_eq!(Traces::of(u32::MAX, None), Traces::default());
     }
 }

@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_state_is_what_the_finder_makes_of_the_same_file() {
-        use crate::kernel::keylog::cache::FileState;
+        use crate::kernel::keylog::FileState;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("program");
         std::fs::write(&path, "\x7fELF").unwrap();

@@ -11,11 +11,12 @@ use super::{
     usual::{self, Traces},
     view::{self, Handle, View, ViewKey},
 };
-use crate::kernel::{attach::record::Part, device::Mounts, owner::Owner, record::ProcessKey};
+use crate::kernel::{attach::record::Part, device::Mounts, owner::Owner};
 use lru::LruCache;
 use std::{
     fs, io,
     num::NonZeroUsize,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -125,13 +126,20 @@ impl Visits {
     }
 }
 
+/// How a process was met.
+enum How {
+    /// By this name, if it is known.
+    Executed(Option<PathBuf>),
+    Mapped(Part),
+}
+
 /// Serves one owner's folders until none comes for a while.
 pub fn serve(shared: &Arc<Shared>, key: &Key) {
     let mut bucket = Bucket::full(RATE, Instant::now());
     loop {
-        let (pid, part) = match shared.desk.next(key, None) {
-            Next::Task(Task::Met(process)) => (process.pid, None),
-            Next::Task(Task::Mapped(process, part)) => (process.pid, Some((process, part))),
+        let (pid, how) = match shared.desk.next(key, None) {
+            Next::Task(Task::Met(process, name)) => (process.pid, How::Executed(name)),
+            Next::Task(Task::Mapped(process, part)) => (process.pid, How::Mapped(part)),
             Next::Task(Task::Made(_)) => continue,
             Next::Nothing | Next::End => return,
         };
@@ -139,7 +147,7 @@ pub fn serve(shared: &Arc<Shared>, key: &Key) {
             continue;
         }
         let _busy = Busy::new(shared, 1);
-        match look(shared, &key.0, pid, part, &mut bucket) {
+        match look(shared, &key.0, pid, how, &mut bucket) {
             Ok((view, candidates)) => search(shared, key, &view, candidates),
             // It has ended, most often.
             Err(error) => debug!(pid, %error, "a process's folders cannot be seen"),
@@ -152,16 +160,16 @@ fn look(
     shared: &Shared,
     owner: &Owner,
     pid: u32,
-    part: Option<(ProcessKey, Part)>,
+    how: How,
     bucket: &mut Bucket,
 ) -> io::Result<(Arc<View>, Vec<Candidate>)> {
     let visits = &shared.visits;
     let view = visits.view(pid, owner)?;
     let (mut candidates, mut listed) = (Vec::new(), Listed::default());
-    let folders = match part {
-        Some((process, part)) => beside(process, part)?,
-        None => {
-            let traces = Traces::of(pid);
+    let folders = match how {
+        How::Mapped(part) => beside(pid, part)?,
+        How::Executed(name) => {
+            let traces = Traces::of(pid, name);
             if !visits.is_due(view.key, &traces, Instant::now()) {
                 return Ok((view, candidates));
             }
@@ -205,13 +213,10 @@ fn look(
 }
 
 /// Folders that a mapped library is one of many in.
-fn beside(process: ProcessKey, part: Part) -> io::Result<Vec<Folder>> {
+fn beside(pid: u32, part: Part) -> io::Result<Vec<Folder>> {
     let page = rustix::param::page_size() as u64;
     let end = part.address.saturating_add(part.len).next_multiple_of(page);
-    let link = format!(
-        "/proc/{}/map_files/{:x}-{end:x}",
-        process.pid, part.address
-    );
+    let link = format!("/proc/{pid}/map_files/{:x}-{end:x}", part.address);
     Ok(usual::beside_library(&fs::read_link(link)?))
 }
 

@@ -218,6 +218,7 @@ fn only_regular_files_are_opened() {
         pid: std::process::id(),
         start: 1,
         end: 2,
+        offset: 0,
         id: FileId {
             device: 1,
             inode: 1,
@@ -252,6 +253,7 @@ fn paths_stay_below_the_root() {
         pid: std::process::id(),
         start: 1,
         end: 2,
+        offset: 0,
         id: FileId {
             device: metadata.dev(),
             inode: metadata.ino(),

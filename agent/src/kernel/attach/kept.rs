@@ -1,0 +1,153 @@
+//! Points that the keeper holds (`crate::kernel::keeper`): uprobes, where no breakpoint is to be had or the configuration
+//! asks for them.
+//!
+//! Attaching one takes tens of milliseconds and opens a file, so that a thread of its own does it.
+//!
+//! Invariant: the file that is passed on is the one that was searched, in the state that it was searched in.
+
+use super::{Bell, point::Refused};
+use crate::kernel::{
+    keeper::{self, AttachmentId, Keeper, Program, Request, Scope},
+    keylog::{FileState, PointKind, discover},
+    points::Unattached,
+    record::{PointId, ProcessKey},
+};
+use agent_common::abi::{self, TICK};
+use std::{
+    fs::File,
+    io,
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender, TryRecvError, channel},
+    },
+};
+use tracing::debug;
+
+/// What is to be attached.
+pub struct Job {
+    pub process: ProcessKey,
+    pub point: PointId,
+    pub kind: PointKind,
+    pub file: abi::File,
+    pub file_offset: u64,
+    /// Where the point is in the process.
+    pub address: u64,
+    /// Key in the probes' map `PLACES`, of a point that is no C function.
+    pub places: u32,
+    /// For every process of the host that has the file mapped.
+    pub host: bool,
+}
+
+/// What came of a job.
+pub struct Done {
+    pub job: Job,
+    pub result: Result<AttachmentId, Refused>,
+}
+
+/// The thread that asks the keeper.
+pub struct Kept {
+    keeper: Arc<Keeper>,
+    jobs: Sender<Job>,
+    done: Receiver<Done>,
+}
+
+impl Kept {
+    /// # Errors
+    /// If there can be no thread.
+    pub fn start(keeper: Arc<Keeper>, bell: Bell) -> io::Result<Self> {
+        let (jobs, receiver) = channel::<Job>();
+        let (sender, done) = channel();
+        std::thread::Builder::new().name("uprobes".into()).spawn({
+            let keeper = Arc::clone(&keeper);
+            move || {
+                for job in receiver {
+                    let result = attach(&keeper, &job);
+                    if sender.send(Done { job, result }).is_err() {
+                        return;
+                    }
+                    bell.ring();
+                }
+            }
+        })?;
+        Ok(Self { keeper, jobs, done })
+    }
+
+    pub fn ask(&self, job: Job) {
+        // The thread ends with the other end of its channel alone.
+        let _ = self.jobs.send(job);
+    }
+
+    pub fn next(&self) -> Option<Done> {
+        match self.done.try_recv() {
+            Ok(done) => Some(done),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
+
+    pub fn keeper(&self) -> &Arc<Keeper> {
+        &self.keeper
+    }
+}
+
+fn attach(keeper: &Keeper, job: &Job) -> Result<AttachmentId, Refused> {
+    let file = open(job).map_err(|error| {
+        debug!(%error, pid = job.process.pid, "a file is not attached to");
+        Refused::Gone
+    })?;
+    let state = FileState::of(&file).map_err(|_| Refused::For(Unattached::Refused))?;
+    if !state.as_kernel().has_content_of(&job.file) {
+        return Err(Refused::For(Unattached::Written));
+    }
+    let request = Request {
+        file: &file,
+        state,
+        scope: match job.host {
+            true => Scope::Host,
+            false => Scope::Process(job.process.pid),
+        },
+        start_ticks: job.process.start / TICK,
+        places: vec![keeper::Place {
+            program: match job.kind {
+                PointKind::KeyLog => Program::KeylogPoint,
+                PointKind::Placed(_) => Program::KeylogPlaced,
+                PointKind::KdfDerive => Program::KdfDerive,
+            },
+            file_offset: job.file_offset,
+            cookie: u64::from(job.places) << 32 | u64::from(job.point.0),
+            returns: false,
+        }],
+    };
+    match keeper.attach(&request) {
+        Ok(attachment) => Ok(attachment.id),
+        Err(refused) => {
+            debug!(%refused, pid = job.process.pid, "no uprobe");
+            Err(reason(&refused))
+        }
+    }
+}
+
+fn open(job: &Job) -> io::Result<File> {
+    discover::open_at(job.process.pid, job.address).map_err(io::Error::other)
+}
+
+fn reason(refused: &keeper::Refused) -> Refused {
+    use keeper::Refused as R;
+    Refused::For(match refused {
+        R::Ended => return Refused::Gone,
+        R::Descriptors => Unattached::Descriptors,
+        R::Attachments(_) | R::Files(_) | R::Events(_) | R::Places => Unattached::Limit,
+        R::Writer | R::Written | R::Changed => Unattached::Written,
+        R::Memory | R::FileSystem(_) | R::Layers | R::NoFile | R::Busy | R::Lease(_) => {
+            Unattached::NoLease
+        }
+        R::Executable => Unattached::Executable,
+        R::Translated(_) | R::LargePages(_) => Unattached::TextCopied,
+        R::Unseen(_)
+        | R::Kernel(_)
+        | R::Program
+        | R::Restarted
+        | R::Late
+        | R::NoKeeper
+        | R::Channel(_) => Unattached::Refused,
+    })
+}

@@ -1,0 +1,178 @@
+//! Processes that copy or translate text: a copy of a breakpoint is met where no handler answers, and ends the program.
+//!
+//! The list is never complete, which is why the program's own file is left out wherever it runs: those that copy text copy
+//! their own. Libraries are copied by tools that take over a whole process, which are told by what it runs and has mapped.
+
+use super::Refused;
+use rustix::fs::fstat;
+use std::{
+    fs::{self, File},
+    io::Read as _,
+    os::unix::ffi::OsStrExt as _,
+};
+
+/// Most bytes that are read of a process's file in `/proc`.
+const BYTES: u64 = 4 << 20;
+
+/// By the name of the program's file: its begin.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("qemu-", "qemu"),
+    ("drrun", "DynamoRIO"),
+    ("pinbin", "Pin"),
+    ("box64", "box64"),
+    ("box86", "box86"),
+    ("FEXInterpreter", "FEX"),
+    ("rr", "rr"),
+];
+/// By a folder that the program's file is in: tools of valgrind are programs like `/usr/libexec/valgrind/none-amd64-linux`.
+const FOLDERS: &[(&str, &str)] = &[("/valgrind/", "valgrind"), ("/dynamorio/", "DynamoRIO")];
+/// By a file that is mapped: the begin of its name.
+const MAPPED: &[(&str, &str)] = &[
+    ("librrpreload", "rr"),
+    ("librrpage", "rr"),
+    ("libdynamorio", "DynamoRIO"),
+    ("vgpreload_", "valgrind"),
+    ("libpin3", "Pin"),
+    ("frida-", "Frida"),
+    ("libfrida", "Frida"),
+];
+/// Files that move text to large pages when they are mapped.
+const LARGE: &[&str] = &["libhugetlbfs", "liblppreload", "liblarge_page"];
+/// Words of command lines and environments that tell a program to do so by itself.
+const OPTIONS: &[&str] = &[
+    "--use-largepages",
+    "--super-large-pages",
+    "HUGETLB_ELFMAP=",
+    "IODLR_",
+    "opcache.huge_code_pages=1",
+];
+
+/// Whether this library may take a breakpoint in this process.
+pub(super) fn check(pid: u32, file: &File) -> Result<(), Refused> {
+    let unseen = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => Refused::Ended,
+        _ => Refused::Unseen(error.to_string()),
+    };
+    let own = fs::metadata(format!("/proc/{pid}/exe")).map_err(unseen)?;
+    let this = fstat(file).map_err(|error| Refused::Kernel(error.to_string()))?;
+    use std::os::unix::fs::MetadataExt as _;
+    if (own.dev(), own.ino()) == (this.st_dev, this.st_ino) {
+        return Err(Refused::Executable);
+    }
+    let program = fs::read_link(format!("/proc/{pid}/exe")).map_err(unseen)?;
+    of_program(program.as_os_str().as_bytes())?;
+    of_mappings(&read(pid, "maps").map_err(unseen)?)?;
+    for name in ["cmdline", "environ"] {
+        of_words(&read(pid, name).map_err(unseen)?)?;
+    }
+    Ok(())
+}
+
+fn read(pid: u32, name: &str) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(format!("/proc/{pid}/{name}"))?
+        .take(BYTES)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn base(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+fn of_program(path: &[u8]) -> Result<(), Refused> {
+    let name = base(path);
+    let is = |begin: &str| {
+        // `rr` alone: many names begin so.
+        name.starts_with(begin.as_bytes()) && (begin != "rr" || name == b"rr")
+    };
+    let by_name = PROGRAMS.iter().find(|(begin, _)| is(begin));
+    let by_folder = FOLDERS
+        .iter()
+        .find(|(folder, _)| memchr::memmem::find(path, folder.as_bytes()).is_some());
+    match by_name.or(by_folder) {
+        Some((_, tool)) => Err(Refused::Translated((*tool).to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn of_mappings(maps: &[u8]) -> Result<(), Refused> {
+    for line in maps.split(|byte| *byte == b'\n') {
+        let Some(slash) = memchr::memchr(b'/', line) else {
+            continue;
+        };
+        let name = base(&line[slash..]);
+        if let Some((_, tool)) = MAPPED
+            .iter()
+            .find(|(begin, _)| name.starts_with(begin.as_bytes()))
+        {
+            return Err(Refused::Translated((*tool).to_owned()));
+        }
+        if let Some(begin) = LARGE
+            .iter()
+            .find(|begin| name.starts_with(begin.as_bytes()))
+        {
+            return Err(Refused::LargePages((*begin).to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn of_words(words: &[u8]) -> Result<(), Refused> {
+    let told = OPTIONS
+        .iter()
+        .find(|option| memchr::memmem::find(words, option.as_bytes()).is_some());
+    match told {
+        Some(option) => Err(Refused::LargePages(option.trim_end_matches('=').to_owned())),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tools_that_translate_are_known_by_their_program_and_by_what_is_mapped() {
+        for (path, tool) in [
+            ("/usr/libexec/valgrind/memcheck-amd64-linux", "valgrind"),
+            ("/usr/bin/qemu-x86_64-static", "qemu"),
+            ("/opt/dynamorio/bin64/drrun", "DynamoRIO"),
+            ("/usr/bin/rr", "rr"),
+        ] {
+            let refused = of_program(path.as_bytes()).unwrap_err();
+            assert_eq!(refused, Refused::Translated(tool.to_owned()), "{path}");
+        }
+        for path in ["/usr/bin/curl", "/usr/bin/rrdtool", "/opt/qemu/bin/curl"] {
+            assert_eq!(of_program(path.as_bytes()), Ok(()), "{path}");
+        }
+        let line = |path: &str| format!("7f00-7f01 r-xp 00000000 fe:00 12    {path}\n");
+        let maps = line("/usr/lib/libssl.so.3") + &line("/usr/lib/rr/librrpreload.so");
+        assert_eq!(
+            of_mappings(maps.as_bytes()),
+            Err(Refused::Translated("rr".to_owned()))
+        );
+        assert_eq!(of_mappings(line("/usr/lib/libssl.so.3").as_bytes()), Ok(()));
+    }
+
+    #[test]
+    fn programs_that_are_told_to_use_large_pages_are_left_out() {
+        for words in [
+            &b"node\0--use-largepages=on\0x.js\0"[..],
+            b"A=b\0NODE_OPTIONS=--use-largepages=silent\0",
+            b"HUGETLB_ELFMAP=RW\0",
+        ] {
+            assert!(matches!(of_words(words), Err(Refused::LargePages(_))));
+        }
+        assert_eq!(of_words(b"node\0x.js\0"), Ok(()));
+    }
+
+    #[test]
+    fn a_process_takes_none_in_its_own_program() {
+        let own = File::open("/proc/self/exe").unwrap();
+        let pid = std::process::id();
+        assert_eq!(check(pid, &own), Err(Refused::Executable));
+        let other = tempfile::tempfile().unwrap();
+        assert_eq!(check(pid, &other), Ok(()));
+    }
+}

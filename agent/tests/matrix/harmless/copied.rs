@@ -1,0 +1,128 @@
+//! Programs that copy or translate their own code: they run as without an agent, whether their points are met or not.
+
+use super::stage::{NOBODY, Stage, unhurt};
+use crate::support::clients::{CLIENTS, CURL};
+use crate::support::expect::stop;
+use crate::support::process::{Place, Spec};
+use crate::support::report::Cells;
+use crate::support::scenario::requests;
+use crate::support::text::text_is_untouched;
+use crate::support::{brief, fixtures, say, turn};
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+
+#[test]
+fn copied() {
+    let Some(_turn) = turn("copied") else { return };
+    let mut stage = Stage::new("copied").unwrap();
+    let mut cells = Cells::new("copied");
+    let library = stage.library("library").unwrap();
+    let read = stage.curl_until_read(&library).map(drop);
+    cells.check("library-read", read);
+    for (name, place) in [
+        ("in-scope", stage.lab.inside()),
+        ("out-of-scope", stage.lab.outside()),
+        ("as-nobody", stage.lab.inside_as(NOBODY)),
+    ] {
+        let copied = anonymous(&mut stage, &library, &place);
+        cells.check(&format!("anonymous-{name}"), copied);
+    }
+    match fixtures::system("/usr/bin/valgrind") {
+        Ok(valgrind) => {
+            for (name, place) in both(&stage) {
+                let below = translated(&mut stage, &valgrind, &library, &place);
+                cells.check(&format!("valgrind-{name}"), below);
+            }
+        }
+        Err(missing) => cells.skip("valgrind", &format!("{missing:#}")),
+    }
+    large_pages(&mut stage, &mut cells);
+    stop(stage.agent, &mut cells);
+    cells.finish();
+}
+
+fn both(stage: &Stage) -> [(&'static str, Place); 2] {
+    [
+        ("in-scope", stage.lab.inside()),
+        ("out-of-scope", stage.lab.outside()),
+    ]
+}
+
+/// The library's text is replaced by a copy in anonymous memory, at the same addresses.
+fn anonymous(stage: &mut Stage, library: &PathBuf, place: &Place) -> Result<()> {
+    let asked = requests(&stage.lab, "anonymous", 3);
+    let mut scenario = stage.script("copied_text", library, &asked)?.start(place)?;
+    scenario.reach("begun")?;
+    scenario.go()?;
+    scenario.reach("met")?;
+    let untouched = text_is_untouched(scenario.pid());
+    scenario.go()?;
+    scenario.finish()?;
+    let seen = asked
+        .iter()
+        .map(|one| stage.was_read(&one.credential))
+        .collect::<Result<Vec<_>>>()?;
+    say(&format!("copied: anonymous: read {seen:?}"));
+    untouched.map(drop)
+}
+
+/// curl below valgrind, which runs no instruction of the file.
+fn translated(
+    stage: &mut Stage,
+    valgrind: &PathBuf,
+    library: &PathBuf,
+    place: &Place,
+) -> Result<()> {
+    let credential = stage.ask(&CURL, place, |mut spec| {
+        let curl = std::mem::replace(&mut spec.program, valgrind.clone());
+        let words = ["-q".into(), "--tool=none".into(), curl.into_os_string()];
+        spec.args.splice(0..0, words);
+        spec.env("LD_LIBRARY_PATH", library)
+    })?;
+    let read = stage.was_read(&credential)?;
+    say(&format!("copied: below valgrind: read {read}"));
+    Ok(())
+}
+
+/// node copies its text to large pages while it starts.
+fn large_pages(stage: &mut Stage, cells: &mut Cells) {
+    const FLAG: &str = "--use-largepages=on";
+    let Some(client) = CLIENTS.iter().find(|client| client.name == "node-https") else {
+        return cells.check("node", Err(anyhow::anyhow!("no such client")));
+    };
+    if brief() {
+        return cells.skip("node", "its file is large, and this machine is slow");
+    }
+    let node = match fixtures::system("/usr/bin/node") {
+        Ok(node) => node,
+        Err(missing) => return cells.skip("node", &format!("{missing:#}")),
+    };
+    let copy = stage.lab.path("node");
+    let control = std::fs::copy(&node, &copy)
+        .context("copy node")
+        .and_then(|_| {
+            // Before any agent knows the copy.
+            let words = [FLAG, "-e", "process.exit(0)"];
+            unhurt(&Spec::new(&copy).args(words), &Place::default())
+        });
+    if let Err(error) = control {
+        return cells.skip("node", &format!("not without an agent either: {error:#}"));
+    }
+    let ask = |stage: &Stage, place: &Place, flag: Option<&str>| {
+        stage.ask(client, place, |mut spec| {
+            spec.program.clone_from(&copy);
+            spec.args.splice(0..0, flag.map(Into::into));
+            spec
+        })
+    };
+    let place = stage.lab.inside();
+    let plain = stage.until_read(|stage| ask(stage, &place, None));
+    cells.check("node-plain", plain.map(drop));
+    for (name, place) in both(stage) {
+        let asked = ask(stage, &place, Some(FLAG)).and_then(|one| stage.was_read(&one));
+        if let Ok(read) = &asked {
+            say(&format!("copied: node {FLAG} {name}: read {read}"));
+        }
+        cells.check(&format!("node-{name}"), asked.map(drop));
+    }
+}
