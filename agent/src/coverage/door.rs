@@ -6,7 +6,6 @@
 //! Invariant: only root and the agent's own user are answered: by the socket's mode (0600, from before it has a name), by
 //! its folder's, and by the kernel's word for who has connected (`SO_PEERCRED`).
 
-
 use super::Snapshot;
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{

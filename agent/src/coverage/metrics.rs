@@ -6,9 +6,9 @@
 //! and how it stands now, `tokentrail_sink_{waiting,quarantined,last_delivered_timestamp_seconds}{sink}`. Format:
 //! OpenMetrics text 1.0.
 
-use crate::kernel::points::SearchCounts;
 use super::door::Asker;
 use super::{Snapshot, table};
+use crate::kernel::points::SearchCounts;
 use agent_common::event::SinkReport;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};

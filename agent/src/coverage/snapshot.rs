@@ -1,7 +1,7 @@
 //! The ledger at one moment, with the connections that are open now, as it leaves the agent.
 
-use crate::kernel::points::SearchCounts;
 use super::Ledger;
+use crate::kernel::points::SearchCounts;
 use agent_common::event::{Connections, CoverageReason, SinkReport, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

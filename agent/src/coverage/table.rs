@@ -1,6 +1,5 @@
 //! The snapshot for people.
 
-
 use super::Snapshot;
 use agent_common::event::{CoverageReason, SinkReport};
 use std::fmt::Write as _;

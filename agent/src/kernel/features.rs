@@ -161,7 +161,10 @@ impl Report {
                     format!("refused: {why}; connections that were open before stay unread"),
                 );
                 if self.breakpoints.is_err() {
-                    row("", "no key-log point can be attached: TLS is listed as unread".into());
+                    row(
+                        "",
+                        "no key-log point can be attached: TLS is listed as unread".into(),
+                    );
                 }
                 return;
             }
@@ -186,7 +189,8 @@ impl Report {
         }
         row(
             "points uprobe-host",
-            "only if capture.points asks for it: it changes text of every process of the host".into(),
+            "only if capture.points asks for it: it changes text of every process of the host"
+                .into(),
         );
     }
 
@@ -280,6 +284,21 @@ fn try_points() -> Result<(), String> {
     tried.map_err(|error| error.to_string())
 }
 
+/// Starts the keeper with the probes' programs, and ends it.
+fn try_keeper() -> Result<super::keeper::Facts, String> {
+    let mut probes = super::probes::Probes::load(vec![nobody()], &options(None))
+        .map_err(|error| error.to_string())?;
+    // What is refused is left out, and shown in another row.
+    let _ = probes.load_points();
+    let _ = probes.load_bridge();
+    let programs = probes
+        .keeper_programs()
+        .map_err(|error| error.to_string())?;
+    super::keeper::Started::start(std::path::Path::new("/proc/self/exe"), &programs)
+        .map(|started| started.facts().clone())
+        .map_err(|error| error.to_string())
+}
+
 /// No process is in this scope.
 fn nobody() -> super::scope::Scope {
     super::scope::Scope::Processes(Vec::new())
@@ -293,6 +312,7 @@ fn options(rung: Option<Rung>) -> super::probes::Options {
         multiplexed_bytes: 0,
         connections: 16,
         worker: None,
+        tell_made: false,
     }
 }
 

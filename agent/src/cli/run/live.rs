@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 use tokentrail_agent::{
+    config::Capture,
     kernel::{
         attach::{Attacher, Fallback, Results, Start, Way},
         bridge::{Bridge, Bridges},
@@ -58,7 +59,7 @@ pub(super) struct Helpers {
 /// Looks through the usual folders and the scope's processes, and starts what attaches.
 pub(super) fn attach(
     arguments: &RunArguments,
-    bridge: bool,
+    capture: &Capture,
     scopes: &[Scope],
     mut loaded: Probes,
     helpers: Helpers,
@@ -97,7 +98,7 @@ pub(super) fn attach(
         }
         None => None,
     };
-    let bridges = Bridges::new(bridge, Arc::clone(&searches), keeper.clone());
+    let bridges = Bridges::new(capture.bridge, Arc::clone(&searches), keeper.clone());
     let start = Start {
         maps: loaded.attach_maps()?,
         way: helpers.way,
@@ -110,6 +111,7 @@ pub(super) fn attach(
             Fallback::WhenNeeded
         },
         own: helpers.own,
+        search_ahead: capture.search_ahead,
     };
     let probes = Arc::new(Mutex::new(loaded));
     let processes = running(scopes);

@@ -160,7 +160,7 @@ pub async fn observe(
     std::thread::Builder::new()
         .name("answers".into())
         .spawn(move || answering.run())?;
-    let bridge = config.capture.bridge;
+    let capture = config.capture.clone();
     let mut own = vec![std::process::id(), worker.id()];
     own.extend(keeper.iter().flat_map(Started::pids));
     own.extend(finder.pids());
@@ -170,7 +170,7 @@ pub async fn observe(
         way,
         own,
     };
-    let points = attach(&arguments, bridge, &scopes, loaded, helpers, &pipe, &live)?;
+    let points = attach(&arguments, &capture, &scopes, loaded, helpers, &pipe, &live)?;
     watch(&scopes, &pipe, &live)?;
 
     let ready = tokio::time::timeout(BEGIN, said.recv()).await;

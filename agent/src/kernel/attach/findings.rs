@@ -76,6 +76,19 @@ impl Findings {
         }
     }
 
+    /// Whether another search gave the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let points = |findings: &Self| -> Vec<Point> {
+            let points = findings.all().map(|known| known.point.clone());
+            points.collect()
+        };
+        points(self) == points(other)
+            && self.fallback.is_some() == other.fallback.is_some()
+            && self.wants_fallback == other.wants_fallback
+            && self.unread == other.unread
+            && self.code_start == other.code_start
+    }
+
     /// Whether a process that maps the file must be told of: see `abi::file`.
     pub fn matters(&self, fallback_is_wanted: bool) -> bool {
         !self.points.is_empty()

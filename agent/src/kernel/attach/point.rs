@@ -171,6 +171,17 @@ impl Attachments {
         self.uprobe(target, known, refused)
     }
 
+    /// Attaches a point that a search may prove wrong: by a breakpoint or not at all, since that changes nobody's text.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_unproven(&mut self, target: Target, known: &Known) -> Result<Attached, Refused> {
+        if !self.way.breakpoints() {
+            return Err(Refused::For(Unattached::Refused));
+        }
+        self.breakpoint(target, known).map(Attached::Since)
+    }
+
     fn breakpoint(&mut self, target: Target, known: &Known) -> Result<Nanos, Refused> {
         let process = target.process;
         if !self.processes.has_room(process) {

@@ -7,6 +7,7 @@
 
 use super::{
     Bell, Fallback, Request, Results, Start,
+    ahead::{Ahead, Ticket},
     findings::{Findings, Known},
     kept::Kept,
     look,
@@ -18,9 +19,11 @@ use crate::{
     kernel::{
         decode::now,
         keeper::{Lost, Why},
-        keylog::{Class, Job, Library, LookError, Searched, Searches, discover, searches::Reason},
+        keylog::{
+            Class, Found, Job, Library, LookError, Searched, Searches, discover, searches::Reason,
+        },
         owner::Owner,
-        points::{Attached, Mapped, Points, State, Unattached},
+        points::{Attached, Mapped, Points, SearchCounts, State, Unattached},
         record::{PointId, ProcessKey},
         scope::start_ticks,
     },
@@ -45,6 +48,8 @@ use tracing::{debug, info, warn};
 
 /// Files whose findings are kept.
 const FILES: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
+/// Files in states that do not last, whose findings are kept.
+const UNPROVEN: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// Processes that wait for a search.
 const PENDING: usize = 16_384;
 /// Files of one process that it waits for.
@@ -117,19 +122,25 @@ pub(super) struct Thread {
     fallback_wanted: bool,
     own: Vec<u32>,
     searches: Arc<Searches>,
+    ahead: Option<Ahead>,
+    asked_ahead: HashMap<u64, Ticket>,
+    done_ahead: u64,
+    lost_ahead: u64,
     results: Results,
     requests: Receiver<Request>,
     lost_uprobes: Option<Receiver<Lost>>,
     drops: Arc<Mutex<BTreeSet<PointId>>>,
     resting: Arc<AtomicBool>,
     known: LruCache<abi::File, Arc<Findings>>,
+    /// Of states that may come again with another content.
+    unproven: LruCache<abi::File, Arc<Findings>>,
     asked: HashMap<u64, Asked>,
     searching: HashMap<abi::File, HashSet<u32>>,
     pending: HashMap<u32, Waiting>,
     next_token: u64,
     next_point: u32,
     done: u64,
-    told: (u64, u64),
+    told: SearchCounts,
     lost: u64,
     swept: Instant,
     /// Attached since the last sweep: whether their code is still where it was is looked at once.
@@ -157,18 +168,23 @@ impl Thread {
             fallback_wanted: start.fallback == Fallback::Only,
             own: start.own,
             searches,
+            ahead: start.search_ahead.then(|| Ahead::new(results.bell.clone())),
+            asked_ahead: HashMap::new(),
+            done_ahead: 0,
+            lost_ahead: 0,
             results,
             requests,
             drops,
             resting,
             known: LruCache::new(FILES),
+            unproven: LruCache::new(UNPROVEN),
             asked: HashMap::new(),
             searching: HashMap::new(),
             pending: HashMap::new(),
             next_token: 0,
             next_point: 0,
             done: 0,
-            told: (0, 0),
+            told: SearchCounts::default(),
             lost: 0,
             swept: Instant::now(),
             fresh: Vec::new(),
@@ -203,6 +219,7 @@ impl Thread {
             self.drain();
             self.take_results();
             self.take_kept();
+            self.ask_ahead();
         }
         self.tell_searches();
     }
@@ -213,6 +230,7 @@ impl Thread {
             self.drain();
             self.take_results();
             self.take_kept();
+            self.ask_ahead();
             self.take_drops();
             if !self.take_requests() {
                 return;
@@ -265,16 +283,31 @@ impl Thread {
                     return;
                 }
                 self.points.executed(process);
+                let asked = name.clone();
                 self.met(process, file, Place::Program { code, name }, None);
                 self.points.looked_at(process);
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.met(process, Some(asked));
+                }
             }
             Record::Mapped {
                 process,
                 file,
                 part,
             } => {
-                if !self.own.contains(&process.pid) {
-                    self.met(process, file, Place::Parts(vec![part]), None);
+                if self.own.contains(&process.pid) {
+                    return;
+                }
+                if let Some(ahead) = &mut self.ahead
+                    && !self.known.contains(&file)
+                {
+                    ahead.mapped(process, part);
+                }
+                self.met(process, file, Place::Parts(vec![part]), None);
+            }
+            Record::Made(made) => {
+                if let Some(ahead) = &self.ahead {
+                    ahead.made(made);
                 }
             }
             Record::Forked {
@@ -319,7 +352,8 @@ impl Thread {
 
     /// A point that was found, by its id, and its file.
     fn point(&self, id: PointId) -> Option<(abi::File, Arc<Known>)> {
-        self.known.iter().find_map(|(file, findings)| {
+        let files = self.known.iter().chain(self.unproven.iter());
+        files.into_iter().find_map(|(file, findings)| {
             let known = findings.all().find(|known| known.id == id)?;
             Some((*file, Arc::clone(known)))
         })
@@ -351,6 +385,9 @@ impl Thread {
             return;
         }
         waiting.places.push((of, place.clone()));
+        if matches!(place, Place::Program { .. }) {
+            self.attach_unproven(process, of, &place);
+        }
         self.points.asked(process);
         let already = self.searching.contains_key(&of);
         self.searching.entry(of).or_default().insert(process.pid);
@@ -400,6 +437,112 @@ impl Thread {
         });
     }
 
+    /// Asks for searches of what is not met yet.
+    fn ask_ahead(&mut self) {
+        while let Some(wanted) = self.ahead.as_ref().and_then(Ahead::next) {
+            let known = self.known.contains(&wanted.state);
+            if known || self.searching.contains_key(&wanted.state) || self.is_resting() {
+                continue;
+            }
+            let token = self.next_token;
+            self.next_token += 1;
+            self.asked_ahead.insert(token, wanted.ticket);
+            let open = wanted.open;
+            self.searches.ask(Job {
+                token,
+                owner: wanted.owner,
+                class: Class::Ahead,
+                open: Box::new(move || Ok(open()?)),
+            });
+        }
+    }
+
+    /// A file that no process was met with was searched.
+    fn searched_ahead(&mut self, ticket: &Ticket, searched: &Searched) {
+        self.done_ahead += 1;
+        let found = match (&searched.outcome, searched.state) {
+            (Ok(found), Some(state)) => Some((found, ticket.state(state))),
+            (Err(error), _) => {
+                debug!(%error, "not searched ahead");
+                None
+            }
+            (Ok(_), None) => None,
+        };
+        // A process may have been met with it meanwhile.
+        let Some((found, of)) = found.filter(|(_, of)| !self.known.contains(of)) else {
+            return;
+        };
+        let findings = self.findings(found);
+        debug!(
+            device = of.device,
+            inode = of.inode,
+            size = of.size,
+            points = findings.points.len(),
+            lasting = searched.cacheable,
+            "searched ahead"
+        );
+        if searched.cacheable {
+            self.want_fallback(&findings);
+            self.learn(of, &findings);
+            self.serve(of, Some(&findings), None);
+        } else {
+            self.unproven.put(of, findings);
+        }
+    }
+
+    /// A program that was searched in this state, which may have another content all the same: it is searched again, and
+    /// what it is likely to have is attached meanwhile, since it does not wait.
+    fn attach_unproven(&mut self, process: ProcessKey, of: abi::File, place: &Place) {
+        let Some(findings) = self.unproven.get(&of).map(Arc::clone) else {
+            return;
+        };
+        for known in &findings.points {
+            let Some(address) = place.address_of(known, &findings) else {
+                continue;
+            };
+            let target = Target {
+                process,
+                file: of,
+                address,
+            };
+            if !known.is_dropped()
+                && let Ok(attached) = self.attachments.attach_unproven(target, known)
+            {
+                let path = look::program(process.pid).unwrap_or_default();
+                self.report(process, known, path, Ok(attached));
+            }
+        }
+    }
+
+    /// What a search has found in a file: with the ids that its points have, if they were known.
+    fn found(&mut self, of: Option<abi::File>, found: &Found) -> Arc<Findings> {
+        // It may have been searched ahead since it was asked for.
+        if let Some(known) = of.and_then(|of| self.known.get(&of).map(Arc::clone)) {
+            return known;
+        }
+        let findings = self.findings(found);
+        match of.and_then(|of| self.unproven.pop(&of)) {
+            Some(unproven) if unproven.is_same(&findings) => unproven,
+            Some(unproven) => {
+                debug!("a file has another content than it had in the same state");
+                let is_wrong = |point| unproven.all().any(|known| known.id == point);
+                self.attachments
+                    .detach_all(|attachment| is_wrong(attachment.point));
+                findings
+            }
+            None => findings,
+        }
+    }
+
+    fn findings(&mut self, found: &Found) -> Arc<Findings> {
+        let only = self.fallback == Fallback::Only;
+        let next = &mut self.next_point;
+        Arc::new(Findings::new(found, only, || {
+            *next += 1;
+            PointId(*next - 1)
+        }))
+    }
+
     fn take_results(&mut self) {
         while let Ok(searched) = self.results.receiver.try_recv() {
             self.drain();
@@ -408,6 +551,9 @@ impl Thread {
     }
 
     fn searched(&mut self, searched: Searched) {
+        if let Some(ticket) = self.asked_ahead.remove(&searched.token) {
+            return self.searched_ahead(&ticket, &searched);
+        }
         let Some(asked) = self.asked.remove(&searched.token) else {
             return;
         };
@@ -423,14 +569,7 @@ impl Thread {
                 debug!("a file has changed since it was mapped");
                 None
             }
-            Ok(found) => {
-                let only = self.fallback == Fallback::Only;
-                let next = &mut self.next_point;
-                Some(Arc::new(Findings::new(found, only, || {
-                    *next += 1;
-                    PointId(*next - 1)
-                })))
-            }
+            Ok(found) => Some(self.found(asked.file, found)),
             Err(error) => {
                 debug!(%error, "not searched");
                 None
@@ -443,6 +582,8 @@ impl Thread {
                 && of.inode != 0
             {
                 self.learn(of, findings);
+            } else if let Some(of) = asked.file {
+                self.unproven.put(of, Arc::clone(findings));
             }
         }
         let why = searched.outcome.as_ref().err().and_then(unsearched);
@@ -723,6 +864,9 @@ impl Thread {
                 let place = Place::Parts(code.parts);
                 self.met(process, code.file, place, Some(code.mapping.path));
             }
+            if let Some(ahead) = &mut self.ahead {
+                ahead.met(process, None);
+            }
         }
         self.points.looked_at(process);
     }
@@ -761,12 +905,19 @@ impl Thread {
                     self.attachments.detach_all(|_| true);
                     self.pending.clear();
                     self.searching.clear();
+                    if let Some(ahead) = &self.ahead {
+                        ahead.rest();
+                    }
                     done();
                 }
                 Request::Return { processes, done } => {
                     self.points.clear();
                     self.known.clear();
+                    self.unproven.clear();
                     self.attachments.maps.forget_files();
+                    if let Some(ahead) = &self.ahead {
+                        ahead.come_back();
+                    }
                     self.begin(&processes);
                     done();
                 }
@@ -797,6 +948,14 @@ impl Thread {
         let fresh: HashSet<ProcessKey> = std::mem::take(&mut self.fresh).into_iter().collect();
         for process in fresh {
             self.check_code(process);
+        }
+        let lost = self.ahead.as_ref().map_or(0, Ahead::lost);
+        if lost != self.lost_ahead {
+            info!(
+                files = lost - self.lost_ahead,
+                "too many files and folders at once: some are searched when they are executed"
+            );
+            self.lost_ahead = lost;
         }
         let lost = self.attachments.maps.lost();
         if lost != self.lost {
@@ -835,10 +994,16 @@ impl Thread {
     }
 
     fn tell_searches(&mut self) {
-        let now = (self.done, self.asked.len() as u64);
+        let ahead = self.ahead.as_ref().map_or(0, Ahead::waiting);
+        let now = SearchCounts {
+            done: self.done,
+            waiting: self.asked.len() as u64,
+            ahead_done: self.done_ahead,
+            ahead_waiting: ahead + self.asked_ahead.len() as u64,
+        };
         if now != self.told {
             self.told = now;
-            self.points.set_searches(now.0, now.1);
+            self.points.set_searches(now);
         }
     }
 }

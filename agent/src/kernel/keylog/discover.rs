@@ -386,7 +386,7 @@ fn reopen(handle: OwnedFd) -> Result<File, LookError> {
     Ok(File::open(descriptor_path(&handle))?)
 }
 
-pub(super) fn check_regular(mode: u32) -> Result<(), LookError> {
+pub(in crate::kernel) fn check_regular(mode: u32) -> Result<(), LookError> {
     use rustix::fs::FileType;
     let what = match FileType::from_raw_mode(mode) {
         FileType::RegularFile => return Ok(()),
