@@ -31,6 +31,8 @@ pub mod kind {
     /// A [`Closed`](super::Closed): no more plaintext of this connection comes, though it goes on.
     pub const UNTIED: u16 = 12;
     pub const EXECUTED: u16 = 13;
+    /// Of the ring `ATTACH`.
+    pub const MADE: u16 = 14;
 }
 
 /// `struct sock_common.skc_family`.
@@ -323,6 +325,35 @@ pub struct Executed {
     pub name: [u8; FILENAME_MAX],
 }
 
+/// What of a path is copied that a system call named.
+pub const PATH_MAX: usize = 512;
+
+/// A process has made a file executable, or has created it so and has it open for writing. 560 bytes.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Made {
+    pub header: Header,
+    pub process: u32,
+    /// The process's parent: the call's path means the same to it, more often than not, and it is there for longer.
+    pub parent: u32,
+    pub start: u64,
+    /// Where the process has the file open, or [`Made::NOT_OPEN`].
+    pub descriptor: i32,
+    /// What the path is relative to, as the call had it: a descriptor of the process, or [`Made::WORKING_FOLDER`].
+    pub folder: i32,
+    /// Bytes of `path`; 0 if the call had none.
+    pub path_len: u32,
+    pub _pad: u32,
+    /// NUL terminated.
+    pub path: [u8; PATH_MAX],
+}
+
+impl Made {
+    pub const NOT_OPEN: i32 = -1;
+    /// `AT_FDCWD`
+    pub const WORKING_FOLDER: i32 = -100;
+}
+
 /// A file in one state, whatever its path: with another content it is another. Key of the map `FILES`. 40 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -566,6 +597,8 @@ pub struct Settings {
     pub own_process: u32,
     /// The agent's worker process, never observed; 0 if there is none.
     pub own_worker: u32,
+    /// 1: files that are made executable are told of ([`Made`]).
+    pub tell_made: u32,
 }
 
 /// Shift from nanoseconds to the periods of [`Settings::multiplexed_bytes`]: 1.07 seconds.
@@ -742,13 +775,15 @@ const _: () = {
     assert!(size_of::<Cgroup>() == 280);
     assert!(size_of::<Mapped>() == 96);
     assert!(size_of::<Executed>() == 344);
+    assert!(size_of::<Made>() == 560);
+    assert!(offset_of!(Made, path) == 48);
     assert!(size_of::<File>() == 40);
     assert!(size_of::<Breakpoint>() == 16);
     assert!(size_of::<Breakpoints>() == 40);
     assert!(size_of::<ProcessId>() == 16);
     assert!(size_of::<Framing>() == 16);
     assert!(size_of::<Connection>() == 120);
-    assert!(size_of::<Settings>() == 24);
+    assert!(size_of::<Settings>() == 28);
     assert!(size_of::<BridgeKey>() == 16);
     assert!(size_of::<BridgeCall>() == 56);
     assert!(size_of::<BridgeObject>() == 80);

@@ -2,12 +2,12 @@
 
 use crate::{
     kernel::count,
-    maps::{ATTACH, ATTACH_LOST, RING},
+    maps::{ATTACH, ATTACH_BYTES, ATTACH_LOST, RING},
 };
-use agent_common::abi::{self, Header, probe, reason};
+use agent_common::abi::{self, Header, Made, PATH_MAX, kind, probe, reason};
 use aya_ebpf::{
-    bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::bpf_ktime_get_boot_ns,
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_user_str},
 };
 
 /// The agent looks at the ring every few milliseconds by itself, so that watched programs do not pay for waking it.
@@ -87,4 +87,63 @@ pub fn attach<T>(record: &T, wake: u64) -> bool {
         1,
     );
     reported(probe::ATTACH, submitted)
+}
+
+/// A file that may be executed later, with the path at `path` in the process's memory (0: none). What has happened goes
+/// before it: such a record takes no more than a quarter of the ring, however many files a process makes.
+#[inline(always)]
+pub fn made(process: u32, parent: u32, start: u64, descriptor: i32, folder: i32, path: u64) {
+    count(probe::ATTACH, reason::SEEN, 1);
+    let waiting = ATTACH.query(BPF_RB_AVAIL_DATA as u64);
+    let entry = if waiting > ATTACH_BYTES as u64 / 4 {
+        None
+    } else {
+        ATTACH.reserve::<Made>(0)
+    };
+    let Some(mut entry) = entry else {
+        count(probe::ATTACH, reason::RING_FULL, 1);
+        reported(probe::ATTACH, false);
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: `record` is reserved memory of the record's size, aligned to 8. The helper checks the user's address, and
+    // writes no more than the array's size.
+    let read = unsafe {
+        (&raw mut (*record).header).write(header(kind::MADE, size_of::<Made>()));
+        (&raw mut (*record).process).write(process);
+        (&raw mut (*record).parent).write(parent);
+        (&raw mut (*record).start).write(start);
+        (&raw mut (*record).descriptor).write(descriptor);
+        (&raw mut (*record).folder).write(folder);
+        (&raw mut (*record)._pad).write(0);
+        let read = if path == 0 {
+            1
+        } else {
+            bpf_probe_read_user_str(
+                (&raw mut (*record).path).cast(),
+                PATH_MAX as u32,
+                path as *const _,
+            )
+        };
+        // Without the NUL.
+        (&raw mut (*record).path_len).write((read - 1) as u32);
+        read
+    };
+    // A path of the whole size may have been cut.
+    let lost = match read {
+        ..=0 => Some(reason::FAULT),
+        read if read >= PATH_MAX as i64 => Some(reason::OVERSIZE),
+        _ => None,
+    };
+    match lost {
+        Some(why) => {
+            entry.discard(QUIET);
+            count(probe::ATTACH, why, 1);
+        }
+        None => {
+            entry.submit(WAKE);
+            count(probe::ATTACH, reason::RECORDS, 1);
+        }
+    }
+    reported(probe::ATTACH, lost.is_none());
 }

@@ -2,7 +2,7 @@
 //!
 //! Sockets have two rungs (`tracing`, `tracepoints`) that end in the same `stream`; `keylog` takes handshake
 //! secrets; `bridge` plaintext of TLS connections whose handshake was over before; `lifecycle` tells of processes,
-//! closed sockets and cgroups; `files` of what is executed and mapped. `emit` alone writes to the rings.
+//! closed sockets and cgroups; `files` of what is executed and mapped, `made` of what may be. `emit` alone writes to the rings.
 //!
 //! Invariant: nothing is read of a process before `scope` has said that it may be.
 //! Invariant: probes read and count; they never write to, block or signal what they watch.
@@ -29,6 +29,7 @@ mod kernel;
 mod kernel_tls;
 mod keylog;
 mod lifecycle;
+mod made;
 mod maps;
 mod quic;
 mod scope;

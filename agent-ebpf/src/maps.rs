@@ -22,6 +22,7 @@ pub static SETTINGS: Settings = Settings {
     scope_processes: 0,
     own_process: 0,
     own_worker: 0,
+    tell_made: 0,
 };
 
 // SAFETY: `Offsets` is all `u32`.
@@ -80,9 +81,11 @@ pub static MULTIPLEXED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(65_5
 #[map]
 pub static DATAGRAMS: LruHashMap<u64, Told> = LruHashMap::with_max_entries(8_192, 0);
 
+pub const ATTACH_BYTES: u32 = 4 * 1024 * 1024;
+
 /// For the process that attaches: what was executed and mapped, and how processes go on and end.
 #[map]
-pub static ATTACH: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
+pub static ATTACH: RingBuf = RingBuf::with_byte_size(ATTACH_BYTES, 0);
 
 /// Records that found `ATTACH` full: index 0.
 #[map]

@@ -5,7 +5,7 @@
 use crate::{
     bridge, files,
     kernel::{count, current, read},
-    kernel_tls,
+    kernel_tls, made,
     maps::{Element, offset},
     quic, scope,
     socket::Sock,
@@ -57,15 +57,21 @@ const MESSAGES_MAX: u64 = 8;
 
 /// The part of `pt_regs` that holds a system call's arguments.
 #[repr(C)]
-struct Arguments {
-    r10: u64,
+pub struct Arguments {
+    pub r10: u64,
     r9: u64,
     r8: u64,
     _rax: u64,
     _rcx: u64,
-    rdx: u64,
-    rsi: u64,
-    rdi: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+}
+
+/// Of `struct pt_regs *`.
+#[inline(always)]
+pub fn arguments(regs: u64) -> Option<Arguments> {
+    read(regs, core::mem::offset_of!(pt_regs, r10) as u32)
 }
 
 /// `TP_PROTO(struct pt_regs *regs, long ret)`
@@ -94,12 +100,13 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
         | nr::PWRITEV2
         | nr::MMAP
         | nr::IO_URING_ENTER => {}
+        call if made::is_told(call) => {}
         _ => return 0,
     }
     if !scope::holds_current() {
         return 0;
     }
-    if let Some(regs) = read::<Arguments>(regs, core::mem::offset_of!(pt_regs, r10) as u32) {
+    if let Some(regs) = arguments(regs) {
         crate::diagnose!(debug, &ctx, "system call {} in scope gave {}", call, ret);
         finished(call, &regs, ret as u64);
     } else {
@@ -115,6 +122,10 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn finished(call: u64, regs: &Arguments, ret: u64) {
+    if made::is_told(call) {
+        made::finished(call, regs, ret);
+        return;
+    }
     let sends = matches!(
         call,
         nr::WRITE | nr::WRITEV | nr::SENDTO | nr::SENDMSG | nr::SENDMMSG | nr::PWRITEV2
@@ -124,7 +135,7 @@ fn finished(call: u64, regs: &Arguments, ret: u64) {
     } else {
         (direction::RECEIVED, probe::RECEIVE)
     };
-    if read::<u32>(current(), offset!(task_thread_status)).unwrap_or(0) & TS_COMPAT != 0 {
+    if is_32_bit() {
         count(row, reason::COMPAT, 1);
         return;
     }
@@ -209,6 +220,12 @@ fn finished(call: u64, regs: &Arguments, ret: u64) {
     scratch.walk.behind = 0;
     stream::moved(row, of, &sock, scratch);
     bridge::nested(&sock, of, scratch);
+}
+
+/// The current system call is one of the 32-bit table, whose numbers mean others.
+#[inline(always)]
+pub fn is_32_bit() -> bool {
+    read::<u32>(current(), offset!(task_thread_status)).unwrap_or(0) & TS_COMPAT != 0
 }
 
 #[inline(always)]

@@ -64,6 +64,9 @@ enum Command {
     /// The process that `run` starts to hold uprobes
     #[command(hide = true)]
     Keeper,
+    /// The processes that `run` starts to search files
+    #[command(hide = true)]
+    Finder(FinderArguments),
     /// Tries what a locked down worker must not be able to do
     #[command(hide = true)]
     Attempt(AttemptArguments),
@@ -194,12 +197,32 @@ struct KeygenArguments {
 #[derive(Args)]
 struct AttemptArguments {
     what: String,
+    /// As this process of the finder instead of as a worker
+    #[arg(long)]
+    finder: Option<FinderProcess>,
     #[arg(long)]
     user: Option<u32>,
     #[arg(long)]
     write: Vec<PathBuf>,
     #[arg(long)]
     connect: Vec<u16>,
+}
+
+#[derive(Args)]
+struct FinderArguments {
+    /// Become this user
+    #[arg(long, requires = "group")]
+    user: Option<u32>,
+    #[arg(long, requires = "user")]
+    group: Option<u32>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FinderProcess {
+    Supervisor,
+    Searcher,
+    /// Its files alone, without a filter of system calls
+    Landlock,
 }
 
 #[derive(Subcommand)]
@@ -225,6 +248,7 @@ impl Arguments {
             Command::Run(arguments) => run::run(*arguments),
             Command::Worker => run::worker::worker(),
             Command::Keeper => Ok(tokentrail_agent::kernel::keeper::run()),
+            Command::Finder(arguments) => run::finder::finder(&arguments),
             Command::Attempt(arguments) => run::attempt::attempt(arguments),
             Command::Doctor(arguments) => doctor::doctor(&arguments),
             Command::Coverage(arguments) => coverage::coverage(&arguments),

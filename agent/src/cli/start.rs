@@ -214,6 +214,7 @@ pub fn probe_options(config: &Config, forced: Option<Rung>, worker: u32) -> prob
         multiplexed_bytes: config.capture.multiplexed_bytes.get() as u32,
         connections: config.limits.connections.get() as u32,
         worker: Some(worker),
+        tell_made: config.capture.search_ahead,
     }
 }
 

@@ -81,6 +81,13 @@ section! {
         /// their library's functions, for their processes alone and while they are open. Not for programs that change
         /// stacks within such a call (coroutines over blocking sockets): their returns are not where they began.
         pub bridge: bool = true,
+        /// Whether files are searched for key-log points before they are executed, so that the first handshake of a
+        /// program is read: what a process of the scope makes executable, and, as the scope's processes see them,
+        /// programs in the usual folders of PATH, in /usr/local and /opt, beside an executed one and in
+        /// node_modules/.bin, and libraries named like TLS in virtual environments and node_modules. It lists those
+        /// folders, reads the first two arguments of what is executed for such folders, and the content of ELF files; no
+        /// other file's beyond the four bytes that tell it from one, and no environment.
+        pub search_ahead: bool = true,
     }
 }
 

@@ -100,6 +100,41 @@ pub fn give_memory_back() {
     }
 }
 
+/// Makes another process of this one; `None` in the new one. Only where there is one thread: in the new process locks that
+/// others hold would stay held.
+///
+/// # Errors
+/// The kernel's.
+pub fn fork() -> io::Result<Option<rustix::process::Pid>> {
+    // SAFETY: the caller has one thread, so that everything is in the new process as it is here.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        child => Ok(rustix::process::Pid::from_raw(child)),
+    }
+}
+
+/// Lets the calling thread have little of the processor where others want it.
+///
+/// # Errors
+/// The kernel's.
+pub fn be_nice() -> io::Result<()> {
+    const LITTLE: libc::c_int = 10;
+    // SAFETY: changes a number of the calling thread (0), which Linux means by a process here.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LITTLE) };
+    done(result.into())
+}
+
+/// Lets the calling thread have the processor only where nobody else wants it.
+///
+/// # Errors
+/// The kernel's.
+pub fn be_idle() -> io::Result<()> {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: reads the parameter; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &none) };
+    done(result.into())
+}
+
 fn done(result: libc::c_long) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());

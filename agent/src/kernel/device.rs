@@ -7,6 +7,7 @@
 //! structures hold, which the probes report. Those are read from `fdinfo` and `mountinfo` instead ([`numbered`]).
 
 use super::record::FileId;
+use std::collections::HashMap;
 use std::fs::{File, Metadata};
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, AsRawFd};
@@ -49,6 +50,15 @@ pub fn is(file: impl AsFd, metadata: &Metadata, recorded: FileId, proc: &Path, p
 /// The open file by the numbers in the kernel's structures: `inode.i_ino` (the line `ino` of `fdinfo`, since
 /// Linux 5.14), and `super_block.s_dev` of the mount that it was opened in.
 fn numbered(file: impl AsFd, proc: &Path, pid: u32) -> Option<FileId> {
+    let (inode, mount) = fdinfo(file, proc)?;
+    let device = ["self", &pid.to_string()]
+        .iter()
+        .find_map(|process| mount_device(&proc.join(process).join("mountinfo"), mount))?;
+    Some(FileId { device, inode })
+}
+
+/// Inode and mount of an open file.
+fn fdinfo(file: impl AsFd, proc: &Path) -> Option<(u64, u64)> {
     let fd = file.as_fd().as_raw_fd();
     let mut info = String::new();
     File::open(proc.join(format!("self/fdinfo/{fd}")))
@@ -56,11 +66,7 @@ fn numbered(file: impl AsFd, proc: &Path, pid: u32) -> Option<FileId> {
         .take(4096)
         .read_to_string(&mut info)
         .ok()?;
-    let (inode, mount) = parse_fdinfo(&info)?;
-    let device = ["self", &pid.to_string()]
-        .iter()
-        .find_map(|process| mount_device(&proc.join(process).join("mountinfo"), mount))?;
-    Some(FileId { device, inode })
+    parse_fdinfo(&info)
 }
 
 /// `ino` and `mnt_id` (proc_pid_fdinfo(5)).
@@ -81,23 +87,54 @@ fn parse_fdinfo(text: &str) -> Option<(u64, u64)> {
 const MOUNTS_LIMIT: u64 = 16 * 1024 * 1024;
 
 fn mount_device(mounts: &Path, id: u64) -> Option<u64> {
-    let lines = BufReader::new(File::open(mounts).ok()?.take(MOUNTS_LIMIT)).split(b'\n');
-    lines
-        .map_while(Result::ok)
-        .find_map(|line| parse_mount(&line, id))
+    each_mount(mounts).find_map(|(mount, device)| (mount == id).then_some(device))
 }
 
-/// The device of a line that is about this mount (proc_pid_mountinfo(5): id, parent's id, major:minor, ...).
-fn parse_mount(line: &[u8], id: u64) -> Option<u64> {
+/// Every mount by its id, with its device. None where the file cannot be read.
+fn each_mount(mounts: &Path) -> impl Iterator<Item = (u64, u64)> {
+    let file = File::open(mounts).ok();
+    let lines = file.map(|file| BufReader::new(file.take(MOUNTS_LIMIT)).split(b'\n'));
+    lines
+        .into_iter()
+        .flatten()
+        .map_while(Result::ok)
+        .filter_map(|line| parse_mount(&line))
+}
+
+/// Mount and device of a line (proc_pid_mountinfo(5): id, parent's id, major:minor, ...).
+fn parse_mount(line: &[u8]) -> Option<(u64, u64)> {
     let mut fields = line.split(|byte| *byte == b' ').map(std::str::from_utf8);
-    if fields.next()?.ok()?.parse() != Ok(id) {
-        return None;
-    }
+    let id = fields.next()?.ok()?.parse().ok()?;
     let (major, minor) = fields.nth(1)?.ok()?.split_once(':')?;
-    Some(rustix::fs::makedev(
-        major.parse().ok()?,
-        minor.parse().ok()?,
-    ))
+    let device = rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?);
+    Some((id, device))
+}
+
+/// The devices of a process's mounts at one time, for many files.
+#[derive(Debug, Default)]
+pub struct Mounts(HashMap<u64, u64>);
+
+impl Mounts {
+    /// Those of `pid`. Empty if it has ended: then files have the numbers that `stat` gives them.
+    #[must_use]
+    pub fn of(pid: u32) -> Self {
+        Self(each_mount(Path::new(&format!("/proc/{pid}/mountinfo"))).collect())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The open file by the numbers in the kernel's structures, as the probes report them: device and inode. `None` where
+    /// they cannot be told.
+    pub fn numbers(&self, file: impl AsFd) -> Option<(u64, u64)> {
+        let (inode, mount) = fdinfo(file, Path::new("/proc"))?;
+        let device = *self.0.get(&mount)?;
+        Some((
+            to_kernel(rustix::fs::major(device), rustix::fs::minor(device)),
+            inode,
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -116,10 +153,10 @@ mod tests {
     #[test]
     fn mount_forms() {
         let line = b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw";
-        assert_eq!(parse_mount(line, 36), Some(rustix::fs::makedev(98, 0)));
-        assert_eq!(parse_mount(line, 35), None);
-        assert_eq!(parse_mount(b"36 35 98", 36), None);
-        assert_eq!(parse_mount(b"", 36), None);
+        assert_eq!(parse_mount(line), Some((36, rustix::fs::makedev(98, 0))));
+        assert_eq!(parse_mount(b"36 35 98"), None);
+        assert_eq!(parse_mount(b"x 35 98:0 / / rw"), None);
+        assert_eq!(parse_mount(b""), None);
     }
 
     /// On a file system without numbers of its own, both ways give the same file; and only that one.
@@ -131,6 +168,13 @@ mod tests {
         let found = numbered(&file, proc, std::process::id()).unwrap();
         assert_eq!(found, file_id(&metadata));
         assert!(is(&file, &metadata, found, proc, std::process::id()));
+        let by_mounts = Mounts::of(std::process::id()).numbers(&file);
+        let (major, minor) = (
+            rustix::fs::major(found.device),
+            rustix::fs::minor(found.device),
+        );
+        assert_eq!(by_mounts, Some((to_kernel(major, minor), found.inode)));
+        assert_eq!(Mounts::of(0).numbers(&file), None);
         let other = FileId {
             inode: found.inode + 1,
             ..found

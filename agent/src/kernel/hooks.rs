@@ -3,7 +3,7 @@
 //! A program is loaded once; while the agent rests (`crate::budget`) only its link is dropped, so that coming back needs
 //! neither the object nor the verifier, and costs a call for each probe.
 //!
-//! Invariant: probes are attached all or not at all.
+//! Invariant: probes are attached all or not at all, but those that only tell of files before they are executed.
 
 use super::{
     features::Rung,
@@ -16,6 +16,7 @@ use aya::{
         raw_trace_point::RawTracePointLink,
     },
 };
+use tracing::debug;
 
 pub(super) const TRACING: &[(&str, &str, bool)] = &[
     ("inet_sendmsg_enter", "inet_sendmsg", true),
@@ -31,6 +32,19 @@ pub(super) const TRACING: &[(&str, &str, bool)] = &[
     ("unix_stream_recvmsg_enter", "unix_stream_recvmsg", true),
     ("unix_stream_recvmsg_exit", "unix_stream_recvmsg", false),
     ("vm_mmap_pgoff_exit", "vm_mmap_pgoff", false),
+];
+
+/// Where files are made executable. Not every kernel has each of them, or lets it be attached to: what is not told is
+/// searched when it is executed.
+const MADE: &[(&str, &str)] = &[
+    ("open_exit", "__x64_sys_open"),
+    ("creat_exit", "__x64_sys_creat"),
+    ("chmod_exit", "__x64_sys_chmod"),
+    ("fchmod_exit", "__x64_sys_fchmod"),
+    ("openat_exit", "__x64_sys_openat"),
+    ("fchmodat_exit", "__x64_sys_fchmodat"),
+    ("openat2_exit", "__x64_sys_openat2"),
+    ("fchmodat2_exit", "__x64_sys_fchmodat2"),
 ];
 
 pub(super) const LIFECYCLE: &[&str] = &[
@@ -77,6 +91,11 @@ impl Probes {
                 let btf = Btf::from_sys_fs().map_err(|error| Error::Load(error.into()))?;
                 for (name, function, entry) in TRACING {
                     self.attach_tracing(name, function, *entry, &btf)?;
+                }
+                for (name, function) in if self.tell_made { MADE } else { &[] } {
+                    if let Err(error) = self.attach_tracing(name, function, false, &btf) {
+                        debug!(%error, "some files that are made executable are not searched then");
+                    }
                 }
                 Ok(())
             }

@@ -18,4 +18,3 @@ pub mod probes;
 pub mod record;
 pub mod renewal;
 pub mod scope;
-pub mod search;

@@ -143,11 +143,18 @@ pub enum Change {
     },
     /// Every point is detached.
     Cleared,
-    /// Searches that are done, and that are waiting or under way.
-    Searches {
-        done: u64,
-        waiting: u64,
-    },
+    Searches(SearchCounts),
+}
+
+/// Searches that are done, and that are waiting or under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SearchCounts {
+    /// Of files that processes have executed or mapped.
+    pub done: u64,
+    pub waiting: u64,
+    /// Of files that they may; what must be looked at to know whether they are searched is waiting, too.
+    pub ahead_done: u64,
+    pub ahead_waiting: u64,
 }
 
 /// Paths are bytes, not text.
@@ -173,8 +180,7 @@ type Follower = Box<dyn Fn(&Change) + Send>;
 struct Inner {
     points: LruCache<PointId, Attached>,
     processes: LruCache<(u32, u64), OfProcess>,
-    /// Done, and waiting or under way.
-    searches: (u64, u64),
+    searches: SearchCounts,
     /// Called with the lock held, so that changes arrive in their order.
     follower: Option<Follower>,
 }
@@ -209,7 +215,7 @@ impl Default for Points {
         Self(Arc::new(Mutex::new(Inner {
             points: LruCache::new(POINTS),
             processes: LruCache::new(PROCESSES),
-            searches: (0, 0),
+            searches: SearchCounts::default(),
             follower: None,
         })))
     }
@@ -240,7 +246,7 @@ impl Points {
             Change::LookedAt(process) => self.looked_at(process),
             Change::State { point, state } => self.set_state(point, state),
             Change::Cleared => self.clear(),
-            Change::Searches { done, waiting } => self.set_searches(done, waiting),
+            Change::Searches(counts) => self.set_searches(counts),
         }
     }
 
@@ -380,14 +386,14 @@ impl Points {
         own.or_else(|| inner.points.get(&point).map(|point| point.path.clone()))
     }
 
-    pub(crate) fn set_searches(&self, done: u64, waiting: u64) {
+    pub(crate) fn set_searches(&self, counts: SearchCounts) {
         let mut inner = self.lock();
-        inner.follow(&Change::Searches { done, waiting });
-        inner.searches = (done, waiting);
+        inner.follow(&Change::Searches(counts));
+        inner.searches = counts;
     }
 
     /// Files that were searched, and that are waiting to be or are being.
-    pub fn searches(&self) -> (u64, u64) {
+    pub fn searches(&self) -> SearchCounts {
         self.lock().searches
     }
 }
@@ -457,13 +463,19 @@ mod tests {
         here.forked(process, child);
         here.set_state(PointId(3), State::Dropped);
         here.set_state(PointId(9), State::Dropped);
-        here.set_searches(4, 2);
+        let counts = SearchCounts {
+            done: 4,
+            waiting: 2,
+            ahead_done: 7,
+            ahead_waiting: 1,
+        };
+        here.set_searches(counts);
         assert_eq!(here.all(), there.all());
         assert_eq!(there.all()[0].path, attached.path);
         assert_eq!(here.of_process(process), there.of_process(process));
         assert_eq!(there.of_process(child).len(), 2);
         assert!(there.knows(process) && there.knows(child));
-        assert_eq!(there.searches(), (4, 2));
+        assert_eq!(there.searches(), counts);
         here.executed(child);
         assert!(there.of_process(child).is_empty() && !there.knows(child));
         here.clear();

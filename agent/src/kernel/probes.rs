@@ -126,6 +126,8 @@ pub struct Options {
     pub connections: u32,
     /// The agent's own other process, which is as little observed as this one.
     pub worker: Option<u32>,
+    /// Files that processes make executable are told of.
+    pub tell_made: bool,
 }
 
 /// Loaded probes. Dropping it detaches them all.
@@ -146,6 +148,7 @@ pub struct Probes {
     /// All of them, until the keeper's programs are made.
     pub(super) maps: Option<keeper::Maps>,
     pub(super) members: Vec<Member>,
+    pub(super) tell_made: bool,
 }
 
 /// Read-only view of the counters, for another thread.
@@ -224,6 +227,7 @@ impl Probes {
             ),
             own_process: std::process::id(),
             own_worker: options.worker.unwrap_or(0),
+            tell_made: u32::from(options.tell_made),
         });
         let offsets = OffsetsValue(found.offsets);
         let mut ebpf = EbpfLoader::new()
@@ -250,6 +254,7 @@ impl Probes {
             scopes,
             hierarchy,
             members: Vec::new(),
+            tell_made: options.tell_made,
         };
         for resolved in &resolved {
             probes.enter(resolved)?;

@@ -1,7 +1,7 @@
 //! What a locked down process must not be able to do, tried: the tests' proof that it cannot.
 //!
-//! Reached by the hidden command `attempt`, in a process that has locked itself down as a worker does, and by nothing
-//! else.
+//! Reached by the hidden command `attempt`, in a process that has locked itself down as a worker or the finder does, and
+//! by nothing else.
 
 use crate::kernel::bare;
 use rustix::net::{AddressFamily, SocketType, socket};
@@ -41,6 +41,18 @@ const CALLS: &[(&str, libc::c_long)] = &[
     ("capset", libc::SYS_capset),
     ("clone", libc::SYS_clone),
     ("listen", libc::SYS_listen),
+    ("openat", libc::SYS_openat),
+    ("statx", libc::SYS_statx),
+    ("newfstatat", libc::SYS_newfstatat),
+    ("getdents64", libc::SYS_getdents64),
+    ("kill", libc::SYS_kill),
+    ("fork", libc::SYS_clone),
+    ("seccomp", libc::SYS_seccomp),
+    ("memfd_create", libc::SYS_memfd_create),
+    ("pidfd_open", libc::SYS_pidfd_open),
+    ("prlimit64", libc::SYS_prlimit64),
+    ("fcntl", libc::SYS_fcntl),
+    ("ioctl", libc::SYS_ioctl),
 ];
 
 impl FromStr for Attempt {
@@ -77,7 +89,12 @@ impl Attempt {
         match self {
             Self::Read(path) => std::fs::read(path).map(drop),
             Self::Write(path) => std::fs::write(path, "written"),
-            Self::Execute(path) => std::process::Command::new(path).status().map(drop),
+            Self::Execute(path) => {
+                let status = std::process::Command::new(path).status()?;
+                // Where a process may be made, it is the new one that is refused the program.
+                let failed = || io::Error::other(format!("the new process ended: {status}"));
+                status.success().then_some(()).ok_or_else(failed)
+            }
             Self::Connect(address) => {
                 TcpStream::connect_timeout(address, Duration::from_secs(5)).map(drop)
             }

@@ -8,6 +8,8 @@
 //! Each answer is a filter of its own; the kernel takes the severest. The worker's list comes last, because it forbids
 //! to install another.
 //!
+//! The finder's processes have lists of their own: no file is opened, no socket made, and by those that search no process.
+//!
 //! Invariant: with the worker's filter no program is started, no process is made, and no socket is opened that is not of
 //! the families Unix, IPv4 or IPv6.
 
@@ -383,6 +385,141 @@ pub fn worker(libraries: bool) -> Result<(), Error> {
     programs.iter().try_for_each(install)
 }
 
+/// What the finder's processes may call, whatever the arguments: they read descriptors that they were handed.
+const SEARCHING: &[c_long] = &[
+    libc::SYS_recvmsg,
+    libc::SYS_pread64,
+    libc::SYS_fstat,
+    libc::SYS_close,
+    // Memory.
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    // Threads.
+    // Answered by another filter.
+    libc::SYS_clone3,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_set_robust_list,
+    libc::SYS_rseq,
+    libc::SYS_gettid,
+    libc::SYS_getpid,
+    libc::SYS_sched_yield,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    // Time.
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_nanosleep,
+    libc::SYS_getrandom,
+];
+
+/// What their supervisor may call besides: it makes processes, waits for them and ends them.
+const SUPERVISING: &[c_long] = &[
+    libc::SYS_wait4,
+    libc::SYS_waitid,
+    libc::SYS_ppoll,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_poll,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_getppid,
+    libc::SYS_set_tid_address,
+    // For the narrower filter of the processes that it makes.
+    libc::SYS_seccomp,
+];
+
+/// The namespaces that clone(2) can make.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWNS
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWCGROUP;
+
+fn searching() -> Result<Rules, Error> {
+    let mut rules = unconditional(SEARCHING);
+    let thread = low(libc::CLONE_THREAD);
+    rules.insert(libc::SYS_clone, bits(0, thread, thread)?);
+    // Answers go to the other end of the pipe, which needs no address.
+    let nowhere = SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Eq, 0)
+        .map_err(|error| Error::Filter(error.to_string()))?;
+    rules.insert(libc::SYS_sendto, vec![rule(vec![nowhere])?]);
+    // The words of a panic.
+    rules.insert(libc::SYS_write, one_of(0, &[2])?);
+    // Memory of nothing but itself, and no code.
+    let (execute, anonymous) = (low(libc::PROT_EXEC), low(libc::MAP_ANONYMOUS));
+    let mapped = rule(vec![
+        argument(2, SeccompCmpOp::MaskedEq(execute), 0)?,
+        argument(3, SeccompCmpOp::MaskedEq(anonymous), anonymous)?,
+    ])?;
+    rules.insert(libc::SYS_mmap, vec![mapped]);
+    rules.insert(libc::SYS_mprotect, bits(2, execute, 0)?);
+    // Threads' names, and the allocator's names of its memory.
+    const PR_SET_VMA: u64 = 0x5356_4d41;
+    let names = [low(libc::PR_SET_NAME), PR_SET_VMA];
+    rules.insert(libc::SYS_prctl, one_of(0, &names)?);
+    // A thread's own priority, downwards.
+    let idle = rule(vec![
+        argument(0, SeccompCmpOp::Eq, 0)?,
+        argument(1, SeccompCmpOp::Eq, low(libc::SCHED_IDLE))?,
+    ])?;
+    rules.insert(libc::SYS_sched_setscheduler, vec![idle]);
+    let nice = rule(vec![
+        argument(0, SeccompCmpOp::Eq, u64::from(libc::PRIO_PROCESS))?,
+        argument(1, SeccompCmpOp::Eq, 0)?,
+    ])?;
+    rules.insert(libc::SYS_setpriority, vec![nice]);
+    // Only for `abort`.
+    let own = u64::from(std::process::id());
+    rules.insert(libc::SYS_tgkill, one_of(0, &[own])?);
+    Ok(rules)
+}
+
+fn supervising() -> Result<Rules, Error> {
+    let mut rules = searching()?;
+    rules.extend(unconditional(SUPERVISING));
+    rules.insert(libc::SYS_clone, bits(0, low(NAMESPACES), 0)?);
+    // Its children's as well, whose numbers are not known yet; they have no rights over others.
+    rules.insert(libc::SYS_tgkill, Vec::new());
+    let options = [
+        low(libc::PR_SET_NAME),
+        low(libc::PR_SET_PDEATHSIG),
+        low(libc::PR_SET_NO_NEW_PRIVS),
+        0x5356_4d41,
+    ];
+    rules.insert(libc::SYS_prctl, one_of(0, &options)?);
+    Ok(rules)
+}
+
+/// For a process of the finder that searches, before it has threads; its supervisor's filter holds as well.
+///
+/// # Errors
+/// As [`worker`].
+pub fn searcher() -> Result<(), Error> {
+    install(&compile(searching()?, refusal(), SeccompAction::Allow)?)
+}
+
+/// For the finder's supervisor and the processes that it makes. No new privileges must be set.
+///
+/// # Errors
+/// As [`worker`].
+pub fn supervisor() -> Result<(), Error> {
+    let programs = [
+        deadly(DEADLY_TO_THE_WORKER)?,
+        not_there()?,
+        compile(supervising()?, refusal(), SeccompAction::Allow)?,
+    ];
+    programs.iter().try_for_each(install)
+}
+
 /// Commands of bpf(2) that the privileged process does not need any more (include/uapi/linux/bpf.h): `MAP_CREATE`,
 /// `OBJ_PIN`, `OBJ_GET`, `PROG_ATTACH`, `BTF_LOAD`, `TOKEN_CREATE`. `PROG_LOAD` is needed (see CAP_BPF), `LINK_CREATE`
 /// attaches key-log points, and `RAW_TRACEPOINT_OPEN` the other probes after a rest.
@@ -427,6 +564,21 @@ mod tests {
             compile(allowed(libraries).unwrap(), refusal(), SeccompAction::Allow).unwrap();
         }
         compile(refused().unwrap(), SeccompAction::Allow, refusal()).unwrap();
+        for rules in [searching().unwrap(), supervising().unwrap()] {
+            compile(rules, refusal(), SeccompAction::Allow).unwrap();
+        }
+    }
+
+    /// What searches may do nothing that its supervisor may not, or the kernel would refuse it to both.
+    #[test]
+    fn the_finder_s_filters_fit_together() {
+        let supervising = supervising().unwrap();
+        for call in searching().unwrap().keys() {
+            assert!(supervising.contains_key(call), "{call}");
+        }
+        for call in DEADLY.iter().chain(DEADLY_TO_THE_WORKER) {
+            assert!(!supervising.contains_key(call), "{call}");
+        }
     }
 
     #[test]

@@ -6,7 +6,9 @@
 use super::capabilities::{self, KEPT, When};
 use super::{filter, folders};
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, Gid, Uid, set_dumpable_behavior};
+use rustix::process::{
+    DumpableBehavior, Gid, Resource, Rlimit, Uid, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use rustix::thread::{
     CapabilitySet, capabilities as read_capabilities, no_new_privs, set_no_new_privs,
     set_thread_groups, set_thread_res_gid, set_thread_res_uid,
@@ -35,6 +37,8 @@ pub enum Error {
     Folders(#[from] folders::Error),
     #[error("cannot make the folder {path}: {source}")]
     Folder { path: PathBuf, source: io::Error },
+    #[error("cannot bound what the process takes: {0}")]
+    Limits(Errno),
     #[error("capabilities are left that were given up")]
     Left,
 }
@@ -84,6 +88,65 @@ pub fn worker(worker: &Worker) -> Result<Vec<String>, Error> {
     }
     filter::worker(worker.libraries)?;
     Ok(weaker)
+}
+
+/// Memory of its own that each of the finder's processes may have: what all searches at once can need, twice.
+const FINDER_MEMORY: u64 = 1 << 30;
+/// Addresses that it may use, most of them for what the allocator holds in reserve for each thread.
+const FINDER_ADDRESSES: u64 = 32 << 30;
+/// Descriptors: one for each search that may be under way, and some.
+const FINDER_DESCRIPTORS: u64 = 128;
+
+/// Locks the finder's supervisor down, and with it the processes that it will make: no rights, no files but those that it
+/// is handed. `user` as for the worker. Gives what this kernel does not allow, in words.
+///
+/// # Errors
+/// As [`worker`].
+pub fn finder(user: Option<(u32, u32)>) -> Result<Vec<String>, Error> {
+    alone()?;
+    // As for the worker.
+    let _ = rustix::param::clock_ticks_per_second();
+    no_dumps()?;
+    let mut weaker = Vec::new();
+    if has_any()? {
+        weaker.extend(capabilities::close_sources(CapabilitySet::empty()));
+    }
+    if let Some((user, group)) = user {
+        become_user(user, group).map_err(|errno| Error::User { user, group, errno })?;
+        no_dumps()?;
+    }
+    capabilities::keep(CapabilitySet::empty()).map_err(Error::Capabilities)?;
+    set_no_new_privs(true).map_err(Error::Privileges)?;
+    for (resource, most) in [
+        (Resource::Core, 0),
+        (Resource::Data, FINDER_MEMORY),
+        (Resource::As, FINDER_ADDRESSES),
+        (Resource::Nofile, FINDER_DESCRIPTORS),
+    ] {
+        limit(resource, most).map_err(Error::Limits)?;
+    }
+    let allowed = folders::Allowed::default();
+    weaker.extend(folders::weaker(folders::restrict(&allowed)?));
+    let left = read_capabilities(None).map_err(Error::Capabilities)?;
+    if !(left.effective | left.permitted | left.inheritable).is_empty()
+        || !no_new_privs().map_err(Error::Privileges)?
+    {
+        return Err(Error::Left);
+    }
+    filter::supervisor()?;
+    Ok(weaker)
+}
+
+/// Not above what it is already.
+fn limit(resource: Resource, most: u64) -> Result<(), Errno> {
+    let most = getrlimit(resource).maximum.unwrap_or(most).min(most);
+    setrlimit(
+        resource,
+        Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        },
+    )
 }
 
 /// Reduces the privileged process to [`KEPT`]; `other_user` if the worker has one of its own. `points_work` tries

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use tokentrail_agent::kernel::keeper::{Place, Program, Refused, Scope, Way};
-use tokentrail_agent::kernel::keylog::cache::FileState;
+use tokentrail_agent::kernel::keylog::FileState;
 
 const WAYS: [Way; 2] = [Way::Multi, Way::Perf];
 

@@ -220,7 +220,7 @@ fn the_agent_itself() {
         .keeper
         .attach(&tokentrail_agent::kernel::keeper::Request {
             file: &file,
-            state: tokentrail_agent::kernel::keylog::cache::FileState::of(&file).unwrap(),
+            state: tokentrail_agent::kernel::keylog::FileState::of(&file).unwrap(),
             scope: Scope::Process(pid),
             start_ticks: start,
             places: vec![tokentrail_agent::kernel::keeper::Place {

@@ -13,7 +13,7 @@ use tokentrail_agent::kernel::keeper::{
     Attachment, Keeper, Lost, Place, Program, Programs, Refused, Request, Scope, Started, Way,
     trial::Counter,
 };
-use tokentrail_agent::kernel::keylog::cache::FileState;
+use tokentrail_agent::kernel::keylog::FileState;
 use tokentrail_agent::kernel::scope::start_ticks;
 
 /// How long anything may take; nothing here is a measure of speed.

@@ -2,6 +2,7 @@
 //!
 //! `cargo test -p agent --test matrix` says what it skips and why; `cargo xtask test` runs it as it should be run.
 
+mod ahead;
 mod bridge;
 mod budget;
 mod canary;

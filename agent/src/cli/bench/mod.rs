@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing here observes anything: the probes that it attaches are empty, its traffic is made up.
 
+mod find;
 mod probes;
 mod replay;
 mod spool;
@@ -23,6 +24,8 @@ pub enum Command {
     Probes(ProbesArguments),
     /// Events per second through the spool to a receiver, and what one takes of the disk
     Spool(SpoolArguments),
+    /// Milliseconds that the finder takes for files
+    Find(FindArguments),
     /// The kernel's run time per hit of a process's probes, over some seconds
     Stats(StatsArguments),
 }
@@ -82,11 +85,20 @@ pub struct StatsArguments {
     seconds: f64,
 }
 
+#[derive(Args)]
+pub struct FindArguments {
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+}
+
 pub fn run(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Replay(arguments) => replay::replay(arguments),
         Command::Probes(arguments) => probes::probes(arguments),
         Command::Spool(arguments) => spool::spool(arguments),
+        Command::Find(arguments) => find::find(arguments),
         Command::Stats(arguments) => stats::stats(arguments),
     }
 }

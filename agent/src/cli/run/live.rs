@@ -9,18 +9,18 @@ use std::{
     time::Duration,
 };
 use tokentrail_agent::{
+    config::Capture,
     kernel::{
         attach::{Attacher, Fallback, Results, Start, Way},
         bridge::{Bridge, Bridges},
         cgroups::Watch,
         decode::now,
         keeper::Started,
-        keylog::{Cache, Finder},
+        keylog::{Cache, Client, Searches, searches::Shares},
         points::Points,
         probes::Probes,
         record::ProcessKey,
         scope::{Hierarchy, Scope},
-        search::Searches,
     },
     privilege::{
         message::Tell,
@@ -49,6 +49,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What is started before this process gives up its rights.
 pub(super) struct Helpers {
+    pub finder: Client,
     pub keeper: Option<Started>,
     pub way: Way,
     /// The agent's own processes.
@@ -58,7 +59,7 @@ pub(super) struct Helpers {
 /// Looks through the usual folders and the scope's processes, and starts what attaches.
 pub(super) fn attach(
     arguments: &RunArguments,
-    bridge: bool,
+    capture: &Capture,
     scopes: &[Scope],
     mut loaded: Probes,
     helpers: Helpers,
@@ -81,7 +82,9 @@ pub(super) fn attach(
         info!(%problem, "findings of earlier runs are not used");
     }
     let results = Results::new()?;
-    let searches = Searches::new(Finder::new(cache), results.taker());
+    let taker = results.taker();
+    let searches = Searches::start(helpers.finder, cache, Shares::default(), taker)?;
+    let searches = Arc::new(searches);
     let (lose, lost) = channel();
     let keeper = match helpers.keeper {
         Some(started) => {
@@ -95,7 +98,7 @@ pub(super) fn attach(
         }
         None => None,
     };
-    let bridges = Bridges::new(bridge, keeper.clone());
+    let bridges = Bridges::new(capture.bridge, Arc::clone(&searches), keeper.clone());
     let start = Start {
         maps: loaded.attach_maps()?,
         way: helpers.way,
@@ -108,11 +111,13 @@ pub(super) fn attach(
             Fallback::WhenNeeded
         },
         own: helpers.own,
+        search_ahead: capture.search_ahead,
     };
     let probes = Arc::new(Mutex::new(loaded));
     let processes = running(scopes);
-    let bridge = Bridge::start(bridges, Arc::clone(&probes), &processes)?;
+    // First what finds out what files hold.
     let attacher = Attacher::start(start, searches, results, &processes)?;
+    let bridge = Bridge::start(bridges, Arc::clone(&probes), &processes)?;
     *lock(live) = Some(Live {
         attacher,
         bridge,

@@ -9,6 +9,7 @@
 mod affordable;
 pub mod attempt;
 mod doors;
+pub mod finder;
 mod guard;
 mod live;
 mod privileged;

@@ -37,6 +37,7 @@ use tokentrail_agent::{
         bare,
         bridge::Request,
         keeper::Started,
+        keylog::Client,
         probes::{self, Counters},
         scope::Scope,
     },
@@ -109,6 +110,12 @@ pub async fn observe(
         warn!(%error, "TLS connections that were open before are listed as unread");
     }
     let (way, keeper) = start_keeper(&config, &mut loaded);
+    let finder = Client::start(Path::new("/proc/self/exe"), account)
+        .context("the process that searches files cannot be started")?;
+    finder
+        .weaker()
+        .iter()
+        .for_each(|what| warn!("weaker here: {what}"));
     let counters = loaded.counters()?;
     let mut diagnostics = loaded.diagnostics();
     let begin = Begin {
@@ -153,11 +160,17 @@ pub async fn observe(
     std::thread::Builder::new()
         .name("answers".into())
         .spawn(move || answering.run())?;
-    let bridge = config.capture.bridge;
+    let capture = config.capture.clone();
     let mut own = vec![std::process::id(), worker.id()];
     own.extend(keeper.iter().flat_map(Started::pids));
-    let helpers = Helpers { keeper, way, own };
-    let points = attach(&arguments, bridge, &scopes, loaded, helpers, &pipe, &live)?;
+    own.extend(finder.pids());
+    let helpers = Helpers {
+        finder,
+        keeper,
+        way,
+        own,
+    };
+    let points = attach(&arguments, &capture, &scopes, loaded, helpers, &pipe, &live)?;
     watch(&scopes, &pipe, &live)?;
 
     let ready = tokio::time::timeout(BEGIN, said.recv()).await;

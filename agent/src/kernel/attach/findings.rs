@@ -51,12 +51,7 @@ impl Known {
 
 impl Findings {
     /// `id` gives the next one. `only_fallback`: no point of OpenSSL is wanted but the fallback.
-    pub fn new(
-        found: &Found,
-        code_start: Option<u64>,
-        only_fallback: bool,
-        mut id: impl FnMut() -> PointId,
-    ) -> Self {
+    pub fn new(found: &Found, only_fallback: bool, mut id: impl FnMut() -> PointId) -> Self {
         let mut known = |point: &Point| {
             Arc::new(Known {
                 id: id(),
@@ -77,8 +72,21 @@ impl Findings {
             fallback: found.fallback().map(known),
             wants_fallback,
             unread: found.unread.iter().map(|unread| unread.library).collect(),
-            code_start,
+            code_start: found.code_start,
         }
+    }
+
+    /// Whether another search gave the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let points = |findings: &Self| -> Vec<Point> {
+            let points = findings.all().map(|known| known.point.clone());
+            points.collect()
+        };
+        points(self) == points(other)
+            && self.fallback.is_some() == other.fallback.is_some()
+            && self.wants_fallback == other.wants_fallback
+            && self.unread == other.unread
+            && self.code_start == other.code_start
     }
 
     /// Whether a process that maps the file must be told of: see `abi::file`.

@@ -8,7 +8,7 @@
 use super::{Bell, point::Refused};
 use crate::kernel::{
     keeper::{self, AttachmentId, Keeper, Program, Request, Scope},
-    keylog::{PointKind, cache::FileState, discover},
+    keylog::{FileState, PointKind, discover},
     points::Unattached,
     record::{PointId, ProcessKey},
 };

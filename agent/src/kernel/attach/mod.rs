@@ -2,12 +2,14 @@
 //! searched, and puts breakpoints where secrets pass.
 //!
 //! [`record`] is what the probes tell, [`breakpoint`] one breakpoint, [`processes`] who has what, [`findings`] what a file
-//! holds, [`maps`] what is shared with the probes, `thread` the loop. Searching is the business of `super::search`.
+//! holds, [`maps`] what is shared with the probes, [`ahead`] what is searched before it runs, `thread` the loop. Searching
+//! is the business of `super::keylog::searches`.
 //!
 //! Invariant: nothing is attached by name or path: a point is an address in a process that the kernel told of, or that
 //! `/proc` shows.
 //! Invariant: the thread never opens or reads a file of anybody's: on a file system that hangs it would hang.
 
+mod ahead;
 pub mod breakpoint;
 mod findings;
 mod kept;
@@ -21,9 +23,9 @@ mod thread;
 
 use super::{
     keeper::{Keeper, Lost},
+    keylog::{Searched, Searches},
     points::Points,
     record::{PointId, ProcessKey},
-    search::{Searched, Searches},
 };
 use maps::AttachMaps;
 pub use point::Way;
@@ -102,6 +104,8 @@ pub struct Start {
     pub lost: Option<Receiver<Lost>>,
     /// The agent's own processes, which are never attached to.
     pub own: Vec<u32>,
+    /// Files are searched before they are executed.
+    pub search_ahead: bool,
 }
 
 /// Handle of the thread.
@@ -158,7 +162,7 @@ impl Attacher {
     /// If there can be no thread.
     pub fn start(
         start: Start,
-        searches: Searches,
+        searches: Arc<Searches>,
         results: Results,
         processes: &[ProcessKey],
     ) -> io::Result<Self> {

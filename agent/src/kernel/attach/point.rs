@@ -19,7 +19,7 @@ use crate::{
         decode::now,
         keeper::{AttachmentId, Keeper},
         keylog::PointKind,
-        owner::{self, Owner},
+        owner::Owner,
         points::Unattached,
         record::{PointId, ProcessKey},
         scope::start_ticks,
@@ -171,12 +171,23 @@ impl Attachments {
         self.uprobe(target, known, refused)
     }
 
+    /// Attaches a point that a search may prove wrong: by a breakpoint or not at all, since that changes nobody's text.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_unproven(&mut self, target: Target, known: &Known) -> Result<Attached, Refused> {
+        if !self.way.breakpoints() {
+            return Err(Refused::For(Unattached::Refused));
+        }
+        self.breakpoint(target, known).map(Attached::Since)
+    }
+
     fn breakpoint(&mut self, target: Target, known: &Known) -> Result<Nanos, Refused> {
         let process = target.process;
         if !self.processes.has_room(process) {
             return Err(Refused::For(Unattached::NoBreakpoint));
         }
-        let owner = owner::of(process.pid);
+        let owner = Owner::of(process.pid);
         let room = self.room(&owner);
         if room == 0 {
             return Err(Refused::For(Unattached::Limit));
@@ -268,7 +279,7 @@ impl Attachments {
                         (point, address, job.places),
                         false,
                         held,
-                        owner::of(process.pid),
+                        Owner::of(process.pid),
                         since,
                     );
                     Ok(since)

@@ -289,7 +289,7 @@ mod tests {
             (PointId(1), 0x10, 0),
             true,
             vec!["a", "b"],
-            Owner::new("u"),
+            Owner::named("u"),
             since,
         );
         processes
@@ -308,13 +308,13 @@ mod tests {
                 .fork(process(2), process(3), 7, |_| true)
                 .is_empty()
         );
-        assert_eq!(processes.descriptors_of(&Owner::new("u")), 2);
+        assert_eq!(processes.descriptors_of(&Owner::named("u")), 2);
         assert!(processes.leave(process(1)).is_empty());
         assert!(processes.leave(process(3)).is_empty());
         let over = processes.leave(process(2));
         assert_eq!(over[0].descriptors, ["a", "b"]);
         assert_eq!((processes.descriptors(), processes.keys().len()), (0, 0));
-        assert_eq!(processes.descriptors_of(&Owner::new("u")), 0);
+        assert_eq!(processes.descriptors_of(&Owner::named("u")), 0);
     }
 
     #[test]
@@ -366,7 +366,7 @@ mod tests {
             (PointId(2), 0x20, 7),
             true,
             vec!["c"],
-            Owner::new("u"),
+            Owner::named("u"),
             8,
         );
         assert!(!processes.has_room(process(2)) && processes.has_room(process(1)));

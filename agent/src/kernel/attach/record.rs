@@ -4,7 +4,7 @@
 
 use crate::{flow::Nanos, kernel::record::ProcessKey};
 use agent_common::abi::{self, Header, kind};
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf};
+use std::{ffi::OsStr, mem::offset_of, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
@@ -29,6 +29,20 @@ pub enum Record {
     },
     /// Its last thread has ended.
     Exited { process: ProcessKey },
+    /// It has made a file executable, or has created it so.
+    Made(Made),
+}
+
+/// Where a file is that was made executable: all that is known is what the call said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    pub process: ProcessKey,
+    pub parent: u32,
+    /// The process's descriptor, if it has the file open.
+    pub descriptor: Option<u32>,
+    /// The process's descriptor that `path` is relative to; `None`: its working folder.
+    pub folder: Option<u32>,
+    pub path: Option<PathBuf>,
 }
 
 /// Where an executed program's own code lies in its memory: `mm_struct.start_code` and `.end_code`.
@@ -114,15 +128,37 @@ impl Record {
                     process: process(bytes)?,
                 }
             }
+            kind::MADE => {
+                whole(size_of::<abi::Made>())?;
+                Self::Made(made(bytes)?)
+            }
             _ => return None,
         })
     }
 }
 
+fn made(bytes: &[u8]) -> Option<Made> {
+    let number = |place| Some(i32::from_ne_bytes(at(bytes, place)?));
+    let len = u32::from_ne_bytes(at(bytes, 40)?) as usize;
+    let path = bytes
+        .get(offset_of!(abi::Made, path)..)?
+        .get(..len)
+        .filter(|path| path.len() < abi::PATH_MAX && !path.contains(&0))?;
+    Some(Made {
+        process: process(bytes)?,
+        parent: u32::from_ne_bytes(at(bytes, 20)?),
+        descriptor: u32::try_from(number(32)?).ok(),
+        folder: u32::try_from(number(36)?).ok(),
+        path: (!path.is_empty()).then(|| OsStr::from_bytes(path).into()),
+    })
+}
+
 /// Where `file` is in both records that have one.
 const FILE: usize = 32;
 const _: () = {
-    use core::mem::offset_of;
+    assert!(offset_of!(abi::Made, process) == 16 && offset_of!(abi::Made, start) == 24);
+    assert!(offset_of!(abi::Made, parent) == 20 && offset_of!(abi::Made, path_len) == 40);
+    assert!(offset_of!(abi::Made, descriptor) == 32 && offset_of!(abi::Made, folder) == 36);
     assert!(offset_of!(abi::Executed, process) == 16 && offset_of!(abi::Executed, start) == 24);
     assert!(offset_of!(abi::Executed, file) == FILE && offset_of!(abi::Mapped, file) == FILE);
     assert!(offset_of!(abi::Mapped, process) == 16 && offset_of!(abi::Mapped, start) == 24);
@@ -195,6 +231,51 @@ mod tests {
         assert_eq!(part.address_of(0x5000), None);
         assert_eq!(part.address_of(0x2fff), None);
         assert!((0..bytes.len()).all(|len| Record::decode(&bytes[..len]).is_none()));
+    }
+
+    fn made(descriptor: i32, folder: i32, path: &[u8]) -> Vec<u8> {
+        let size = size_of::<abi::Made>();
+        let mut bytes = vec![0; size];
+        let mut put = |place: usize, value: &[u8]| {
+            bytes[place..place + value.len()].copy_from_slice(value);
+        };
+        put(0, &abi::VERSION.to_ne_bytes());
+        put(2, &kind::MADE.to_ne_bytes());
+        put(4, &(size as u32).to_ne_bytes());
+        put(16, &7u32.to_ne_bytes());
+        put(20, &6u32.to_ne_bytes());
+        put(24, &99u64.to_ne_bytes());
+        put(32, &descriptor.to_ne_bytes());
+        put(36, &folder.to_ne_bytes());
+        put(40, &(path.len() as u32).to_ne_bytes());
+        put(48, path);
+        bytes
+    }
+
+    #[test]
+    fn a_made_file_is_read_as_the_call_named_it() {
+        let read = |bytes: &[u8]| match Record::decode(bytes) {
+            Some(Record::Made(made)) => Some(made),
+            _ => None,
+        };
+        let found = read(&made(abi::Made::NOT_OPEN, -100, b"bin/\xff")).unwrap();
+        assert_eq!(
+            (found.process.pid, found.process.start, found.parent),
+            (7, 99, 6)
+        );
+        assert_eq!((found.descriptor, found.folder), (None, None));
+        assert_eq!(found.path.unwrap().as_os_str().as_bytes(), b"bin/\xff");
+        let found = read(&made(5, 4, b"")).unwrap();
+        assert_eq!(
+            (found.descriptor, found.folder, found.path),
+            (Some(5), Some(4), None)
+        );
+        // A length beyond the record's end, and a path with an end within.
+        let mut long = made(5, 4, b"x");
+        long[40..44].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(read(&long), None);
+        assert_eq!(read(&made(5, 4, b"a\0b")), None);
+        assert_eq!(read(&made(5, 4, b"a")[..559]), None);
     }
 
     #[test]

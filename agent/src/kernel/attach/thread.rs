@@ -7,6 +7,7 @@
 
 use super::{
     Bell, Fallback, Request, Results, Start,
+    ahead::{Ahead, Ticket},
     findings::{Findings, Known},
     kept::Kept,
     look,
@@ -18,12 +19,13 @@ use crate::{
     kernel::{
         decode::now,
         keeper::{Lost, Why},
-        keylog::discover,
-        owner,
-        points::{Attached, Mapped, Points, State, Unattached},
+        keylog::{
+            Class, Found, Job, Library, LookError, Searched, Searches, discover, searches::Reason,
+        },
+        owner::Owner,
+        points::{Attached, Mapped, Points, SearchCounts, State, Unattached},
         record::{PointId, ProcessKey},
         scope::start_ticks,
-        search::{Class, Job, Searched, Searches},
     },
 };
 use agent_common::abi::{self, TICK, file};
@@ -46,6 +48,8 @@ use tracing::{debug, info, warn};
 
 /// Files whose findings are kept.
 const FILES: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
+/// Files in states that do not last, whose findings are kept.
+const UNPROVEN: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// Processes that wait for a search.
 const PENDING: usize = 16_384;
 /// Files of one process that it waits for.
@@ -94,7 +98,7 @@ struct Asked {
     /// The file was opened by this name, for its next use: its process has ended.
     named: bool,
     /// Where a program may be found when its process has ended before it was opened.
-    name: Option<(PathBuf, owner::Owner)>,
+    name: Option<(PathBuf, Owner)>,
 }
 
 impl Asked {
@@ -117,20 +121,26 @@ pub(super) struct Thread {
     fallback: Fallback,
     fallback_wanted: bool,
     own: Vec<u32>,
-    searches: Searches,
+    searches: Arc<Searches>,
+    ahead: Option<Ahead>,
+    asked_ahead: HashMap<u64, Ticket>,
+    done_ahead: u64,
+    lost_ahead: u64,
     results: Results,
     requests: Receiver<Request>,
     lost_uprobes: Option<Receiver<Lost>>,
     drops: Arc<Mutex<BTreeSet<PointId>>>,
     resting: Arc<AtomicBool>,
     known: LruCache<abi::File, Arc<Findings>>,
+    /// Of states that may come again with another content.
+    unproven: LruCache<abi::File, Arc<Findings>>,
     asked: HashMap<u64, Asked>,
     searching: HashMap<abi::File, HashSet<u32>>,
     pending: HashMap<u32, Waiting>,
     next_token: u64,
     next_point: u32,
     done: u64,
-    told: (u64, u64),
+    told: SearchCounts,
     lost: u64,
     swept: Instant,
     /// Attached since the last sweep: whether their code is still where it was is looked at once.
@@ -140,7 +150,7 @@ pub(super) struct Thread {
 impl Thread {
     pub fn new(
         start: Start,
-        searches: Searches,
+        searches: Arc<Searches>,
         results: Results,
         requests: Receiver<Request>,
         drops: Arc<Mutex<BTreeSet<PointId>>>,
@@ -158,18 +168,23 @@ impl Thread {
             fallback_wanted: start.fallback == Fallback::Only,
             own: start.own,
             searches,
+            ahead: start.search_ahead.then(|| Ahead::new(results.bell.clone())),
+            asked_ahead: HashMap::new(),
+            done_ahead: 0,
+            lost_ahead: 0,
             results,
             requests,
             drops,
             resting,
             known: LruCache::new(FILES),
+            unproven: LruCache::new(UNPROVEN),
             asked: HashMap::new(),
             searching: HashMap::new(),
             pending: HashMap::new(),
             next_token: 0,
             next_point: 0,
             done: 0,
-            told: (0, 0),
+            told: SearchCounts::default(),
             lost: 0,
             swept: Instant::now(),
             fresh: Vec::new(),
@@ -182,9 +197,9 @@ impl Thread {
             self.look(*process);
         }
         for path in discover::usual_libraries() {
-            let owner = owner::Owner::new("");
+            let owner = Owner::named("");
             self.ask(Asked::default(), owner, Class::Prompt, move || {
-                discover::open_regular(&path).map_err(io::Error::other)
+                discover::open_regular(&path)
             });
         }
         let until = Instant::now() + PATIENCE;
@@ -204,6 +219,7 @@ impl Thread {
             self.drain();
             self.take_results();
             self.take_kept();
+            self.ask_ahead();
         }
         self.tell_searches();
     }
@@ -214,6 +230,7 @@ impl Thread {
             self.drain();
             self.take_results();
             self.take_kept();
+            self.ask_ahead();
             self.take_drops();
             if !self.take_requests() {
                 return;
@@ -266,16 +283,31 @@ impl Thread {
                     return;
                 }
                 self.points.executed(process);
+                let asked = name.clone();
                 self.met(process, file, Place::Program { code, name }, None);
                 self.points.looked_at(process);
+                if let Some(ahead) = &mut self.ahead {
+                    ahead.met(process, Some(asked));
+                }
             }
             Record::Mapped {
                 process,
                 file,
                 part,
             } => {
-                if !self.own.contains(&process.pid) {
-                    self.met(process, file, Place::Parts(vec![part]), None);
+                if self.own.contains(&process.pid) {
+                    return;
+                }
+                if let Some(ahead) = &mut self.ahead
+                    && !self.known.contains(&file)
+                {
+                    ahead.mapped(process, part);
+                }
+                self.met(process, file, Place::Parts(vec![part]), None);
+            }
+            Record::Made(made) => {
+                if let Some(ahead) = &self.ahead {
+                    ahead.made(made);
                 }
             }
             Record::Forked {
@@ -320,7 +352,8 @@ impl Thread {
 
     /// A point that was found, by its id, and its file.
     fn point(&self, id: PointId) -> Option<(abi::File, Arc<Known>)> {
-        self.known.iter().find_map(|(file, findings)| {
+        let files = self.known.iter().chain(self.unproven.iter());
+        files.into_iter().find_map(|(file, findings)| {
             let known = findings.all().find(|known| known.id == id)?;
             Some((*file, Arc::clone(known)))
         })
@@ -352,6 +385,9 @@ impl Thread {
             return;
         }
         waiting.places.push((of, place.clone()));
+        if matches!(place, Place::Program { .. }) {
+            self.attach_unproven(process, of, &place);
+        }
         self.points.asked(process);
         let already = self.searching.contains_key(&of);
         self.searching.entry(of).or_default().insert(process.pid);
@@ -362,7 +398,7 @@ impl Thread {
 
     fn ask_for(&mut self, process: ProcessKey, of: abi::File, place: &Place) {
         let pid = process.pid;
-        let owner = owner::of(pid);
+        let owner = Owner::of(pid);
         match place {
             Place::Program { name, .. } => {
                 let asked = Asked {
@@ -371,13 +407,13 @@ impl Thread {
                     name: name.is_absolute().then(|| (name.clone(), owner.clone())),
                 };
                 self.ask(asked, owner, Class::Prompt, move || {
-                    discover::open_program(pid).map_err(io::Error::other)
+                    discover::open_program(pid)
                 });
             }
             Place::Parts(parts) => {
                 let address = parts.first().map_or(0, |part| part.address);
                 self.ask(Asked::of(of), owner, Class::Prompt, move || {
-                    discover::open_at(pid, address).map_err(io::Error::other)
+                    discover::open_at(pid, address)
                 });
             }
         }
@@ -386,9 +422,9 @@ impl Thread {
     fn ask(
         &mut self,
         asked: Asked,
-        owner: owner::Owner,
+        owner: Owner,
         class: Class,
-        open: impl FnOnce() -> io::Result<File> + Send + 'static,
+        open: impl FnOnce() -> Result<File, LookError> + Send + 'static,
     ) {
         let token = self.next_token;
         self.next_token += 1;
@@ -401,6 +437,112 @@ impl Thread {
         });
     }
 
+    /// Asks for searches of what is not met yet.
+    fn ask_ahead(&mut self) {
+        while let Some(wanted) = self.ahead.as_ref().and_then(Ahead::next) {
+            let known = self.known.contains(&wanted.state);
+            if known || self.searching.contains_key(&wanted.state) || self.is_resting() {
+                continue;
+            }
+            let token = self.next_token;
+            self.next_token += 1;
+            self.asked_ahead.insert(token, wanted.ticket);
+            let open = wanted.open;
+            self.searches.ask(Job {
+                token,
+                owner: wanted.owner,
+                class: Class::Ahead,
+                open: Box::new(move || Ok(open()?)),
+            });
+        }
+    }
+
+    /// A file that no process was met with was searched.
+    fn searched_ahead(&mut self, ticket: &Ticket, searched: &Searched) {
+        self.done_ahead += 1;
+        let found = match (&searched.outcome, searched.state) {
+            (Ok(found), Some(state)) => Some((found, ticket.state(state))),
+            (Err(error), _) => {
+                debug!(%error, "not searched ahead");
+                None
+            }
+            (Ok(_), None) => None,
+        };
+        // A process may have been met with it meanwhile.
+        let Some((found, of)) = found.filter(|(_, of)| !self.known.contains(of)) else {
+            return;
+        };
+        let findings = self.findings(found);
+        debug!(
+            device = of.device,
+            inode = of.inode,
+            size = of.size,
+            points = findings.points.len(),
+            lasting = searched.cacheable,
+            "searched ahead"
+        );
+        if searched.cacheable {
+            self.want_fallback(&findings);
+            self.learn(of, &findings);
+            self.serve(of, Some(&findings), None);
+        } else {
+            self.unproven.put(of, findings);
+        }
+    }
+
+    /// A program that was searched in this state, which may have another content all the same: it is searched again, and
+    /// what it is likely to have is attached meanwhile, since it does not wait.
+    fn attach_unproven(&mut self, process: ProcessKey, of: abi::File, place: &Place) {
+        let Some(findings) = self.unproven.get(&of).map(Arc::clone) else {
+            return;
+        };
+        for known in &findings.points {
+            let Some(address) = place.address_of(known, &findings) else {
+                continue;
+            };
+            let target = Target {
+                process,
+                file: of,
+                address,
+            };
+            if !known.is_dropped()
+                && let Ok(attached) = self.attachments.attach_unproven(target, known)
+            {
+                let path = look::program(process.pid).unwrap_or_default();
+                self.report(process, known, path, Ok(attached));
+            }
+        }
+    }
+
+    /// What a search has found in a file: with the ids that its points have, if they were known.
+    fn found(&mut self, of: Option<abi::File>, found: &Found) -> Arc<Findings> {
+        // It may have been searched ahead since it was asked for.
+        if let Some(known) = of.and_then(|of| self.known.get(&of).map(Arc::clone)) {
+            return known;
+        }
+        let findings = self.findings(found);
+        match of.and_then(|of| self.unproven.pop(&of)) {
+            Some(unproven) if unproven.is_same(&findings) => unproven,
+            Some(unproven) => {
+                debug!("a file has another content than it had in the same state");
+                let is_wrong = |point| unproven.all().any(|known| known.id == point);
+                self.attachments
+                    .detach_all(|attachment| is_wrong(attachment.point));
+                findings
+            }
+            None => findings,
+        }
+    }
+
+    fn findings(&mut self, found: &Found) -> Arc<Findings> {
+        let only = self.fallback == Fallback::Only;
+        let next = &mut self.next_point;
+        Arc::new(Findings::new(found, only, || {
+            *next += 1;
+            PointId(*next - 1)
+        }))
+    }
+
     fn take_results(&mut self) {
         while let Ok(searched) = self.results.receiver.try_recv() {
             self.drain();
@@ -409,6 +551,9 @@ impl Thread {
     }
 
     fn searched(&mut self, searched: Searched) {
+        if let Some(ticket) = self.asked_ahead.remove(&searched.token) {
+            return self.searched_ahead(&ticket, &searched);
+        }
         let Some(asked) = self.asked.remove(&searched.token) else {
             return;
         };
@@ -424,19 +569,7 @@ impl Thread {
                 debug!("a file has changed since it was mapped");
                 None
             }
-            Ok(found) => {
-                let only = self.fallback == Fallback::Only;
-                let next = &mut self.next_point;
-                Some(Arc::new(Findings::new(
-                    found,
-                    searched.code_start,
-                    only,
-                    || {
-                        *next += 1;
-                        PointId(*next - 1)
-                    },
-                )))
-            }
+            Ok(found) => Some(self.found(asked.file, found)),
             Err(error) => {
                 debug!(%error, "not searched");
                 None
@@ -446,12 +579,16 @@ impl Thread {
             self.want_fallback(findings);
             if searched.cacheable
                 && let Some(of) = asked.file.or(state)
+                && of.inode != 0
             {
                 self.learn(of, findings);
+            } else if let Some(of) = asked.file {
+                self.unproven.put(of, Arc::clone(findings));
             }
         }
+        let why = searched.outcome.as_ref().err().and_then(unsearched);
         if let Some(of) = asked.file {
-            self.serve(of, findings.as_ref());
+            self.serve(of, findings.as_ref(), why);
         }
         if let (None, Some((name, owner))) = (searched.file, asked.name) {
             self.ask_by_name(asked.file, name, owner);
@@ -460,14 +597,14 @@ impl Thread {
 
     /// A program has ended before it could be opened. It is searched for its next use, by its name: the findings count if
     /// the name leads to the very file that was executed, and nothing is attached by them now.
-    fn ask_by_name(&mut self, file: Option<abi::File>, name: PathBuf, owner: owner::Owner) {
+    fn ask_by_name(&mut self, file: Option<abi::File>, name: PathBuf, owner: Owner) {
         let asked = Asked {
             file,
             named: true,
             name: None,
         };
         self.ask(asked, owner, Class::Ahead, move || {
-            discover::open_regular(&name).map_err(io::Error::other)
+            discover::open_regular(&name)
         });
     }
 
@@ -484,8 +621,8 @@ impl Thread {
         self.known.put(of, Arc::clone(findings));
     }
 
-    /// Gives those that wait for a file what it holds.
-    fn serve(&mut self, of: abi::File, findings: Option<&Arc<Findings>>) {
+    /// Gives those that wait for a file what it holds, or `why` nobody knows.
+    fn serve(&mut self, of: abi::File, findings: Option<&Arc<Findings>>, why: Option<Unattached>) {
         for pid in self.searching.remove(&of).into_iter().flatten() {
             let Some(waiting) = self.pending.get_mut(&pid) else {
                 continue;
@@ -508,6 +645,18 @@ impl Thread {
             for place in places {
                 if let Some(findings) = findings {
                     self.attach_all(process, of, findings, &place, None);
+                }
+                if why.is_some() {
+                    self.points.map(
+                        process,
+                        Mapped {
+                            library: Library::Unknown,
+                            path: PathBuf::new(),
+                            attached: None,
+                            point: None,
+                            why,
+                        },
+                    );
                 }
                 self.points.looked_at(process);
             }
@@ -715,6 +864,9 @@ impl Thread {
                 let place = Place::Parts(code.parts);
                 self.met(process, code.file, place, Some(code.mapping.path));
             }
+            if let Some(ahead) = &mut self.ahead {
+                ahead.met(process, None);
+            }
         }
         self.points.looked_at(process);
     }
@@ -753,12 +905,19 @@ impl Thread {
                     self.attachments.detach_all(|_| true);
                     self.pending.clear();
                     self.searching.clear();
+                    if let Some(ahead) = &self.ahead {
+                        ahead.rest();
+                    }
                     done();
                 }
                 Request::Return { processes, done } => {
                     self.points.clear();
                     self.known.clear();
+                    self.unproven.clear();
                     self.attachments.maps.forget_files();
+                    if let Some(ahead) = &self.ahead {
+                        ahead.come_back();
+                    }
                     self.begin(&processes);
                     done();
                 }
@@ -789,6 +948,14 @@ impl Thread {
         let fresh: HashSet<ProcessKey> = std::mem::take(&mut self.fresh).into_iter().collect();
         for process in fresh {
             self.check_code(process);
+        }
+        let lost = self.ahead.as_ref().map_or(0, Ahead::lost);
+        if lost != self.lost_ahead {
+            info!(
+                files = lost - self.lost_ahead,
+                "too many files and folders at once: some are searched when they are executed"
+            );
+            self.lost_ahead = lost;
         }
         let lost = self.attachments.maps.lost();
         if lost != self.lost {
@@ -827,11 +994,26 @@ impl Thread {
     }
 
     fn tell_searches(&mut self) {
-        let now = (self.done, self.asked.len() as u64);
+        let ahead = self.ahead.as_ref().map_or(0, Ahead::waiting);
+        let now = SearchCounts {
+            done: self.done,
+            waiting: self.asked.len() as u64,
+            ahead_done: self.done_ahead,
+            ahead_waiting: ahead + self.asked_ahead.len() as u64,
+        };
         if now != self.told {
             self.told = now;
-            self.points.set_searches(now.0, now.1);
+            self.points.set_searches(now);
         }
+    }
+}
+
+/// Bounds are reasons of their own: nobody is to take a file that was not searched for one without a library.
+fn unsearched(reason: &Reason) -> Option<Unattached> {
+    match reason {
+        Reason::OwnerFull | Reason::Full => Some(Unattached::Limit),
+        Reason::NoDescriptor => Some(Unattached::Descriptors),
+        Reason::Open(_) | Reason::Changed | Reason::Search(_) => None,
     }
 }
 

@@ -6,7 +6,7 @@
 //! Invariant: the keeper and the watch send without waiting.
 
 use super::{Attachment, AttachmentId, Facts, Place, Program, Refused, Scope, Why};
-use crate::kernel::keylog::cache::FileState;
+use crate::kernel::keylog::FileState;
 use crate::privilege::message::{self, MESSAGE_MAX, Message, decode, encode};
 use rustix::{
     io::Errno,

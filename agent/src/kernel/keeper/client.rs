@@ -8,7 +8,7 @@ use super::{
     channel::{Error, IDS, Order, Report, hear, is_closed, tell},
     screen,
 };
-use crate::kernel::{keylog::cache::FileState, scope};
+use crate::kernel::{keylog::FileState, scope};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,

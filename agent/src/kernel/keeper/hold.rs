@@ -11,7 +11,7 @@ use super::{
     channel::{self, Error, IDS, Order, Report, hear, tell},
     shard::{self, Answers, Attach, Done, LEASES, Post, Task, Tools},
 };
-use crate::kernel::keylog::cache::FileState;
+use crate::kernel::keylog::FileState;
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll},
     net::{RecvFlags, SendFlags},

@@ -12,7 +12,7 @@ use super::{
     calls::{self, Event, Multi},
     file,
 };
-use crate::kernel::keylog::cache::FileState;
+use crate::kernel::keylog::FileState;
 use rustix::{
     fs::{Mode, OFlags, open},
     io::{Errno, fcntl_dupfd_cloexec},

@@ -1,97 +1,65 @@
 //! What earlier searches found, in memory and in one JSON file, so that a restart does not search every library anew.
 //!
-//! Two keys. A file's own state (device, inode, size, times) answers for that file, also that it holds nothing. Build
-//! id and size answer for another copy of the same build (container images), only where a key-log point was found:
-//! a build id is a name that any file can give itself, so it must not be able to hide a library, and the finder
-//! checks every point that comes from here against the file at hand.
+//! Two keys. A file's own state ([`super::state`]) answers for that file, also that it holds nothing. Size and headers are
+//! a hint for another copy of the same build (container images), only where a key-log point was found: any file can have
+//! the headers of another, so they must not be able to hide a library, and the finder checks the build id and every
+//! point that comes from here against the file at hand.
 //!
 //! File: `key-log-points.json` in the given folder, a [`Stored`], replaced as a whole by rename.
 //!
 //! Invariant: a file that others could have written is not read; a corrupt one is ignored with a reason, never an
-//! error. Invariant: both maps are bounded.
+//! error. Invariant: what is remembered is bounded, in entries and in bytes, in memory and on the disk; what was not used
+//! for longest is forgotten first.
 
-use super::elf::BuildId;
-use super::finder::Found;
-use crate::kernel::device;
-use agent_common::abi;
+use super::finder::{Found, How};
+use super::headers::Build;
+use super::state::FileState;
 use lru::LruCache;
 use rustix::fs::{Mode, OFlags};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files remembered.
 const FILES: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
 /// Builds remembered.
 const BUILDS: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+/// Bytes of what is remembered of either kind, by their form in the file.
+const REMEMBERED: usize = 7 << 20;
 /// Largest cache file read, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Raised whenever the search or the format changes: older answers are then searched anew.
-const VERSION: u32 = 2;
+const VERSION: u32 = 4;
 const NAME: &str = "key-log-points.json";
 /// Where the agent keeps it.
 pub const FOLDER: &str = "/var/cache/tokentrail";
-
-/// A file as `stat` tells it from every other and from itself after a change. `ctime` cannot be set by anyone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileState {
-    pub device: u64,
-    pub inode: u64,
-    pub size: u64,
-    /// Seconds and nanoseconds.
-    pub modified: (i64, i64),
-    pub changed: (i64, i64),
-}
-
-impl FileState {
-    /// Of an open regular file.
-    pub fn of(file: &File) -> Result<Self, super::LookError> {
-        Self::from_metadata(&file.metadata()?)
-    }
-
-    /// As the probes would report it, unless the file system has numbers of its own (overlayfs, btrfs).
-    pub(in crate::kernel) fn as_kernel(self) -> abi::File {
-        let nanoseconds = |(seconds, more): (i64, i64)| {
-            seconds
-                .cast_unsigned()
-                .wrapping_mul(1_000_000_000)
-                .wrapping_add(more.cast_unsigned())
-        };
-        abi::File {
-            device: device::to_kernel(
-                rustix::fs::major(self.device),
-                rustix::fs::minor(self.device),
-            ),
-            inode: self.inode,
-            size: self.size,
-            modified: nanoseconds(self.modified),
-            changed: nanoseconds(self.changed),
-        }
-    }
-
-    pub(super) fn from_metadata(metadata: &fs::Metadata) -> Result<Self, super::LookError> {
-        super::discover::check_regular(metadata.mode())?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-}
 
 /// The cache file's contents.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
     version: u32,
-    files: Vec<(FileState, Found)>,
-    builds: Vec<Found>,
+    files: Vec<(FileState, Shared)>,
+    builds: Vec<(Build, Shared)>,
+}
+
+/// In the file as what it shares.
+struct Shared(Arc<Found>);
+
+impl Serialize for Shared {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Shared {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Found::deserialize(from).map(|found| Self(Arc::new(found)))
+    }
 }
 
 /// Why a cache file was not used. The agent goes on without it.
@@ -114,22 +82,97 @@ pub enum CacheProblem {
     Io { path: PathBuf, error: io::Error },
 }
 
+/// A map that forgets by use, with a bound on the bytes of its values.
+struct Remembered<K> {
+    entries: LruCache<K, Arc<Found>>,
+    bytes: usize,
+}
+
+impl<K: std::hash::Hash + Eq + Copy> Remembered<K> {
+    fn new(entries: NonZeroUsize) -> Self {
+        Self {
+            entries: LruCache::new(entries),
+            bytes: 0,
+        }
+    }
+
+    fn put(&mut self, key: K, found: Arc<Found>) {
+        self.bytes += weight(&found);
+        if let Some((_, forgotten)) = self.entries.push(key, found) {
+            self.bytes -= weight(&forgotten);
+        }
+        while self.bytes > REMEMBERED
+            && let Some((_, forgotten)) = self.entries.pop_lru()
+        {
+            self.bytes -= weight(&forgotten);
+        }
+    }
+
+    fn get(&mut self, key: &K) -> Option<Arc<Found>> {
+        self.entries.get(key).cloned()
+    }
+
+    /// Least recently used first, so that reading it back keeps the order.
+    fn all(&self) -> Vec<(K, Shared)> {
+        let entries = self.entries.iter().rev();
+        entries
+            .map(|(key, found)| (*key, Shared(Arc::clone(found))))
+            .collect()
+    }
+}
+
+/// At least the bytes that it takes in the file.
+fn weight(found: &Found) -> usize {
+    let text = |text: &Option<String>| 6 * text.as_deref().unwrap_or_default().len();
+    let points = found.points.iter().map(|point| {
+        let how = match &point.how {
+            How::Labels(sites) => sites.iter().map(|site| 160 + 6 * site.label.len()).sum(),
+            How::Export(name) => 6 * name.len(),
+            How::GoFunction(function) => 160 + 6 * function.name.len(),
+            How::CallSite { .. } => 64,
+        };
+        1024 + how + text(&point.version)
+    });
+    let unread = found
+        .unread
+        .iter()
+        .map(|unread| 128 + text(&unread.version));
+    768 + text(&found.soname) + points.sum::<usize>() + unread.sum::<usize>()
+}
+
 /// See the module.
 pub struct Cache {
-    files: LruCache<FileState, Found>,
-    builds: LruCache<(BuildId, u64), Found>,
+    files: Remembered<FileState>,
+    builds: Remembered<Build>,
     /// Files whose search ended without an answer, with its message: not tried again until they change.
     failures: LruCache<FileState, String>,
     folder: Option<PathBuf>,
     dirty: bool,
 }
 
+/// What is to be written, taken out of the cache so that nobody waits for the disk.
+pub struct Saving {
+    folder: PathBuf,
+    stored: Stored,
+}
+
+impl Saving {
+    /// Writes the cache file; the folder is made if missing, mode 0700.
+    ///
+    /// # Errors
+    /// Why it was not written.
+    pub fn write(&self) -> Result<(), CacheProblem> {
+        let path = self.folder.join(NAME);
+        write(&self.folder, &path, &self.stored).map_err(|error| CacheProblem::Io { path, error })
+    }
+}
+
 impl Cache {
     /// Remembers nothing beyond this run.
     pub fn in_memory() -> Self {
         Self {
-            files: LruCache::new(FILES),
-            builds: LruCache::new(BUILDS),
+            files: Remembered::new(FILES),
+            builds: Remembered::new(BUILDS),
             failures: LruCache::new(FILES),
             folder: None,
             dirty: false,
@@ -143,10 +186,10 @@ impl Cache {
             Ok(None) => None,
             Ok(Some(stored)) => {
                 for (state, found) in stored.files {
-                    cache.files.put(state, found);
+                    cache.files.put(state, found.0);
                 }
-                for found in stored.builds {
-                    cache.keep_build(&found);
+                for (build, found) in stored.builds {
+                    cache.builds.put(build, found.0);
                 }
                 None
             }
@@ -161,64 +204,58 @@ impl Cache {
         (cache, problem)
     }
 
-    pub(super) fn by_state(&mut self, state: &FileState) -> Option<Found> {
-        self.files.get(state).cloned()
+    pub fn by_state(&mut self, state: &FileState) -> Option<Arc<Found>> {
+        self.files.get(state)
     }
 
-    pub(super) fn by_build(&mut self, build_id: &BuildId, size: u64) -> Option<Found> {
-        self.builds.get(&(build_id.clone(), size)).cloned()
+    pub fn by_build(&mut self, build: &Build) -> Option<Arc<Found>> {
+        self.builds.get(build)
     }
 
     pub(super) fn failure(&mut self, state: &FileState) -> Option<String> {
         self.failures.get(state).cloned()
     }
 
-    pub(super) fn keep(&mut self, state: FileState, found: &Found) {
-        self.files.put(state, found.clone());
-        self.keep_build(found);
-        self.dirty = true;
+    /// `build` is kept as well where a key-log point was found.
+    pub fn keep(&mut self, state: Option<FileState>, build: Option<Build>, found: &Arc<Found>) {
+        let mut points = found.points.iter();
+        let has_point = points.any(|point| point.kind.is_first_choice());
+        if let Some(build) = build.filter(|_| has_point && found.build_id.is_some()) {
+            self.builds.put(build, Arc::clone(found));
+            self.dirty = true;
+        }
+        if let Some(state) = state {
+            self.files.put(state, Arc::clone(found));
+            self.dirty = true;
+        }
     }
 
     pub(super) fn keep_failure(&mut self, state: FileState, message: String) {
         self.failures.put(state, message);
     }
 
-    fn keep_build(&mut self, found: &Found) {
-        let has_point = found
-            .points
-            .iter()
-            .any(|point| point.kind.is_first_choice());
-        if let (true, Some(build_id)) = (has_point, &found.build_id) {
-            self.builds
-                .put((build_id.clone(), found.size), found.clone());
-        }
+    /// What is to be written now, if there is anything new and a folder to write to.
+    pub fn saving(&mut self) -> Option<Saving> {
+        let folder = self.folder.clone().filter(|_| self.dirty)?;
+        self.dirty = false;
+        Some(Saving {
+            folder,
+            stored: Stored {
+                version: VERSION,
+                files: self.files.all(),
+                builds: self.builds.all(),
+            },
+        })
     }
 
     /// Writes the cache file, if there is anything new and a folder to write to (made if missing, mode 0700).
     pub fn save(&mut self) -> Result<(), CacheProblem> {
-        let Some(folder) = self.folder.clone().filter(|_| self.dirty) else {
+        let Some(saving) = self.saving() else {
             return Ok(());
         };
-        let stored = Stored {
-            version: VERSION,
-            // Least recently used first, so that reading it back keeps the order.
-            files: self
-                .files
-                .iter()
-                .rev()
-                .map(|(state, found)| (*state, found.clone()))
-                .collect(),
-            builds: self
-                .builds
-                .iter()
-                .rev()
-                .map(|(_, found)| found.clone())
-                .collect(),
-        };
-        let path = folder.join(NAME);
-        write(&folder, &path, &stored).map_err(|error| CacheProblem::Io { path, error })?;
-        self.dirty = false;
-        Ok(())
+        let written = saving.write();
+        self.dirty |= written.is_err();
+        written
     }
 }
 
@@ -312,4 +349,72 @@ fn write(folder: &Path, path: &Path, stored: &Stored) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::process::message::tests::much;
+    use super::super::state::FileKey;
+    use super::*;
+
+    fn state(inode: u64) -> FileState {
+        FileState {
+            file: FileKey::Inode {
+                device: u64::MAX,
+                inode,
+            },
+            size: u64::MAX,
+            modified: (i64::MIN, i64::MIN),
+            changed: (i64::MIN, i64::MIN),
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_not_underestimated() {
+        for found in [much(), Found::default()] {
+            let below = FileState {
+                file: FileKey::Below { handle: [255; 32] },
+                ..state(0)
+            };
+            let stored = serde_json::to_vec(&(below, &found)).unwrap();
+            assert!(weight(&found) >= stored.len(), "{} bytes", stored.len());
+        }
+    }
+
+    /// However much is found in however many files: what was used last is there, what is written can be read.
+    #[test]
+    fn what_was_not_used_for_longest_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("cache");
+        let (mut cache, problem) = Cache::open(&folder);
+        assert!(problem.is_none());
+        let (large, small) = (Arc::new(much()), Arc::new(Found::default()));
+        cache.keep(Some(state(0)), None, &small);
+        cache.keep(Some(state(1)), None, &small);
+        let most = REMEMBERED / weight(&large);
+        for inode in 2..2 + 2 * most as u64 {
+            cache.keep(Some(state(inode)), None, &large);
+            assert!(cache.by_state(&state(0)).is_some());
+            assert!(cache.files.bytes <= REMEMBERED);
+        }
+        assert!(cache.by_state(&state(1)).is_none());
+        cache.save().unwrap();
+        let written = fs::metadata(folder.join(NAME)).unwrap();
+        assert!(written.len() < CACHE_BYTES, "{} bytes", written.len());
+        let (mut again, problem) = Cache::open(&folder);
+        assert!(problem.is_none(), "{problem:?}");
+        assert_eq!(again.files.entries.len(), cache.files.entries.len());
+        assert_eq!(again.by_state(&state(0)).as_deref(), Some(&*small));
+
+        // Many small ones.
+        for inode in 0..2 * FILES.get() as u64 {
+            cache.keep(Some(state(inode)), None, &small);
+        }
+        assert!(cache.files.entries.len() <= FILES.get());
+        let sum = |cache: &Cache| -> usize {
+            let entries = cache.files.entries.iter();
+            entries.map(|(_, found)| weight(found)).sum()
+        };
+        assert_eq!(cache.files.bytes, sum(&cache));
+    }
 }

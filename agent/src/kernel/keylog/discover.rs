@@ -12,9 +12,9 @@
 //!
 //! Invariant: nothing but `/proc` is read of a process, and no file is opened that is not regular.
 
-use super::cache::FileState;
 use super::finder::{Finder, Found, LookError};
 use super::ldcache;
+use super::state::FileState;
 use crate::kernel::record::FileId;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use std::collections::BTreeSet;
@@ -237,12 +237,21 @@ pub fn open_program(pid: u32) -> Result<File, LookError> {
 }
 
 /// Opens the file of which `pid` has code mapped at this address.
-pub fn open_at(pid: u32, address: u64) -> Result<File, DiscoverError> {
-    let mapping = code_of_process(pid)?
+pub fn open_at(pid: u32, address: u64) -> Result<File, LookError> {
+    let gone = || LookError::Read(io::ErrorKind::NotFound.into());
+    let mapping = code_of_process(pid)
+        .map_err(|_| gone())?
         .into_iter()
         .find(|mapping| (mapping.start..mapping.end).contains(&address))
-        .ok_or(DiscoverError::ProcessGone { pid })?;
-    mapping.open().map(|mapped| mapped.file)
+        .ok_or_else(gone)?;
+    match mapping.open() {
+        Ok(mapped) => Ok(mapped.file),
+        Err(DiscoverError::Refused { error, .. }) => Err(error),
+        Err(DiscoverError::Unopenable { error, .. } | DiscoverError::Unreadable { error, .. }) => {
+            Err(LookError::Read(error))
+        }
+        Err(DiscoverError::ProcessGone { .. } | DiscoverError::Changed { .. }) => Err(gone()),
+    }
 }
 
 /// Reads the text of `/proc/PID/maps` (Documentation/filesystems/proc.rst): `start-end perms offset dev inode path`.
@@ -377,7 +386,7 @@ fn reopen(handle: OwnedFd) -> Result<File, LookError> {
     Ok(File::open(descriptor_path(&handle))?)
 }
 
-pub(super) fn check_regular(mode: u32) -> Result<(), LookError> {
+pub(in crate::kernel) fn check_regular(mode: u32) -> Result<(), LookError> {
     use rustix::fs::FileType;
     let what = match FileType::from_raw_mode(mode) {
         FileType::RegularFile => return Ok(()),

@@ -7,15 +7,19 @@
 //! Invariant: a file is never written, executed or mapped. Invariant: a point is the beginning of a function of the
 //! form it names, by the evidence it carries; whether secrets pass there is proven only at run time.
 
-use super::cache::{Cache, FileState};
+use super::cache::Cache;
 use super::elf::{BuildId, Elf, ElfError, FileSource, Source};
-use super::forms::{FORMS, Search, still_holds};
+use super::forms::{self, Search, still_holds};
+use super::headers::Headers;
 use super::places::Places;
 use super::scan::Scanner;
+use super::state::FileState;
+use crate::kernel::bridge::functions::{self, Place};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Bounds of one search.
@@ -33,7 +37,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             file_bytes: 1 << 30,
-            window_bytes: 4 << 20,
+            window_bytes: 128 << 10,
             time: Duration::from_secs(20),
         }
     }
@@ -222,9 +226,14 @@ pub struct Found {
     pub build_id: Option<BuildId>,
     pub size: u64,
     pub soname: Option<String>,
+    /// The lowest address of a segment of code, as the file has it: the kernel's `mm->start_code` of a process that runs the
+    /// file is this, plus by how much the program was moved.
+    pub code_start: Option<u64>,
     /// Best first within each kind, key-log points before fallbacks.
     pub points: Vec<Point>,
     pub unread: Vec<Unread>,
+    /// Functions of a TLS library that send and receive, for connections that were open before.
+    pub functions: Vec<Place>,
 }
 
 impl Found {
@@ -313,7 +322,7 @@ impl Finder {
             .by_state(state)
             .filter(|found| found.points.is_empty());
         self.counts.from_cache += u64::from(found.is_some());
-        found
+        found.map(|found| Found::clone(&found))
     }
 
     pub fn counts(&self) -> Counts {
@@ -335,19 +344,21 @@ impl Finder {
         let known = self.cache.by_state(&state);
         let source = FileSource::new(file)?;
         let elf = Elf::open(&source, self.limits.file_bytes)?;
-        let known = known.or_else(|| self.cache.by_build(elf.build_id()?, source.size()));
+        let build = Headers::read(&source)?.map(|headers| headers.build());
+        let known = known.or_else(|| self.cache.by_build(&build?));
         if let Some(found) = known
-            && still_holds(&elf, &found)?
+            && holds(&elf, &found)?
         {
             self.counts.from_cache += 1;
-            self.cache.keep(state, &found);
-            return Ok(found);
+            self.cache.keep(Some(state), build, &found);
+            return Ok(Found::clone(&found));
         }
         self.counts.searched += 1;
         match search(&elf, self.limits) {
             Ok(found) => {
-                self.cache.keep(state, &found);
-                Ok(found)
+                let found = Arc::new(found);
+                self.cache.keep(Some(state), build, &found);
+                Ok(Found::clone(&found))
             }
             Err(error) => {
                 if matches!(error, LookError::Time(_)) {
@@ -356,6 +367,30 @@ impl Finder {
                 Err(error)
             }
         }
+    }
+}
+
+/// Whether what was found in a file that seemed to be of the same build is true of this one.
+fn holds(elf: &Elf<'_>, found: &Found) -> io::Result<bool> {
+    Ok(found.build_id.as_ref() == elf.build_id()
+        && found.size == elf.source().size()
+        && still_holds(elf, found)?)
+}
+
+/// Searches a file, unless it proves to be the one in which `hint` was found.
+pub(super) fn look_again(
+    source: &dyn Source,
+    hint: Option<&Found>,
+    limits: Limits,
+) -> Result<Found, LookError> {
+    let elf = Elf::open(source, limits.file_bytes)?;
+    match hint {
+        // A build id is the reason to believe that nothing else is in it.
+        Some(hint) if elf.build_id().is_some() && holds(&elf, hint)? => Ok(Found {
+            functions: functions::find(&elf)?,
+            ..hint.clone()
+        }),
+        _ => search(&elf, limits),
     }
 }
 
@@ -369,12 +404,12 @@ fn search(elf: &Elf<'_>, limits: Limits) -> Result<Found, LookError> {
         build_id: elf.build_id().cloned(),
         size: elf.source().size(),
         soname: elf.dynamic().soname.clone(),
+        code_start: Headers::read(elf.source())?.and_then(|headers| headers.code_start()),
         points: Vec::new(),
         unread: Vec::new(),
+        functions: functions::find(elf)?,
     };
     let mut search = Search::new(elf, Scanner::new(elf, limits), found);
-    for form in FORMS {
-        (form.search)(&mut search)?;
-    }
+    forms::search(&mut search)?;
     Ok(search.found)
 }

@@ -13,10 +13,15 @@ pub mod discover;
 pub mod elf;
 pub mod finder;
 pub mod forms;
+pub mod headers;
 mod ldcache;
+mod needles;
 pub(crate) mod places;
+pub mod process;
 pub mod report;
 mod scan;
+pub mod searches;
+pub mod state;
 mod symbolic;
 #[cfg(test)]
 mod tests;
@@ -26,6 +31,9 @@ pub use finder::{
     Finder, Found, Library, Limits, LookError, Point, PointKind, Unread, UnreadReason,
 };
 pub use places::Places;
+pub use process::{Class, SearchError, client::Client};
+pub use searches::{Job, Searched, Searches};
+pub use state::{FileState, Seen};
 
 #[doc(hidden)]
 pub mod fuzz {

@@ -12,10 +12,9 @@
 
 use super::elf::{Elf, Segment};
 use super::finder::{Limits, LookError};
-use aho_corasick::{AhoCorasick, AhoCorasickKind};
+use super::needles::Needles;
 use memchr::memmem::Finder;
-use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
 /// Longest string searched for, and what a reference may span, in bytes: the windows' overlap.
@@ -26,6 +25,11 @@ const STRING_HITS: usize = 256;
 const REFERENCES: usize = 1024;
 /// Addresses looked for as immediates, each with a search of its own.
 const IMMEDIATES: usize = 16;
+
+/// Where in a `lea r64, [rip + disp32]` the upper half of the displacement stands.
+const UPPER_HALF: usize = 5;
+/// Upper halves of displacements that are looked for, each in a walk of its own over bytes that are in the cache.
+const HALVES: usize = 6;
 
 /// Which segments a pass covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,19 +81,15 @@ impl<'a> Scanner<'a> {
         if strings.is_empty() {
             return Ok(hits);
         }
-        // One walk however many there are; a text may be the beginning of another.
-        let all = AhoCorasick::builder()
-            .kind(Some(AhoCorasickKind::DFA))
-            .build(strings)
-            .map_err(io::Error::other)?;
+        let needles = Needles::new(strings)?;
         let cap = if first_only { 1 } else { STRING_HITS };
         self.pass(part, |segment, at, bytes, fresh| {
-            for found in all.find_overlapping_iter(bytes) {
-                let hits = &mut hits[found.pattern().as_usize()];
-                if found.start() < fresh && hits.len() < cap {
-                    hits.push(segment.offset + at + found.start() as u64);
+            needles.each(bytes, |number, start| {
+                let hits = &mut hits[number];
+                if start < fresh && hits.len() < cap {
+                    hits.push(segment.offset + at + start as u64);
                 }
-            }
+            });
             if hits.iter().all(|hits| hits.len() >= cap) {
                 ControlFlow::Break(())
             } else {
@@ -114,52 +114,57 @@ impl<'a> Scanner<'a> {
         let (Some(&low), Some(&high)) = (targets.first(), targets.last()) else {
             return Ok(found);
         };
-        let immediates: Vec<(u64, Finder<'static>)> = targets
+        let immediates: Vec<u32> = targets
             .iter()
             .filter(|_| immediates)
             .filter_map(|&target| u32::try_from(target).ok())
             .take(IMMEDIATES)
-            .map(|target| {
-                (
-                    u64::from(target),
-                    Finder::new(&target.to_le_bytes()).into_owned(),
-                )
-            })
             .collect();
+        let words: Vec<[u8; 4]> = immediates.iter().map(|word| word.to_le_bytes()).collect();
+        let words: Vec<&[u8]> = words.iter().map(<[u8; 4]>::as_slice).collect();
+        let words = Needles::new(&words)?;
         self.pass(Part::Code, |segment, at, bytes, fresh| {
             let base = segment.address + at;
-            for hit in memchr::memchr_iter(0x8d, bytes) {
-                let Some(start) = hit.checked_sub(1).filter(|&start| start < fresh) else {
-                    continue;
-                };
-                let Some(target) = lea_target(&bytes[start..], base + start as u64) else {
-                    continue;
-                };
-                if target < low || target > high || targets.binary_search(&target).is_err() {
-                    continue;
-                }
-                found.push(Reference {
-                    address: base + start as u64,
-                    target,
-                });
-                if found.len() >= REFERENCES {
-                    return ControlFlow::Break(());
-                }
-            }
-            for (target, finder) in &immediates {
-                for hit in finder.find_iter(bytes) {
-                    let Some(start) = immediate_start(&bytes[..hit]).filter(|&start| start < fresh)
-                    else {
-                        continue;
-                    };
+            let mut take = |start: usize| {
+                if let Some(target) = lea_target(&bytes[start..], base + start as u64)
+                    && (low..=high).contains(&target)
+                    && targets.binary_search(&target).is_ok()
+                    && found.len() < REFERENCES
+                {
                     found.push(Reference {
                         address: base + start as u64,
-                        target: *target,
+                        target,
                     });
-                    if found.len() >= REFERENCES {
-                        return ControlFlow::Break(());
+                }
+            };
+            match upper_halves(targets, base, bytes.len()) {
+                Some(halves) => {
+                    for half in halves {
+                        let half = Finder::new(&half);
+                        let hits = half.find_iter(bytes);
+                        let starts = hits.filter_map(|hit| hit.checked_sub(UPPER_HALF));
+                        starts.filter(|&start| start < fresh).for_each(&mut take);
                     }
                 }
+                None => {
+                    let hits = memchr::memchr_iter(0x8d, bytes);
+                    let starts = hits.filter_map(|hit| hit.checked_sub(1));
+                    starts.filter(|&start| start < fresh).for_each(&mut take);
+                }
+            }
+            words.each(bytes, |number, hit| {
+                let start = immediate_start(&bytes[..hit]).filter(|&start| start < fresh);
+                if let Some(start) = start
+                    && found.len() < REFERENCES
+                {
+                    found.push(Reference {
+                        address: base + start as u64,
+                        target: immediates[number].into(),
+                    });
+                }
+            });
+            if found.len() >= REFERENCES {
+                return ControlFlow::Break(());
             }
             ControlFlow::Continue(())
         })?;
@@ -203,19 +208,56 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Calls `visit(segment, offset within it, bytes, fresh)` for each window; hits that start at `fresh` or later
-    /// belong to the next one.
+    /// Calls `visit(segment, offset within it, bytes, fresh)` for each window of the writable segments that are no code.
+    pub fn writable(
+        &mut self,
+        visit: impl FnMut(&Segment, u64, &[u8], usize) -> ControlFlow<()>,
+    ) -> Result<(), LookError> {
+        self.windows(|segment| segment.writable && !segment.executable, visit)
+    }
+
+    /// Calls `visit(address, bytes, fresh)` for each window of what the file has at these addresses, as far as it is in
+    /// one segment.
+    pub fn range(
+        &mut self,
+        addresses: Range<u64>,
+        mut visit: impl FnMut(u64, &[u8], usize) -> ControlFlow<()>,
+    ) -> Result<(), LookError> {
+        let mut at = addresses.start;
+        while at < addresses.end {
+            self.in_time()?;
+            let left = usize::try_from(addresses.end - at).unwrap_or(usize::MAX);
+            let length = left.min(self.window + OVERLAP);
+            if self.buffer.len() < length {
+                self.buffer.resize(length, 0);
+            }
+            let read = self.elf.read(at, &mut self.buffer[..length])?;
+            let last = length == left || read < length;
+            let fresh = if last { read } else { self.window };
+            if visit(at, &self.buffer[..read], fresh).is_break() || last {
+                break;
+            }
+            at += self.window as u64;
+        }
+        Ok(())
+    }
+
     fn pass(
         &mut self,
         part: Part,
+        visit: impl FnMut(&Segment, u64, &[u8], usize) -> ControlFlow<()>,
+    ) -> Result<(), LookError> {
+        self.windows(|segment| segment.executable == (part == Part::Code), visit)
+    }
+
+    /// Calls `visit(segment, offset within it, bytes, fresh)` for each window; hits that start at `fresh` or later
+    /// belong to the next one.
+    fn windows(
+        &mut self,
+        wanted: impl Fn(&Segment) -> bool,
         mut visit: impl FnMut(&Segment, u64, &[u8], usize) -> ControlFlow<()>,
     ) -> Result<(), LookError> {
-        let wanted = self
-            .elf
-            .segments()
-            .iter()
-            .filter(|segment| segment.executable == (part == Part::Code));
-        for segment in wanted {
+        for segment in self.elf.segments().iter().filter(|segment| wanted(segment)) {
             let mut at = 0;
             while at < segment.file_size {
                 self.in_time()?;
@@ -241,6 +283,33 @@ impl<'a> Scanner<'a> {
         }
         Ok(())
     }
+}
+
+/// The upper halves of the displacements by which code at `base` and up to `length` bytes behind it takes one of
+/// `targets`: far fewer places have those than have a `lea`. `None` where they are too many, or what code is full of.
+fn upper_halves(targets: &[u64], base: u64, length: usize) -> Option<Vec<[u8; 2]>> {
+    let mut halves: Vec<[u8; 2]> = Vec::new();
+    for &target in targets {
+        let first = target.wrapping_sub(base).wrapping_sub(7).cast_signed();
+        let last = first.wrapping_sub(i64::try_from(length).ok()?);
+        for half in (last >> 16)..=(first >> 16) {
+            // Out of reach.
+            let Ok(half) = i16::try_from(half) else {
+                continue;
+            };
+            let half = half.to_le_bytes();
+            if half == [0, 0] || half == [0xff, 0xff] {
+                return None;
+            }
+            if !halves.contains(&half) {
+                halves.push(half);
+            }
+            if halves.len() > HALVES {
+                return None;
+            }
+        }
+    }
+    Some(halves)
 }
 
 /// Target of a `lea r64, [rip + disp32]` at `address`.

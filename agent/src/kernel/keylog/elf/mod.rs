@@ -19,12 +19,11 @@ pub use notes::BuildId;
 pub use source::{FileSource, Source};
 pub use symbols::Symbol;
 
-use source::le16;
-pub(super) use source::{le32, le64};
+pub(super) use source::{le16, le32, le64};
 use std::io;
 
 /// Segments accepted in a file. Real programs have 4 to 20.
-const SEGMENTS: u16 = 256;
+pub(super) const SEGMENTS: u16 = 256;
 /// How often the file's bytes may be claimed by loadable segments.
 pub const OVERLAP: u64 = 2;
 

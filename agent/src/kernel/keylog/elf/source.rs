@@ -21,7 +21,9 @@ pub struct FileSource<'a> {
 
 impl<'a> FileSource<'a> {
     pub fn new(file: &'a File) -> io::Result<Self> {
-        let size = file.metadata()?.len();
+        // Not `File::metadata`, which asks by a call that could name other files: the finder's process may not make it.
+        let size = rustix::fs::fstat(file)?.st_size;
+        let size = u64::try_from(size).unwrap_or(0);
         Ok(Self { file, size })
     }
 }
@@ -78,7 +80,7 @@ impl Source for Vec<u8> {
     }
 }
 
-pub(super) fn le16(bytes: &[u8], at: usize) -> Option<u16> {
+pub(in super::super) fn le16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(array(bytes, at)?))
 }
 

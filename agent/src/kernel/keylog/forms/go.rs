@@ -19,18 +19,18 @@ use crate::kernel::keylog::places::{LabelPlace, Place, Places, Register};
 use crate::kernel::keylog::scan::Part;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// `0xfffffff1` of Go 1.20 and later, two zeros, instructions of any length, pointers of 8 bytes.
 const MAGIC: &[u8] = b"\xf1\xff\xff\xff\0\0\x01\x08";
 /// `.go.buildinfo` (debug/buildinfo).
-const BUILD: &[u8] = b"\xff Go buildinf:";
+pub(super) const BUILD: &[u8] = b"\xff Go buildinf:";
 /// What is looked for in a file.
 pub(super) const TEXTS: [&[u8]; 4] = [MAGIC, BUILD, KNOWN[0].0.as_bytes(), KNOWN[1].0.as_bytes()];
 /// Bytes of a `pcHeader`.
 const HEADER: u64 = 72;
 /// Where the names may begin: right behind it since Go 1.26, at a multiple of 32 before.
-const NAMES: [u64; 2] = [HEADER, 96];
+pub(super) const NAMES: [u64; 2] = [HEADER, 96];
 /// Functions in one program. The largest known have about 500,000.
 const FUNCTIONS: u64 = 1 << 22;
 /// Tables looked at: a program has one, each of its plugins another.
@@ -38,13 +38,13 @@ const TABLES: usize = 4;
 /// Bytes of the table that are held at a time.
 const WINDOW: usize = 64 * 1024;
 /// Where `text` stands in `runtime.moduledata`, from Go 1.18 to 1.26.
-const MODULE_TEXT: u64 = 0xb0;
+pub(super) const MODULE_TEXT: u64 = 0xb0;
 /// Places looked at that may be a `moduledata`.
 const MODULES: usize = 64;
 
 /// The functions' names as the table has them, with the NUL that ends each and the one that ends the name before; and
 /// where each has what it passes when it is entered.
-const KNOWN: [(&str, Places); 2] = [
+pub(super) const KNOWN: [(&str, Places); 2] = [
     (
         // writeKeyLog(c *Config, label string, clientRandom, secret []byte)
         "\0crypto/tls.(*Config).writeKeyLog\0",
@@ -91,19 +91,11 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
         .filter_map(|address| Table::at(search.elf, address).transpose())
         .take(TABLES);
     for table in tables.collect::<io::Result<Vec<_>>>()? {
-        for (function, kind) in functions(search, &table)? {
-            let Some((virtual_address, file_offset)) = place(search.elf, &function)? else {
-                continue;
-            };
-            search.found.points.push(Point {
-                kind,
-                file_offset,
-                virtual_address,
-                library: Library::Go,
-                version: version.clone(),
-                how: How::GoFunction(function),
-                chosen: true,
-            });
+        let module = module(search, &table)?;
+        let names = names(search, &table)?;
+        let functions = functions(search, &table, module, &names)?;
+        if let Some(text) = text(search.elf, module, &table)? {
+            push(search, &table, text, functions, version.as_ref())?;
         }
     }
     if search.found.points.len() == before {
@@ -111,6 +103,32 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
             library: Library::Go,
             version,
             reason: UnreadReason::NotFound,
+        });
+    }
+    Ok(())
+}
+
+/// Those of a table's functions whose code is there become points. Entries count from `text`.
+pub(super) fn push(
+    search: &mut Search<'_>,
+    table: &Table,
+    text: u64,
+    functions: Vec<(GoFunction, PointKind)>,
+    version: Option<&String>,
+) -> Result<(), LookError> {
+    for (function, kind) in functions {
+        let place = place_in(search.elf, table, text, &function)?;
+        let Some((virtual_address, file_offset)) = place else {
+            continue;
+        };
+        search.found.points.push(Point {
+            kind,
+            file_offset,
+            virtual_address,
+            library: Library::Go,
+            version: version.cloned(),
+            how: How::GoFunction(function),
+            chosen: true,
         });
     }
     Ok(())
@@ -133,7 +151,7 @@ pub(super) fn check(elf: &Elf<'_>, point: &Point) -> io::Result<bool> {
 }
 
 /// A `runtime.pcHeader`, with the offsets from its address of what it leads to.
-struct Table {
+pub(super) struct Table {
     address: u64,
     functions: u64,
     /// 0 where only `moduledata` says it.
@@ -145,7 +163,7 @@ struct Table {
 
 impl Table {
     /// `None` if none is there.
-    fn at(elf: &Elf<'_>, address: u64) -> io::Result<Option<Self>> {
+    pub fn at(elf: &Elf<'_>, address: u64) -> io::Result<Option<Self>> {
         let mut header = [0; HEADER as usize];
         let read = elf.read(address, &mut header)?;
         if read < header.len() || !header.starts_with(MAGIC) {
@@ -166,6 +184,11 @@ impl Table {
             && ascending.is_sorted_by(|a, b| a < b)
             && address.checked_add(1 << 33).is_some();
         Ok(whole.then_some(table))
+    }
+
+    /// Addresses of the functions' names.
+    pub fn names(&self) -> Range<u64> {
+        (self.address + self.names)..(self.address + self.names_end)
     }
 
     /// Address of the code of function `index`, whose entry (`functab`) and description (`_func`) must agree and name it.
@@ -218,25 +241,35 @@ impl Window {
     }
 }
 
-/// The known functions that a table has.
-fn functions(
-    search: &mut Search<'_>,
-    table: &Table,
-) -> Result<Vec<(GoFunction, PointKind)>, LookError> {
-    let mut found = Vec::new();
-    let module = module(search, table)?;
-    let names = (table.address + table.names)..(table.address + table.names_end);
-    let mut wanted = Vec::new();
-    for (text, places) in KNOWN {
+/// Where the names of [`KNOWN`] stand among the table's, by address.
+fn names(search: &mut Search<'_>, table: &Table) -> Result<BTreeMap<&'static str, u64>, LookError> {
+    let names = table.names();
+    let mut places = BTreeMap::new();
+    for (text, _) in KNOWN {
         let hits = search.standing(text.as_bytes())?;
         let at = hits
             .into_iter()
             .flat_map(|hit| search.elf.addresses_of(hit + 1))
             .find(|address| names.contains(address));
-        if let Some(at) = at
-            && let Ok(at) = u32::try_from(at - names.start)
+        places.extend(at.map(|at| (text, at)));
+    }
+    Ok(places)
+}
+
+/// The known functions that a table has, by the places of their names.
+pub(super) fn functions(
+    search: &Search<'_>,
+    table: &Table,
+    module: Option<u64>,
+    places: &BTreeMap<&'static str, u64>,
+) -> Result<Vec<(GoFunction, PointKind)>, LookError> {
+    let mut found = Vec::new();
+    let mut wanted = Vec::new();
+    for (text, passed) in KNOWN {
+        if let Some(at) = places.get(text)
+            && let Ok(at) = u32::try_from(at - table.names().start)
         {
-            wanted.push((at, name(text), places));
+            wanted.push((at, name(text), passed));
         }
     }
     let (mut entries, mut descriptions) = (Window::default(), Window::default());
@@ -274,16 +307,26 @@ fn place(elf: &Elf<'_>, function: &GoFunction) -> io::Result<Option<(u64, u64)>>
     let Some(table) = Table::at(elf, function.table)? else {
         return Ok(None);
     };
-    let text = match function.module {
-        Some(module) => {
-            let pointers = Pointers::read(elf, &[module])?;
-            pointers.text_of(elf, module, &table)?
-        }
-        None => Some(table.text),
-    };
-    let Some(text) = text else {
-        return Ok(None);
-    };
+    match text(elf, function.module, &table)? {
+        Some(text) => place_in(elf, &table, text, function),
+        None => Ok(None),
+    }
+}
+
+/// What a table's entries count from.
+fn text(elf: &Elf<'_>, module: Option<u64>, table: &Table) -> io::Result<Option<u64>> {
+    match module {
+        Some(module) => Pointers::read(elf, &[module])?.text_of(elf, module, table),
+        None => Ok(Some(table.text)),
+    }
+}
+
+fn place_in(
+    elf: &Elf<'_>,
+    table: &Table,
+    text: u64,
+    function: &GoFunction,
+) -> io::Result<Option<(u64, u64)>> {
     let code = table.code_of(elf, function.index, &function.name, text)?;
     let code = code.filter(|&address| elf.is_code(address));
     Ok(code.and_then(|address| Some((address, elf.offset_of(address)?))))
@@ -310,10 +353,10 @@ fn module(search: &mut Search<'_>, table: &Table) -> Result<Option<u64>, LookErr
 }
 
 /// The pointers of what may be a `moduledata`, as the loader makes them.
-struct Pointers(BTreeMap<u64, u64>);
+pub(super) struct Pointers(BTreeMap<u64, u64>);
 
 impl Pointers {
-    fn read(elf: &Elf<'_>, candidates: &[u64]) -> io::Result<Self> {
+    pub fn read(elf: &Elf<'_>, candidates: &[u64]) -> io::Result<Self> {
         let wanted: BTreeSet<u64> = candidates
             .iter()
             .flat_map(|&module| [0, 8, MODULE_TEXT].map(|within| module.wrapping_add(within)))
@@ -328,7 +371,7 @@ impl Pointers {
         Ok(Self(made))
     }
 
-    fn at(&self, elf: &Elf<'_>, address: u64) -> io::Result<Option<u64>> {
+    pub fn at(&self, elf: &Elf<'_>, address: u64) -> io::Result<Option<u64>> {
         if let Some(made) = self.0.get(&address) {
             return Ok(Some(*made));
         }
@@ -338,7 +381,7 @@ impl Pointers {
     }
 
     /// `runtime.text`, if `module` is the `moduledata` of this table: it begins with its address and that of the names.
-    fn text_of(&self, elf: &Elf<'_>, module: u64, table: &Table) -> io::Result<Option<u64>> {
+    pub fn text_of(&self, elf: &Elf<'_>, module: u64, table: &Table) -> io::Result<Option<u64>> {
         let names = table.address + table.names;
         let Some(second) = module.checked_add(8) else {
             return Ok(None);
@@ -354,7 +397,7 @@ impl Pointers {
 }
 
 /// From Go 1.18 on, flag 2 says that a string with its length before it stands at byte 32 of what was built.
-fn version(elf: &Elf<'_>, built: &[u64]) -> io::Result<Option<String>> {
+pub(super) fn version(elf: &Elf<'_>, built: &[u64]) -> io::Result<Option<String>> {
     for &offset in built {
         let mut bytes = [0; 32 + 1 + 32];
         let read = elf.source().read_at(offset, &mut bytes)?;

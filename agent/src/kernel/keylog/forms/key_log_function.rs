@@ -11,9 +11,10 @@
 //! the middle of a function.
 
 use super::{Search, identity};
-use crate::kernel::keylog::code::Decoding;
+use crate::kernel::keylog::code::{Decoding, Route};
 use crate::kernel::keylog::elf::{Elf, Kind};
 use crate::kernel::keylog::finder::{How, LookError, Point, PointKind, Site};
+use crate::kernel::keylog::scan::Reference;
 use std::collections::BTreeMap;
 use std::io;
 
@@ -40,21 +41,86 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
             routes.push((reference, decoding.route(reference.address)?));
         }
     }
+    let functions = functions(search, &mut decoding, &routes)?;
+    let mut points = candidates(search, &mut decoding, &labels, &routes, &functions)?;
+    if points.is_empty() {
+        // The whole truth about every jump, for the reason why there is none.
+        search.rejected = 0;
+        let functions = search.scanner.called(&tails(&routes))?;
+        points = candidates(search, &mut decoding, &labels, &routes, &functions)?;
+    }
+    let Some(most) = points.first().map(|(_, _, sites)| sites.len()) else {
+        return Ok(());
+    };
+    let (library, version) = identity::of_point(search)?;
+    for (virtual_address, file_offset, sites) in points {
+        search.found.points.push(Point {
+            kind: PointKind::KeyLog,
+            file_offset,
+            virtual_address,
+            library,
+            version: version.clone(),
+            chosen: sites.len() == most,
+            how: How::Labels(sites),
+        });
+    }
+    Ok(())
+}
+
+/// Addresses of labels.
+type Labels = BTreeMap<u64, &'static str>;
+
+/// A place that takes a label's address, and where that goes.
+type Routes = [(Reference, Route)];
+
+/// Where tail jumps lead, ascending.
+fn tails(routes: &Routes) -> Vec<u64> {
     let mut tails: Vec<u64> = routes
         .iter()
         .flat_map(|(_, route)| route.tails.clone())
         .collect();
     tails.sort_unstable();
     tails.dedup();
-    let functions = search.scanner.called(&tails)?;
+    tails
+}
 
+/// Those targets of tail jumps that have the form and are beginnings of functions, ascending. Most jumps stay within
+/// their function, and lead to code that does not have the form; and a function that is reached by a jump here is called
+/// there: so all code is read for it only where neither settles it.
+fn functions(
+    search: &mut Search<'_>,
+    decoding: &mut Decoding<'_>,
+    routes: &Routes,
+) -> Result<Vec<u64>, LookError> {
+    let (mut known, mut open) = (Vec::new(), Vec::new());
+    for tail in tails(routes) {
+        let entry = decoding.through_thunk(tail)?;
+        if !decoding.reads_secret_and_length(entry)? {
+            continue;
+        }
+        if routes.iter().any(|(_, route)| route.call == Some(tail)) {
+            known.push(tail);
+        } else {
+            open.push(tail);
+        }
+    }
+    known.extend(search.scanner.called(&open)?);
+    known.sort_unstable();
+    Ok(known)
+}
+
+/// Functions that get a label and have the form: address, offset in the file, and what led there; most votes first.
+fn candidates(
+    search: &mut Search<'_>,
+    decoding: &mut Decoding<'_>,
+    labels: &Labels,
+    routes: &Routes,
+    functions: &[u64],
+) -> Result<Vec<(u64, u64, Vec<Site>)>, LookError> {
     let mut candidates: BTreeMap<u64, Vec<Site>> = BTreeMap::new();
     for (reference, route) in routes {
-        let tail = route
-            .tails
-            .iter()
-            .copied()
-            .find(|tail| functions.binary_search(tail).is_ok());
+        let mut tails = route.tails.iter().copied();
+        let tail = tails.find(|tail| functions.binary_search(tail).is_ok());
         let Some(target) = tail.or(route.call) else {
             continue;
         };
@@ -81,26 +147,11 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
             _ => search.rejected += 1,
         }
     }
-    let Some(most) = points.first().map(|(_, _, sites)| sites.len()) else {
-        return Ok(());
-    };
-    let (library, version) = identity::of_point(search)?;
-    for (virtual_address, file_offset, sites) in points {
-        search.found.points.push(Point {
-            kind: PointKind::KeyLog,
-            file_offset,
-            virtual_address,
-            library,
-            version: version.clone(),
-            chosen: sites.len() == most,
-            how: How::Labels(sites),
-        });
-    }
-    Ok(())
+    Ok(points)
 }
 
 /// Addresses of the NUL-terminated labels.
-fn labels(search: &mut Search<'_>) -> Result<BTreeMap<u64, &'static str>, LookError> {
+fn labels(search: &mut Search<'_>) -> Result<Labels, LookError> {
     let mut labels = BTreeMap::new();
     if search.label_part()?.is_none() {
         return Ok(labels);

@@ -5,6 +5,7 @@
 //! Invariant: a form only adds to [`Search::found`]; forms do not know each other, but for the order of [`FORMS`].
 
 mod go;
+mod go_alone;
 mod identity;
 mod kdf_derive;
 mod key_log_function;
@@ -48,6 +49,14 @@ pub const FORMS: &[Form] = &[
     },
 ];
 
+/// Goes through the forms, but where all code of the file is Go's.
+pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
+    if go_alone::search(search)? {
+        return Ok(());
+    }
+    FORMS.iter().try_for_each(|form| (form.search)(search))
+}
+
 /// Whether every point found earlier, in what is said to be the same file, is one of this file too.
 pub(super) fn still_holds(elf: &Elf<'_>, found: &Found) -> io::Result<bool> {
     for point in &found.points {
@@ -65,9 +74,16 @@ pub(super) fn still_holds(elf: &Elf<'_>, found: &Found) -> io::Result<bool> {
     Ok(true)
 }
 
-/// What the forms look for beside the key log's labels.
+/// What tells a file with TLS code from others: the first label of the key log.
+const LABEL: &[u8] = b"CLIENT_RANDOM";
+
+/// Offsets in the file of what was looked for.
+type Standing = BTreeMap<&'static [u8], Vec<u64>>;
+
+/// What the forms look for.
 fn texts() -> impl Iterator<Item = &'static [u8]> {
-    let lists: [&[&'static [u8]]; 4] = [
+    let lists: [&[&'static [u8]]; 5] = [
+        &[LABEL],
         &key_log_function::TEXTS,
         &identity::TEXTS,
         &go::TEXTS,
@@ -82,8 +98,7 @@ pub(super) struct Search<'a> {
     pub scanner: Scanner<'a>,
     pub found: Found,
     label_part: Option<Option<Part>>,
-    /// Where in that part each of [`texts`] stands.
-    texts: Option<BTreeMap<&'static [u8], Vec<u64>>>,
+    texts: Option<Standing>,
     rejected: usize,
     referenced: bool,
 }
@@ -108,29 +123,43 @@ impl<'a> Search<'a> {
             return Ok(known);
         }
         let mut part = None;
-        for candidate in [Part::Data, Part::Code] {
-            let hits = self.scanner.strings(candidate, &[b"CLIENT_RANDOM"], true)?;
+        if self.texts_in(Part::Data)?.contains_key(LABEL) {
+            part = Some(Part::Data);
+        } else {
+            let hits = self.scanner.strings(Part::Code, &[LABEL], true)?;
             if hits.iter().any(|hits| !hits.is_empty()) {
-                part = Some(candidate);
-                break;
+                self.texts = None;
+                self.texts_in(Part::Code)?;
+                part = Some(Part::Code);
             }
         }
         self.label_part = Some(part);
         Ok(part)
     }
 
-    /// Offsets at which one of [`texts`] stands in the part that has the labels. One pass finds them all, since a pass
-    /// reads the whole part.
+    /// Where in `part` each of [`texts`] stands that does. One pass finds them all, since a pass reads the whole part.
+    fn texts_in(&mut self, part: Part) -> Result<&Standing, LookError> {
+        let known = match self.texts.take() {
+            Some(known) => known,
+            None => {
+                let texts: Vec<&'static [u8]> = texts().collect();
+                let hits = self.scanner.strings(part, &texts, false)?;
+                let standing = texts.into_iter().zip(hits);
+                standing.filter(|(_, hits)| !hits.is_empty()).collect()
+            }
+        };
+        Ok(self.texts.insert(known))
+    }
+
+    /// Offsets at which one of [`texts`] stands in the part that has the labels, or in the data segments if none has.
     pub fn standing(&mut self, text: &'static [u8]) -> Result<Vec<u64>, LookError> {
+        debug_assert!(
+            texts().any(|known| known == text),
+            "a text that is not looked for"
+        );
         let part = self.label_part()?.unwrap_or(Part::Data);
-        if self.texts.is_none() {
-            let texts: Vec<&'static [u8]> = texts().collect();
-            let hits = self.scanner.strings(part, &texts, false)?;
-            self.texts = Some(texts.into_iter().zip(hits).collect());
-        }
-        let known = self.texts.as_ref().and_then(|texts| texts.get(text));
-        debug_assert!(known.is_some(), "a text that is not looked for");
-        Ok(known.cloned().unwrap_or_default())
+        let standing = self.texts_in(part)?;
+        Ok(standing.get(text).cloned().unwrap_or_default())
     }
 
     /// The file's soname, without what auditwheel adds to those that it puts into a Python wheel.

@@ -4,7 +4,6 @@
 
 use super::Search;
 use crate::kernel::keylog::finder::{Library, LookError, Unread, UnreadReason};
-use crate::kernel::keylog::scan::Part;
 
 /// One library by its marks: any of them is enough.
 struct Mark {
@@ -68,26 +67,11 @@ pub(super) fn texts() -> impl Iterator<Item = &'static [u8]> {
 
 pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
     let labels = search.label_part()?;
-    // Without the labels there is no pass that the others share.
-    let few: Vec<&[u8]> = MARKS
-        .iter()
-        .filter(|mark| !mark.with_labels)
-        .flat_map(|mark| mark.texts.iter().copied())
-        .collect();
-    let standing = match labels {
-        Some(_) => Vec::new(),
-        None => search.scanner.strings(Part::Data, &few, true)?,
-    };
     for mark in MARKS {
         let mut has_text = false;
         for &text in mark.texts {
-            has_text |= match labels {
-                Some(_) => !search.standing(text)?.is_empty(),
-                None => few
-                    .iter()
-                    .zip(&standing)
-                    .any(|(few, hits)| *few == text && !hits.is_empty()),
-            };
+            has_text |=
+                (labels.is_some() || !mark.with_labels) && !search.standing(text)?.is_empty();
         }
         if has_text || search.is_called(mark.sonames) || exports(search, mark)? {
             search.found.unread.push(Unread {

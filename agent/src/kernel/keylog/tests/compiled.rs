@@ -7,7 +7,7 @@ use crate::kernel::keylog::{Library, LookError};
 use std::time::Duration;
 
 /// The shape of OpenSSL's, BoringSSL's and GnuTLS's code, with functions around it that get labels otherwise.
-pub(super) const LIBRARY: &str = r#"
+pub(in super::super) const LIBRARY: &str = r#"
 typedef unsigned char u8;
 typedef void (*callback)(void *, const char *, const u8 *, unsigned long);
 struct state { long version; callback log; u8 secret[64]; int resumed; };

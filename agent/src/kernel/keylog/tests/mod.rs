@@ -1,12 +1,14 @@
 //! Tests on files that are compiled here, where the true addresses are known from a copy that is not stripped, read
 //! by another ELF reader.
 
-mod compiled;
+pub(super) mod compiled;
 mod flow;
 mod hostile;
 mod remembered;
 mod reported;
 mod whereabouts;
+
+pub(super) use compiled::LIBRARY;
 
 use super::finder::{Found, Limits, LookError, look_at};
 use object::{Object, ObjectSegment, ObjectSymbol};

@@ -1,0 +1,228 @@
+//! Files that are searched before they are executed, so that a program's very first handshake is read: made executable by
+//! a process in scope, or in a folder of PATH as that process sees it. And what is written and run at once, measured.
+
+use crate::support::agent::{Agent, Options};
+use crate::support::clients::{CLIENTS, Call, Errand};
+use crate::support::expect::{Expectations, Expected, Who, stop, unread_in};
+use crate::support::lab::Lab;
+use crate::support::process::{Place, Program, Spec};
+use crate::support::report::Cells;
+use crate::support::servers::{Server, Wire};
+use crate::support::{fixtures, host_scope, nginx, repeat, say, seconds, token, turn, wait_for};
+use anyhow::{Context, Result, ensure};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Copies of the program in each way: each is a file of its own.
+const COPIES: usize = 5;
+/// Of what is written and run at once.
+const AT_ONCE: usize = 20;
+
+/// What a search says in the log.
+const LOG: &str = "info,tokentrail_agent::kernel::attach=debug";
+
+struct Stage<'a> {
+    lab: &'a Lab,
+    web: Server,
+    agent: Agent,
+    cells: Cells,
+    expected: Expectations,
+    /// Clients' events that are read, or listed.
+    first: Vec<(&'static str, Expected)>,
+}
+
+#[test]
+fn searched_ahead() {
+    let Some(_turn) = turn("searched_ahead") else {
+        return;
+    };
+    let mut cells = Cells::new("searched_ahead");
+    let program = match fixtures::go_client() {
+        Ok(program) => program,
+        Err(error) => {
+            cells.skip("all", &format!("{error:#}"));
+            return cells.finish();
+        }
+    };
+    let lab = Lab::new("searched-ahead").unwrap();
+    let web = nginx::start(&lab, &lab.outside(), None).unwrap();
+    let options = Options {
+        log: Some(LOG),
+        ..Options::scope_of(&lab).unwrap()
+    };
+    let mut stage = Stage {
+        agent: Agent::start_with(&lab, &options).unwrap(),
+        lab: &lab,
+        web,
+        cells,
+        expected: Expectations::default(),
+        first: Vec::new(),
+    };
+    for number in 0..COPIES {
+        let cell = format!("made-{number:02}");
+        let made = stage.made_executable(&program, &cell);
+        stage.took("made", &cell, made);
+        let cell = format!("path-{number:02}");
+        let made = stage.on_the_path(&program, &cell);
+        stage.took("path", &cell, made);
+    }
+    for number in 0..repeat(AT_ONCE) {
+        let cell = format!("at-once-{number:02}");
+        let made = stage.at_once(&program, &cell);
+        stage.took("at-once", &cell, made);
+    }
+    stage.conclude();
+}
+
+impl Stage<'_> {
+    /// Copied and made executable by processes in scope, searched, and run.
+    fn made_executable(&mut self, program: &Path, cell: &str) -> Result<Vec<Expected>> {
+        let copy = self.lab.path(cell);
+        let mut shell = self.shell(&self.lab.inside(), &[])?;
+        // Written by another program than the one that makes it executable, and without that bit until then.
+        shell.send(&format!(
+            "cat {} >{1} && chmod +x {1} && echo done\n",
+            program.display(),
+            copy.display()
+        ))?;
+        ensure!(shell.line()? == "done", "the copy was not made");
+        let metadata = std::fs::metadata(&copy)?;
+        self.searched(metadata.ino(), metadata.size())?;
+        self.run(shell, &copy, cell)
+    }
+
+    /// In a folder of PATH that only processes of one mount namespace see: put there by somebody out of scope, found when
+    /// a process of the scope is met that sees it.
+    fn on_the_path(&mut self, program: &Path, cell: &str) -> Result<Vec<Expected>> {
+        let alone = ["/usr/bin/unshare", "--mount", "--propagation", "private"];
+        let mut shell = self.shell(&self.lab.outside(), &alone)?;
+        let name = format!("/usr/local/bin/tokentrail-{cell}");
+        shell.send(&format!(
+            "mount -t tmpfs none /usr/local/bin && cp {} {name} && chmod 755 {name} && stat -c '%i %s' {name}\n",
+            program.display()
+        ))?;
+        let line = shell.line()?;
+        let (inode, size) = line.split_once(' ').context("inode and size")?;
+        let procs = self.lab.inside().procs.context("a cgroup in scope")?;
+        shell.send(&format!("echo $$ >{} && /bin/true\n", procs.display()))?;
+        self.searched(inode.parse()?, size.parse()?)?;
+        self.run(shell, Path::new(&name), cell)
+    }
+
+    /// Written and run in one go.
+    fn at_once(&mut self, program: &Path, cell: &str) -> Result<Vec<Expected>> {
+        let copy = self.lab.path(cell);
+        let mut shell = self.shell(&self.lab.inside(), &[])?;
+        shell.send(&format!("cp {} {} && ", program.display(), copy.display()))?;
+        self.run(shell, &copy, cell)
+    }
+
+    /// A shell that does what it is told, line by line. `by` runs it.
+    fn shell(&self, place: &Place, by: &[&str]) -> Result<Program> {
+        let mut words = by.iter().copied().chain(["/bin/sh"]);
+        let spec = Spec::new(words.next().context("a program")?).args(words);
+        Program::start(&spec.folder(self.lab.folder()), place)
+    }
+
+    /// Waits until the agent has searched this file, which no process has executed.
+    fn searched(&self, inode: u64, size: u64) -> Result<()> {
+        let words = [format!("inode={inode} "), format!("size={size} ")];
+        let is_it = |line: &str| {
+            line.contains("searched ahead") && words.iter().all(|word| line.contains(word))
+        };
+        let said = || self.agent.stderr().lines().any(is_it).then_some(());
+        wait_for(seconds(60), said).with_context(|| format!("inode {inode} was not searched"))
+    }
+
+    /// The shell becomes the program, which makes one request.
+    fn run(&mut self, mut shell: Program, program: &Path, cell: &str) -> Result<Vec<Expected>> {
+        let client = CLIENTS.iter().find(|client| client.name == "go");
+        let errand = Errand {
+            lab: self.lab,
+            target: self.web.target(Wire::Tls13),
+            path: self.lab.cell_path(cell),
+            credential: token::opaque(),
+        };
+        let call: Call = client.context("the Go client")?.call(&errand)?;
+        let pid = shell.pid();
+        shell.send(&format!("exec {}\n", program.display()))?;
+        shell.send(&call.spec.stdin)?;
+        shell.finish()?.said_200()?;
+        let fact = self.web.fact(&call.path)?;
+        let executable = program.to_owned();
+        let credential = &errand.credential;
+        let mut made = vec![Expected::client(
+            cell,
+            credential,
+            &fact,
+            Who::Is(pid),
+            executable,
+        )];
+        if host_scope() {
+            made.push(Expected::server(cell, credential, &fact, &self.web));
+        }
+        Ok(made)
+    }
+
+    fn took(&mut self, way: &'static str, cell: &str, made: Result<Vec<Expected>>) {
+        match made {
+            Ok(made) => {
+                let mut made = made.into_iter();
+                self.first.extend(made.next().map(|first| (way, first)));
+                // The server's library is known.
+                self.expected.add(made);
+            }
+            Err(error) => self.cells.check(cell, Err(error)),
+        }
+    }
+
+    /// Each first handshake is read, or listed with its reason; how many of each way are read is said.
+    fn conclude(mut self) {
+        let fingerprints: Vec<_> = self
+            .first
+            .iter()
+            .map(|(_, first)| self.agent.fingerprint(&first.credential).unwrap())
+            .collect();
+        for (_, first) in &self.first {
+            self.expected.whatever(&first.credential);
+        }
+        self.expected
+            .check(&mut self.agent, &mut self.cells)
+            .unwrap();
+        self.expected
+            .no_strangers(&self.agent, &mut self.cells)
+            .unwrap();
+        let Some(stopped) = stop(self.agent, &mut self.cells) else {
+            return self.cells.finish();
+        };
+        for way in ["made", "path", "at-once"] {
+            let of_way = self.first.iter().zip(&fingerprints);
+            let of_way: Vec<_> = of_way.filter(|((one, _), _)| *one == way).collect();
+            let mut read = 0;
+            for ((_, first), fingerprint) in &of_way {
+                let seen = stopped
+                    .events
+                    .iter()
+                    .any(|event| first.is_about(fingerprint, event));
+                read += usize::from(seen);
+                let listed = || {
+                    let (local, peer) = first.ends.context("its ends")?;
+                    unread_in(&stopped.events, local, peer, &["attached_late"]).map(drop)
+                };
+                let result = if seen { Ok(()) } else { listed() };
+                self.cells
+                    .check(&first.cell, result.context("neither read nor listed"));
+            }
+            say(&format!(
+                "first handshakes read, {way}: {read} of {}",
+                of_way.len()
+            ));
+            // How many are is measured: on a busy machine a program may be faster than whoever attaches.
+            if way != "at-once" {
+                let any = (read > 0).then_some(()).context("none was read");
+                self.cells.check(&format!("{way}-read"), any);
+            }
+        }
+        self.cells.finish();
+    }
+}
