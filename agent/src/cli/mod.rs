@@ -221,6 +221,8 @@ struct FinderArguments {
 enum FinderProcess {
     Supervisor,
     Searcher,
+    /// Its files alone, without a filter of system calls
+    Landlock,
 }
 
 #[derive(Subcommand)]

@@ -250,6 +250,7 @@ mod tests {
             total: Default::default(),
             rows: Vec::new(),
             sinks: Vec::new(),
+            searches: crate::kernel::points::SearchCounts::default(),
             counters: Default::default(),
         }
     }

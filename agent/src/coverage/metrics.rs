@@ -8,6 +8,7 @@
 
 use super::door::Asker;
 use super::{Snapshot, table};
+use crate::kernel::points::SearchCounts;
 use agent_common::event::SinkReport;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
@@ -169,6 +170,14 @@ impl Collector for Families {
         for (name, count) in &self.0.counters {
             ConstCounter::new(*count).encode(family.encode_family(&[("counter", name)])?)?;
         }
+        for (name, help, of) in SEARCH_COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            ConstCounter::new(of(&self.0.searches)).encode(family.encode_family(&NO_LABELS)?)?;
+        }
+        for (name, help, of) in SEARCH_GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            ConstGauge::new(of(&self.0.searches)).encode(family.encode_family(&NO_LABELS)?)?;
+        }
         for (name, help, of) in SINK_COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
             for sink in &self.0.sinks {
@@ -188,6 +197,36 @@ impl Collector for Families {
         Ok(())
     }
 }
+
+const NO_LABELS: [(&str, &str); 0] = [];
+
+type OfSearches = (&'static str, &'static str, fn(&SearchCounts) -> u64);
+
+const SEARCH_COUNTERS: [OfSearches; 2] = [
+    (
+        "searches_done",
+        "Files that processes have executed or mapped and that were searched",
+        |searches| searches.done,
+    ),
+    (
+        "searches_ahead_done",
+        "Files that were searched ahead of use",
+        |searches| searches.ahead_done,
+    ),
+];
+
+const SEARCH_GAUGES: [OfSearches; 2] = [
+    (
+        "searches_waiting",
+        "Files that processes have executed or mapped and that wait to be searched, or are being",
+        |searches| searches.waiting,
+    ),
+    (
+        "searches_ahead_waiting",
+        "Files that wait to be searched ahead of use, or are being",
+        |searches| searches.ahead_waiting,
+    ),
+];
 
 /// Name, help and value.
 type Of<T> = (&'static str, &'static str, fn(&SinkReport) -> T);
@@ -269,6 +308,11 @@ pub(super) mod tests {
             total: ledger.total(),
             rows: ledger.rows(),
             sinks: vec![sink()],
+            searches: SearchCounts {
+                done: 3,
+                waiting: 2,
+                ..SearchCounts::default()
+            },
             counters: [("events.usage".to_owned(), 7)].into(),
         }
     }

@@ -1,6 +1,7 @@
 //! The ledger at one moment, with the connections that are open now, as it leaves the agent.
 
 use super::Ledger;
+use crate::kernel::points::SearchCounts;
 use agent_common::event::{Connections, CoverageReason, SinkReport, Time};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,6 +21,9 @@ pub struct Snapshot {
     /// The outputs behind the durable queue.
     #[serde(default)]
     pub sinks: Vec<SinkReport>,
+    /// Searches of files for key-log points.
+    #[serde(default)]
+    pub searches: SearchCounts,
     /// The agent's counters, by the names that it prints when it stops.
     pub counters: BTreeMap<String, u64>,
 }

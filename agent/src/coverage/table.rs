@@ -58,6 +58,12 @@ pub fn table(snapshot: &Snapshot) -> String {
         snapshot.scope.join(" "),
         snapshot.from,
     );
+    let searches = &snapshot.searches;
+    let _ = writeln!(
+        text,
+        "files searched: {} that were run or mapped, {} waiting; {} ahead of use, {} waiting",
+        searches.done, searches.waiting, searches.ahead_done, searches.ahead_waiting,
+    );
     text.push_str(&sinks(&snapshot.sinks));
     text
 }
@@ -114,6 +120,10 @@ mod tests {
             total: ledger.total(),
             rows: ledger.rows(),
             sinks: vec![super::super::metrics::tests::sink()],
+            searches: crate::kernel::points::SearchCounts {
+                done: 3,
+                ..Default::default()
+            },
             counters: Default::default(),
         };
         let text = table(&snapshot);

@@ -48,7 +48,10 @@ pub struct Report {
     /// Each rung with what the kernel said to it.
     pub rungs: Vec<RungReport>,
     pub chosen: Option<String>,
-    pub uprobes: Result<(), String>,
+    /// Whether key-log points can be attached as hardware breakpoints: tried on this very process.
+    pub breakpoints: Result<(), String>,
+    /// What the process that holds uprobes can do: tried by starting it.
+    pub keeper: Result<super::keeper::Facts, String>,
     pub user: u32,
     pub capabilities_missing: Vec<&'static str>,
     pub lockdown: Option<String>,
@@ -77,6 +80,11 @@ pub const CAPABILITIES: &[(u32, &str, &str)] = &[
         "load tracing programs on kernels that ask for it; given up at the start",
     ),
     (40, "CAP_CHECKPOINT_RESTORE", "follow /proc/PID/map_files"),
+    (
+        28,
+        "CAP_LEASE",
+        "be told before a file with uprobes is written to; kept by the process that holds them alone",
+    ),
 ];
 
 impl Report {
@@ -119,12 +127,8 @@ impl Report {
                 .map_err(|error| error.to_string()),
             rungs,
             chosen,
-            uprobes: match std::fs::metadata("/sys/bus/event_source/devices/uprobe/type") {
-                Ok(_) => try_points(),
-                Err(error) => Err(format!(
-                    "/sys/bus/event_source/devices/uprobe/type: {error}"
-                )),
-            },
+            breakpoints: try_points(),
+            keeper: try_keeper(),
             user: rustix::process::geteuid().as_raw(),
             capabilities_missing: CAPABILITIES
                 .iter()
@@ -135,6 +139,59 @@ impl Report {
                 .ok()
                 .map(|text| text.trim().to_owned()),
         }
+    }
+
+    /// How key-log points are attached: rows for people.
+    fn points(&self, row: &mut impl FnMut(&str, String)) {
+        let chosen = "  <- chosen";
+        row(
+            "points breakpoint",
+            match &self.breakpoints {
+                Ok(()) => format!(
+                    "works{chosen}: TLS of OpenSSL 3, BoringSSL, GnuTLS, Go and rustls is read; no text is changed"
+                ),
+                Err(why) => format!("refused: {why}"),
+            },
+        );
+        let facts = match &self.keeper {
+            Ok(facts) => facts,
+            Err(why) => {
+                row(
+                    "points uprobe",
+                    format!("refused: {why}; connections that were open before stay unread"),
+                );
+                if self.breakpoints.is_err() {
+                    row(
+                        "",
+                        "no key-log point can be attached: TLS is listed as unread".into(),
+                    );
+                }
+                return;
+            }
+        };
+        row(
+            "points uprobe",
+            format!(
+                "works{}: libraries alone, bound to the process, by {}, under a lease on the file, with {}",
+                match self.breakpoints {
+                    Ok(()) => "",
+                    Err(_) => chosen,
+                },
+                facts.way,
+                facts.capabilities.join(" ")
+            ),
+        );
+        if let Some(why) = &facts.no_multi {
+            row("", format!("not by uprobe_multi: {why}"));
+        }
+        for what in &facts.weaker {
+            row("", format!("weaker: {what}"));
+        }
+        row(
+            "points uprobe-host",
+            "only if capture.points asks for it: it changes text of every process of the host"
+                .into(),
+        );
     }
 
     /// For people.
@@ -185,16 +242,7 @@ impl Report {
                 Err(why) => row(&format!("rung {}", rung.name), format!("refused: {why}")),
             }
         }
-        row(
-            "uprobes",
-            match &self.uprobes {
-                Ok(()) => {
-                    "available: TLS of OpenSSL 3, BoringSSL, GnuTLS, Go and rustls can be read"
-                        .into()
-                }
-                Err(why) => format!("NO: {why}; TLS is listed as unread"),
-            },
-        );
+        self.points(&mut row);
         row("user", self.user.to_string());
         row(
             "capabilities",
@@ -225,14 +273,30 @@ fn try_rung(rung: Rung) -> Result<(), String> {
         .map_err(|error| error.to_string())
 }
 
-/// Loads the programs of key-log points and of the bridge; attaches nothing.
+/// Stops this process at a breakpoint of its own, then loads the programs of key-log points and of the bridge.
 fn try_points() -> Result<(), String> {
+    super::attach::breakpoint::self_test()?;
     let tried =
         super::probes::Probes::load(vec![nobody()], &options(None)).and_then(|mut probes| {
             probes.load_points()?;
             probes.load_bridge()
         });
     tried.map_err(|error| error.to_string())
+}
+
+/// Starts the keeper with the probes' programs, and ends it.
+fn try_keeper() -> Result<super::keeper::Facts, String> {
+    let mut probes = super::probes::Probes::load(vec![nobody()], &options(None))
+        .map_err(|error| error.to_string())?;
+    // What is refused is left out, and shown in another row.
+    let _ = probes.load_points();
+    let _ = probes.load_bridge();
+    let programs = probes
+        .keeper_programs()
+        .map_err(|error| error.to_string())?;
+    super::keeper::Started::start(std::path::Path::new("/proc/self/exe"), &programs)
+        .map(|started| started.facts().clone())
+        .map_err(|error| error.to_string())
 }
 
 /// No process is in this scope.

@@ -58,6 +58,7 @@ impl Pipeline {
             total: ledger.total(),
             rows: ledger.rows(),
             sinks: Vec::new(),
+            searches: self.points.searches(),
             counters,
         }
     }

@@ -89,7 +89,12 @@ impl Attempt {
         match self {
             Self::Read(path) => std::fs::read(path).map(drop),
             Self::Write(path) => std::fs::write(path, "written"),
-            Self::Execute(path) => std::process::Command::new(path).status().map(drop),
+            Self::Execute(path) => {
+                let status = std::process::Command::new(path).status()?;
+                // Where a process may be made, it is the new one that is refused the program.
+                let failed = || io::Error::other(format!("the new process ended: {status}"));
+                status.success().then_some(()).ok_or_else(failed)
+            }
             Self::Connect(address) => {
                 TcpStream::connect_timeout(address, Duration::from_secs(5)).map(drop)
             }

@@ -289,11 +289,14 @@ pub fn decode<M: Message>(bytes: &[u8]) -> Result<M, Error> {
 #[doc(hidden)]
 pub mod fuzz {
     use super::{Ask, Message, Tell, decode, encode};
+    use crate::kernel::keylog::process::message as finder;
 
     /// Whatever comes through the pipe is refused, or says the same when it is said again.
     pub fn messages(data: &[u8]) {
         again::<Ask>(data);
         again::<Tell>(data);
+        again::<finder::Ask>(data);
+        again::<finder::Answer>(data);
     }
 
     fn again<M: Message + PartialEq + std::fmt::Debug>(data: &[u8]) {

@@ -17,6 +17,9 @@
 //! | network | Unix sockets | Landlock: TCP to the configured ports, where the kernel can (ABI 4) |
 //! | holds | configuration, for a moment the fingerprint keys | payloads, traffic secrets, fingerprint keys |
 //!
+//! Files are searched for key-log points by processes that have fewer rights still than the worker: see
+//! [`crate::kernel::keylog::process`], with their lists in [`filter`] and their lockdown in [`lockdown::finder`].
+//!
 //! What a worker that was taken over could still do: read what it is given (that is its work), use its outputs, read
 //! what `/proc` shows to everybody, ask through the pipe which program a process runs and for the digest of a file that
 //! may be executed, and drop key-log points. It cannot read other files, start programs, or change its rights. Landlock

@@ -77,7 +77,8 @@ fn overwrite(way: Way) {
     let Some(kept) = Kept::start(way) else { return };
     for host in [false, true] {
         for (name, write) in WRITERS {
-            if name.starts_with("rsync") && Command::new("rsync").arg("--version").output().is_err() {
+            if name.starts_with("rsync") && Command::new("rsync").arg("--version").output().is_err()
+            {
                 eprintln!("skipped {name}: there is no rsync");
                 continue;
             }

@@ -186,7 +186,9 @@ impl Stage<'_> {
         for (_, first) in &self.first {
             self.expected.whatever(&first.credential);
         }
-        self.expected.check(&mut self.agent, &mut self.cells).unwrap();
+        self.expected
+            .check(&mut self.agent, &mut self.cells)
+            .unwrap();
         self.expected
             .no_strangers(&self.agent, &mut self.cells)
             .unwrap();

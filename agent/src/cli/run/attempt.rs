@@ -5,17 +5,28 @@
 
 use super::super::{AttemptArguments, FinderProcess};
 use std::process::ExitCode;
-use tokentrail_agent::privilege::{attempt::Attempt, filter, folders::Allowed, lockdown};
+use tokentrail_agent::privilege::{
+    attempt::Attempt,
+    filter,
+    folders::{self, Allowed},
+    lockdown,
+};
 
 pub fn attempt(arguments: AttemptArguments) -> anyhow::Result<ExitCode> {
     let attempt: Attempt = arguments.what.parse().map_err(anyhow::Error::msg)?;
     if let Some(process) = arguments.finder {
-        let weaker = lockdown::finder(arguments.user.map(|user| (user, user)))?;
+        let account = arguments.user.map(|user| (user, user));
+        let weaker = match process {
+            FinderProcess::Supervisor => lockdown::finder(account)?,
+            FinderProcess::Searcher => {
+                let weaker = lockdown::finder(account)?;
+                filter::searcher()?;
+                weaker
+            }
+            FinderProcess::Landlock => folders::weaker(folders::restrict(&Allowed::default())?),
+        };
         for what in weaker {
             eprintln!("weaker: {what}");
-        }
-        if matches!(process, FinderProcess::Searcher) {
-            filter::searcher()?;
         }
         // Standard output is none of its business.
         return Ok(match attempt.make() {

@@ -82,7 +82,9 @@ pub(super) fn attach(
         info!(%problem, "findings of earlier runs are not used");
     }
     let results = Results::new()?;
-    let searches = Searches::start(helpers.finder, cache, Shares::default(), results.taker())?;
+    let taker = results.taker();
+    let searches = Searches::start(helpers.finder, cache, Shares::default(), taker)?;
+    let searches = Arc::new(searches);
     let (lose, lost) = channel();
     let keeper = match helpers.keeper {
         Some(started) => {
@@ -96,7 +98,7 @@ pub(super) fn attach(
         }
         None => None,
     };
-    let bridges = Bridges::new(capture.bridge, keeper.clone());
+    let bridges = Bridges::new(capture.bridge, Arc::clone(&searches), keeper.clone());
     let start = Start {
         maps: loaded.attach_maps()?,
         way: helpers.way,
@@ -113,8 +115,9 @@ pub(super) fn attach(
     };
     let probes = Arc::new(Mutex::new(loaded));
     let processes = running(scopes);
-    let bridge = Bridge::start(bridges, Arc::clone(&probes), &processes)?;
+    // First what finds out what files hold.
     let attacher = Attacher::start(start, searches, results, &processes)?;
+    let bridge = Bridge::start(bridges, Arc::clone(&probes), &processes)?;
     *lock(live) = Some(Live {
         attacher,
         bridge,

@@ -162,7 +162,7 @@ impl Attacher {
     /// If there can be no thread.
     pub fn start(
         start: Start,
-        searches: Searches,
+        searches: Arc<Searches>,
         results: Results,
         processes: &[ProcessKey],
     ) -> io::Result<Self> {

@@ -259,7 +259,10 @@ mod tests {
             _ => None,
         };
         let found = read(&made(abi::Made::NOT_OPEN, -100, b"bin/\xff")).unwrap();
-        assert_eq!((found.process.pid, found.process.start, found.parent), (7, 99, 6));
+        assert_eq!(
+            (found.process.pid, found.process.start, found.parent),
+            (7, 99, 6)
+        );
         assert_eq!((found.descriptor, found.folder), (None, None));
         assert_eq!(found.path.unwrap().as_os_str().as_bytes(), b"bin/\xff");
         let found = read(&made(5, 4, b"")).unwrap();

@@ -19,7 +19,9 @@ use crate::{
     kernel::{
         decode::now,
         keeper::{Lost, Why},
-        keylog::{Class, Found, Job, Library, LookError, Searched, Searches, discover, searches::Reason},
+        keylog::{
+            Class, Found, Job, Library, LookError, Searched, Searches, discover, searches::Reason,
+        },
         owner::Owner,
         points::{Attached, Mapped, Points, SearchCounts, State, Unattached},
         record::{PointId, ProcessKey},
@@ -46,6 +48,8 @@ use tracing::{debug, info, warn};
 
 /// Files whose findings are kept.
 const FILES: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
+/// Files in states that do not last, whose findings are kept.
+const UNPROVEN: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// Processes that wait for a search.
 const PENDING: usize = 16_384;
 /// Files of one process that it waits for.
@@ -121,7 +125,7 @@ pub(super) struct Thread {
     fallback: Fallback,
     fallback_wanted: bool,
     own: Vec<u32>,
-    searches: Searches,
+    searches: Arc<Searches>,
     ahead: Option<Ahead>,
     asked_ahead: HashMap<u64, Ticket>,
     done_ahead: u64,
@@ -150,7 +154,7 @@ pub(super) struct Thread {
 impl Thread {
     pub fn new(
         start: Start,
-        searches: Searches,
+        searches: Arc<Searches>,
         results: Results,
         requests: Receiver<Request>,
         drops: Arc<Mutex<BTreeSet<PointId>>>,
@@ -168,9 +172,7 @@ impl Thread {
             fallback_wanted: start.fallback == Fallback::Only,
             own: start.own,
             searches,
-            ahead: start
-                .search_ahead
-                .then(|| Ahead::new(results.bell.clone())),
+            ahead: start.search_ahead.then(|| Ahead::new(results.bell.clone())),
             asked_ahead: HashMap::new(),
             done_ahead: 0,
             lost_ahead: 0,

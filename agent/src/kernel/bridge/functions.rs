@@ -2,15 +2,14 @@
 //!
 //! Invariant: only what a file exports, by the loader's own tables: no search.
 
-use crate::kernel::keylog::elf::{Elf, FileSource};
+use crate::kernel::keylog::elf::Elf;
 use agent_common::abi::bridge::{COUNT_FIFTH, COUNT_FOURTH, GNUTLS, SENDS};
-use std::{fs::File, io};
-
-/// Largest file that is looked at, in bytes, as for key-log points.
-const FILE_BYTES: u64 = 1 << 30;
+use serde::{Deserialize, Serialize};
+use std::io;
 
 /// What a function does to its first argument, the library's object for a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Moves plaintext; its cookie ([`agent_common::abi::bridge`]).
     Moves(u64),
@@ -21,7 +20,8 @@ pub enum Role {
 }
 
 /// A function in a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Place {
     pub role: Role,
     pub file_offset: u64,
@@ -57,16 +57,11 @@ const GNUTLS_3: &[(&str, Role)] = &[
     ("gnutls_deinit", Frees),
 ];
 
-/// Where `file` has them; none if it is no such library, or no program that exports its functions.
-pub fn find(file: &File) -> io::Result<Vec<Place>> {
-    let source = FileSource::new(file)?;
-    // Most files are no ELF files of this machine at all.
-    let Ok(elf) = Elf::open(&source, FILE_BYTES) else {
-        return Ok(Vec::new());
-    };
+/// Where a file has them; none if it is no such library, or no program that exports its functions.
+pub fn find(elf: &Elf<'_>) -> io::Result<Vec<Place>> {
     let mut places = Vec::new();
     for library in [OPENSSL, GNUTLS_3] {
-        places.extend(of_library(&elf, library)?);
+        places.extend(of_library(elf, library)?);
     }
     Ok(places)
 }
@@ -97,11 +92,18 @@ fn of_library(elf: &Elf<'_>, library: &[(&str, Role)]) -> io::Result<Vec<Place>>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::keylog::elf::FileSource;
+    use std::fs::File;
+
+    fn find_in(file: &File) -> Vec<Place> {
+        let source = FileSource::new(file).unwrap();
+        find(&Elf::open(&source, 1 << 30).unwrap()).unwrap()
+    }
 
     #[test]
     fn libraries_have_their_functions_and_programs_do_not() {
         let own = File::open("/proc/self/exe").unwrap();
-        assert_eq!(find(&own).unwrap(), []);
+        assert_eq!(find_in(&own), []);
         for (path, sends) in [
             ("/usr/lib/x86_64-linux-gnu/libssl.so.3", SENDS),
             ("/usr/lib/x86_64-linux-gnu/libgnutls.so.30", SENDS | GNUTLS),
@@ -110,7 +112,7 @@ mod tests {
                 eprintln!("skipped: {path} is not there");
                 continue;
             };
-            let places = find(&file).unwrap();
+            let places = find_in(&file);
             assert!(places.len() > 4, "{path}: {places:?}");
             assert!(places.iter().any(|place| place.role == Moves(sends)));
             assert!(places.iter().any(|place| place.role == Forgets));

@@ -158,7 +158,11 @@ mod tests {
                 (Program::BridgeForget, 3, 0),
             ]
         );
-        assert!(wanted.iter().all(|place| place.returns == (place.program == Program::BridgeReturn)));
+        assert!(
+            wanted
+                .iter()
+                .all(|place| place.returns == (place.program == Program::BridgeReturn))
+        );
         assert!(wanted.len() <= keeper::PLACES);
     }
 }

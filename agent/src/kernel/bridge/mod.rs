@@ -14,7 +14,7 @@
 //! Invariant: at most [`PROCESSES`] processes, and fewer where the keeper has no room; the others stay unread.
 //! Invariant: a place is attached to in the very file that it was found in: a probe elsewhere would break the program.
 
-mod functions;
+pub(in crate::kernel) mod functions;
 mod links;
 mod sockets;
 mod thread;
@@ -26,7 +26,7 @@ pub(super) use links::Maps;
 
 use super::{
     keeper::{AttachmentId, Keeper, Lost, Refused, Request as Attach, Scope, Why as Gone},
-    keylog::{FileState, discover},
+    keylog::{FileState, Searches, discover},
     probes::Probes,
     record::ProcessKey,
     scope::start_ticks,
@@ -84,6 +84,7 @@ pub struct Bridges {
     files: HashMap<FileState, Arc<[Place]>>,
     /// Processes that cannot have one, by id and start time in ticks.
     without: BTreeSet<(u32, u64)>,
+    searches: Arc<Searches>,
     keeper: Option<Arc<Keeper>>,
     full: bool,
     looked: Instant,
@@ -91,7 +92,7 @@ pub struct Bridges {
 
 impl Bridges {
     /// Without `wanted`, or without somebody to attach, no process gets one.
-    pub fn new(wanted: bool, keeper: Option<Arc<Keeper>>) -> Self {
+    pub fn new(wanted: bool, searches: Arc<Searches>, keeper: Option<Arc<Keeper>>) -> Self {
         let release = rustix::system::uname();
         let release = release.release().to_string_lossy();
         let safe = returns_are_safe(&release);
@@ -107,6 +108,7 @@ impl Bridges {
             processes: BTreeMap::new(),
             files: HashMap::new(),
             without: BTreeSet::new(),
+            searches,
             keeper,
             full: false,
             looked: Instant::now(),
@@ -344,7 +346,8 @@ impl Bridges {
         let places = match self.files.get(&state) {
             Some(known) => Arc::clone(known),
             None => {
-                let places: Arc<[Place]> = functions::find(&file.file).ok()?.into();
+                let places: Arc<[Place]> =
+                    self.searches.find(&file.file)?.functions.as_slice().into();
                 if self.files.len() >= FILES {
                     self.files.clear();
                 }

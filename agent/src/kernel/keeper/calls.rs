@@ -14,6 +14,7 @@ use std::{
 const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const PROG_LOAD: libc::c_int = 5;
+const BTF_LOAD: libc::c_int = 18;
 const LINK_CREATE: libc::c_int = 28;
 const MAP_TYPE_ARRAY: u32 = 2;
 const PROG_TYPE_KPROBE: u32 = 2;
@@ -158,19 +159,79 @@ pub fn link_event(
     unsafe { arguments.open(LINK_CREATE) }
 }
 
+/// Where the functions of a program begin, and their types: the kernel asks for it where one is called by the kernel.
+pub struct Functions<'a> {
+    /// From [`load_types`].
+    pub types: BorrowedFd<'a>,
+    /// Bytes of one entry in `entries`.
+    pub size: usize,
+    pub entries: &'a [u8],
+}
+
+/// Loads type information (BTF).
+///
+/// # Errors
+/// The kernel's.
+pub fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
+    let arguments = Arguments::new()
+        .long(0, types.as_ptr() as u64)
+        .word(16, u32::try_from(types.len()).unwrap_or(u32::MAX));
+    // SAFETY: the kernel reads as many bytes as it is told.
+    unsafe { arguments.open(BTF_LOAD) }
+}
+
 /// Loads a program for uprobes; `multi` for `uprobe_multi`.
-pub fn load(name: &str, license: &CStr, code: &[u8], multi: bool) -> io::Result<OwnedFd> {
+///
+/// # Errors
+/// The kernel's, with the last that its verifier says.
+pub fn load(
+    name: &str,
+    license: &CStr,
+    code: &[u8],
+    functions: Option<&Functions<'_>>,
+    multi: bool,
+) -> Result<OwnedFd, String> {
     let mut arguments = Arguments::new()
         .word(0, PROG_TYPE_KPROBE)
         .word(4, u32::try_from(code.len() / 8).unwrap_or(u32::MAX))
         .long(8, code.as_ptr() as u64)
         .long(16, license.as_ptr() as u64)
         .word(68, u32::from(multi) * ATTACH_UPROBE_MULTI);
+    if let Some(functions) = functions
+        && functions.size > 0
+    {
+        let count = functions.entries.len() / functions.size;
+        arguments = arguments
+            .descriptor(72, functions.types)
+            .word(76, u32::try_from(functions.size).unwrap_or(0))
+            .long(80, functions.entries.as_ptr() as u64)
+            .word(88, u32::try_from(count).unwrap_or(0));
+    }
     // One byte stays NUL.
     let name = &name.as_bytes()[..name.len().min(15)];
     arguments.0[48..48 + name.len()].copy_from_slice(name);
     // SAFETY: the kernel reads as many instructions as it is told, and a string that ends.
-    unsafe { arguments.open(PROG_LOAD) }
+    let refused = match unsafe { arguments.open(PROG_LOAD) } {
+        Ok(program) => return Ok(program),
+        Err(error) => error,
+    };
+    let mut log = vec![0u8; 1 << 20];
+    let size = u32::try_from(log.len()).unwrap_or(0);
+    let arguments = arguments
+        .word(24, 1)
+        .word(28, size)
+        .long(32, log.as_mut_ptr() as u64);
+    // SAFETY: as above, and the kernel writes as much as it is told.
+    match unsafe { arguments.open(PROG_LOAD) } {
+        Ok(program) => Ok(program),
+        Err(_) => {
+            let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+            let text = String::from_utf8_lossy(&log[..end]);
+            let last: Vec<&str> = text.lines().rev().take(3).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            Err(format!("{refused}: {}", last.join("; ")))
+        }
+    }
 }
 
 /// An array of one 64-bit number.

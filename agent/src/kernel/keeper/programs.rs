@@ -3,7 +3,11 @@
 //! The kernel wants a program for `uprobe_multi` to be loaded for it, and aya 0.14 knows nothing of that. So these are
 //! loaded here, a second time, from the same object and with the same maps.
 
-use super::{Program, calls, trial::Counter};
+use super::{
+    Program,
+    calls::{self, Functions},
+    trial::Counter,
+};
 use crate::kernel::probes::{Error, OBJECT, Probes};
 use aya::{
     Ebpf,
@@ -110,6 +114,15 @@ impl Probes {
 fn twins(maps: &Maps, wanted: &[(Program, OwnedFd)]) -> Result<Vec<(Program, OwnedFd)>, String> {
     let text = |error: &dyn std::error::Error| format!("the probes cannot be read again: {error}");
     let mut object = Object::parse(OBJECT).map_err(|error| text(&error))?;
+    let types = match aya::features().btf() {
+        Some(known) => object
+            .fixup_and_sanitize_btf(known)
+            .map_err(|error| text(&error))?
+            .map(|types| calls::load_types(&types.to_bytes()))
+            .transpose()
+            .map_err(|error| format!("their type information is refused: {error}"))?,
+        None => None,
+    };
     let sections: HashSet<usize> = object.functions.keys().map(|(index, _)| *index).collect();
     let known = object.maps.clone();
     let found = maps.0.iter().filter_map(|(name, descriptor)| {
@@ -128,8 +141,15 @@ fn twins(maps: &Maps, wanted: &[(Program, OwnedFd)]) -> Result<Vec<(Program, Own
         let missing = || format!("the probes have no {name}");
         let found = object.programs.get(name).ok_or_else(missing)?;
         let function = object.functions.get(&found.function_key());
-        let code = bytes(&function.ok_or_else(missing)?.instructions);
-        let descriptor = calls::load(name, &found.license, &code, true)
+        let function = function.ok_or_else(missing)?;
+        let code = bytes(&function.instructions);
+        let entries = function.func_info.func_info_bytes();
+        let functions = types.as_ref().map(|types| Functions {
+            types: types.as_fd(),
+            size: function.func_info_rec_size,
+            entries: &entries,
+        });
+        let descriptor = calls::load(name, &found.license, &code, functions.as_ref(), true)
             .map_err(|error| format!("{name} is refused for it: {error}"))?;
         Ok((*program, descriptor))
     });

@@ -26,8 +26,8 @@ pub(super) const NEEDED: CapabilitySet = CapabilitySet::PERFMON
     .union(CapabilitySet::BPF)
     .union(CapabilitySet::LEASE)
     .union(CapabilitySet::DAC_READ_SEARCH);
-/// Names and uses of these, for people.
-pub const CAPABILITIES: &[(CapabilitySet, &str)] = &[
+/// Names of these, for people.
+const CAPABILITIES: &[(CapabilitySet, &str)] = &[
     (CapabilitySet::PERFMON, "CAP_PERFMON"),
     (CapabilitySet::BPF, "CAP_BPF"),
     (CapabilitySet::LEASE, "CAP_LEASE"),
@@ -47,12 +47,12 @@ pub struct Counter {
 impl Counter {
     /// # Errors
     /// Those of `bpf`: not permitted, mostly.
-    pub fn load() -> io::Result<Self> {
-        let map = calls::number()?;
+    pub fn load() -> Result<Self, String> {
+        let map = calls::number().map_err(|error| error.to_string())?;
         let code = counting(&map);
         Ok(Self {
-            perf: calls::load("trial", c"GPL", &code, false)?,
-            multi: calls::load("trial", c"GPL", &code, true).map_err(|error| error.to_string()),
+            perf: calls::load("trial", c"GPL", &code, None, false)?,
+            multi: calls::load("trial", c"GPL", &code, None, true),
             map,
         })
     }

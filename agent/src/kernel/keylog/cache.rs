@@ -33,7 +33,7 @@ const REMEMBERED: usize = 7 << 20;
 /// Largest cache file read, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Raised whenever the search or the format changes: older answers are then searched anew.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const NAME: &str = "key-log-points.json";
 /// Where the agent keeps it.
 pub const FOLDER: &str = "/var/cache/tokentrail";
@@ -349,4 +349,72 @@ fn write(folder: &Path, path: &Path, stored: &Stored) -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
     }
     written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::process::message::tests::much;
+    use super::super::state::FileKey;
+    use super::*;
+
+    fn state(inode: u64) -> FileState {
+        FileState {
+            file: FileKey::Inode {
+                device: u64::MAX,
+                inode,
+            },
+            size: u64::MAX,
+            modified: (i64::MIN, i64::MIN),
+            changed: (i64::MIN, i64::MIN),
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_not_underestimated() {
+        for found in [much(), Found::default()] {
+            let below = FileState {
+                file: FileKey::Below { handle: [255; 32] },
+                ..state(0)
+            };
+            let stored = serde_json::to_vec(&(below, &found)).unwrap();
+            assert!(weight(&found) >= stored.len(), "{} bytes", stored.len());
+        }
+    }
+
+    /// However much is found in however many files: what was used last is there, what is written can be read.
+    #[test]
+    fn what_was_not_used_for_longest_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().join("cache");
+        let (mut cache, problem) = Cache::open(&folder);
+        assert!(problem.is_none());
+        let (large, small) = (Arc::new(much()), Arc::new(Found::default()));
+        cache.keep(Some(state(0)), None, &small);
+        cache.keep(Some(state(1)), None, &small);
+        let most = REMEMBERED / weight(&large);
+        for inode in 2..2 + 2 * most as u64 {
+            cache.keep(Some(state(inode)), None, &large);
+            assert!(cache.by_state(&state(0)).is_some());
+            assert!(cache.files.bytes <= REMEMBERED);
+        }
+        assert!(cache.by_state(&state(1)).is_none());
+        cache.save().unwrap();
+        let written = fs::metadata(folder.join(NAME)).unwrap();
+        assert!(written.len() < CACHE_BYTES, "{} bytes", written.len());
+        let (mut again, problem) = Cache::open(&folder);
+        assert!(problem.is_none(), "{problem:?}");
+        assert_eq!(again.files.entries.len(), cache.files.entries.len());
+        assert_eq!(again.by_state(&state(0)).as_deref(), Some(&*small));
+
+        // Many small ones.
+        for inode in 0..2 * FILES.get() as u64 {
+            cache.keep(Some(state(inode)), None, &small);
+        }
+        assert!(cache.files.entries.len() <= FILES.get());
+        let sum = |cache: &Cache| -> usize {
+            let entries = cache.files.entries.iter();
+            entries.map(|(_, found)| weight(found)).sum()
+        };
+        assert_eq!(cache.files.bytes, sum(&cache));
+    }
 }

@@ -14,6 +14,7 @@ use super::headers::Headers;
 use super::places::Places;
 use super::scan::Scanner;
 use super::state::FileState;
+use crate::kernel::bridge::functions::{self, Place};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
@@ -231,6 +232,8 @@ pub struct Found {
     /// Best first within each kind, key-log points before fallbacks.
     pub points: Vec<Point>,
     pub unread: Vec<Unread>,
+    /// Functions of a TLS library that send and receive, for connections that were open before.
+    pub functions: Vec<Place>,
 }
 
 impl Found {
@@ -383,7 +386,10 @@ pub(super) fn look_again(
     let elf = Elf::open(source, limits.file_bytes)?;
     match hint {
         // A build id is the reason to believe that nothing else is in it.
-        Some(hint) if elf.build_id().is_some() && holds(&elf, hint)? => Ok(hint.clone()),
+        Some(hint) if elf.build_id().is_some() && holds(&elf, hint)? => Ok(Found {
+            functions: functions::find(&elf)?,
+            ..hint.clone()
+        }),
         _ => search(&elf, limits),
     }
 }
@@ -401,6 +407,7 @@ fn search(elf: &Elf<'_>, limits: Limits) -> Result<Found, LookError> {
         code_start: Headers::read(elf.source())?.and_then(|headers| headers.code_start()),
         points: Vec::new(),
         unread: Vec::new(),
+        functions: functions::find(elf)?,
     };
     let mut search = Search::new(elf, Scanner::new(elf, limits), found);
     forms::search(&mut search)?;

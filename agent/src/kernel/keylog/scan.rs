@@ -13,6 +13,7 @@
 use super::elf::{Elf, Segment};
 use super::finder::{Limits, LookError};
 use super::needles::Needles;
+use memchr::memmem::Finder;
 use std::ops::{ControlFlow, Range};
 use std::time::Instant;
 
@@ -24,6 +25,11 @@ const STRING_HITS: usize = 256;
 const REFERENCES: usize = 1024;
 /// Addresses looked for as immediates, each with a search of its own.
 const IMMEDIATES: usize = 16;
+
+/// Where in a `lea r64, [rip + disp32]` the upper half of the displacement stands.
+const UPPER_HALF: usize = 5;
+/// Upper halves of displacements that are looked for, each in a walk of its own over bytes that are in the cache.
+const HALVES: usize = 6;
 
 /// Which segments a pass covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,22 +125,31 @@ impl<'a> Scanner<'a> {
         let words = Needles::new(&words)?;
         self.pass(Part::Code, |segment, at, bytes, fresh| {
             let base = segment.address + at;
-            for hit in memchr::memchr_iter(0x8d, bytes) {
-                let Some(start) = hit.checked_sub(1).filter(|&start| start < fresh) else {
-                    continue;
-                };
-                let Some(target) = lea_target(&bytes[start..], base + start as u64) else {
-                    continue;
-                };
-                if target < low || target > high || targets.binary_search(&target).is_err() {
-                    continue;
+            let mut take = |start: usize| {
+                if let Some(target) = lea_target(&bytes[start..], base + start as u64)
+                    && (low..=high).contains(&target)
+                    && targets.binary_search(&target).is_ok()
+                    && found.len() < REFERENCES
+                {
+                    found.push(Reference {
+                        address: base + start as u64,
+                        target,
+                    });
                 }
-                found.push(Reference {
-                    address: base + start as u64,
-                    target,
-                });
-                if found.len() >= REFERENCES {
-                    return ControlFlow::Break(());
+            };
+            match upper_halves(targets, base, bytes.len()) {
+                Some(halves) => {
+                    for half in halves {
+                        let half = Finder::new(&half);
+                        let hits = half.find_iter(bytes);
+                        let starts = hits.filter_map(|hit| hit.checked_sub(UPPER_HALF));
+                        starts.filter(|&start| start < fresh).for_each(&mut take);
+                    }
+                }
+                None => {
+                    let hits = memchr::memchr_iter(0x8d, bytes);
+                    let starts = hits.filter_map(|hit| hit.checked_sub(1));
+                    starts.filter(|&start| start < fresh).for_each(&mut take);
                 }
             }
             words.each(bytes, |number, hit| {
@@ -268,6 +283,33 @@ impl<'a> Scanner<'a> {
         }
         Ok(())
     }
+}
+
+/// The upper halves of the displacements by which code at `base` and up to `length` bytes behind it takes one of
+/// `targets`: far fewer places have those than have a `lea`. `None` where they are too many, or what code is full of.
+fn upper_halves(targets: &[u64], base: u64, length: usize) -> Option<Vec<[u8; 2]>> {
+    let mut halves: Vec<[u8; 2]> = Vec::new();
+    for &target in targets {
+        let first = target.wrapping_sub(base).wrapping_sub(7).cast_signed();
+        let last = first.wrapping_sub(i64::try_from(length).ok()?);
+        for half in (last >> 16)..=(first >> 16) {
+            // Out of reach.
+            let Ok(half) = i16::try_from(half) else {
+                continue;
+            };
+            let half = half.to_le_bytes();
+            if half == [0, 0] || half == [0xff, 0xff] {
+                return None;
+            }
+            if !halves.contains(&half) {
+                halves.push(half);
+            }
+            if halves.len() > HALVES {
+                return None;
+            }
+        }
+    }
+    Some(halves)
 }
 
 /// Target of a `lea r64, [rip + disp32]` at `address`.

@@ -100,6 +100,22 @@ struct Subject {
     /// A sum, as long as the original.
     other: PathBuf,
     ask: fn(&Stage, &Path, &Place) -> Result<String>,
+    /// That it is read is seen at a process that stays, and not at one that asks once.
+    by_one_process: bool,
+}
+
+impl Subject {
+    /// The file has points, and they are met.
+    fn is_read(&self, stage: &mut Stage, file: &Path, name: &str) -> Result<()> {
+        if self.by_one_process {
+            let folder = file.parent().context("its folder")?;
+            return stage.user(folder, name).map(drop);
+        }
+        let place = stage.lab.inside();
+        let took = stage.until_read(|stage| (self.ask)(stage, file, &place))?;
+        say(&format!("overwritten: {name}: read at request {took}"));
+        Ok(())
+    }
 }
 
 fn subjects(stage: &Stage) -> Result<Vec<Subject>> {
@@ -120,6 +136,7 @@ fn subjects(stage: &Stage) -> Result<Vec<Subject>> {
             original,
             other,
             ask,
+            by_one_process: false,
         })
     };
     Ok(vec![
@@ -183,6 +200,7 @@ fn overwritten_below_uprobes() {
                 let mut subjects = subjects(&stage).unwrap();
                 subjects.truncate(1);
                 subjects[0].name = rung;
+                subjects[0].by_one_process = true;
                 every_way(&mut stage, &subjects[0], FEW_ROUNDS, &mut cells);
                 stop(stage.agent, &mut cells);
             }
@@ -226,8 +244,8 @@ fn again_and_again(
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
     let inode = fs::metadata(&file)?.ino();
     let (inside, outside) = (stage.lab.inside(), stage.lab.outside());
-    let ask = |stage: &Stage| (subject.ask)(stage, &file, &inside);
-    stage.until_read(ask).context("before")?;
+    let before = subject.is_read(stage, &file, &format!("{cell}-before"));
+    before.context("before")?;
     for round in 0..rounds {
         // A library may be mapped while it changes: its points are in use then.
         let mapper = match subject.is_library && round % 2 == 1 {
@@ -248,9 +266,8 @@ fn again_and_again(
     }
     ensure!(fs::metadata(&file)?.ino() == inode, "it is another file");
     // What came back is found again.
-    let took = stage.until_read(ask).context("behind")?;
-    say(&format!("overwritten: {cell}: read at request {took}"));
-    Ok(())
+    let behind = subject.is_read(stage, &file, &format!("{cell}-behind"));
+    behind.context("behind")
 }
 
 /// A process that has the file mapped as code and does nothing.

@@ -7,7 +7,6 @@ use crate::support::expect::stop;
 use crate::support::known;
 use crate::support::process::{Place, Program, Spec};
 use crate::support::report::Cells;
-use crate::support::scenario::{Scenario, requests};
 use crate::support::{fixtures, say, seconds, turn, wait_for};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
@@ -34,7 +33,7 @@ fn rungs() {
 
 fn smoke(mut stage: Stage, rung: &str, cells: &mut Cells) {
     let library = stage.library("library").unwrap();
-    let read = stage.curl_until_read(&library).map(drop);
+    let read = stage.user(&library, &format!("{rung}-read")).map(drop);
     cells.check(&format!("{rung}-read"), read);
     let other = other(&stage).unwrap();
     let upgraded = upgraded(&mut stage, rung);
@@ -96,9 +95,8 @@ fn hangs(stage: &mut Stage, pid: u32, cell: &str, other: &Path) -> Result<std::t
     let library = library_in(&stage.lab.path(cell))?;
     let file = library.join("libssl.so.3");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
-    stage.curl_until_read(&library).context("before")?;
     // Its points are in use when the agent stops.
-    let user = user_of(stage, &library, cell)?;
+    let user = stage.user(&library, cell).context("before")?;
     let (inside, outside) = (stage.lab.inside(), stage.lab.outside());
     let stopped = Stopped::now(pid)?;
     let begin = Instant::now();
@@ -123,7 +121,8 @@ fn hangs(stage: &mut Stage, pid: u32, cell: &str, other: &Path) -> Result<std::t
     drop(user);
     fs::write(&file, fs::read(fixtures::libssl()?)?)?;
     known::settled(&stage.agent);
-    stage.curl_until_read(&library).context("behind")?;
+    let again = stage.user(&library, &format!("{cell}-behind"));
+    again.context("behind")?;
     Ok(took)
 }
 
@@ -131,12 +130,12 @@ fn hangs(stage: &mut Stage, pid: u32, cell: &str, other: &Path) -> Result<std::t
 fn upgraded(stage: &mut Stage, rung: &str) -> Result<()> {
     let name = format!("{rung}-upgraded");
     let library = library_in(&stage.lab.path(&name))?;
-    stage.curl_until_read(&library).context("before")?;
-    let user = user_of(stage, &library, &name)?;
+    let user = stage.user(&library, &name).context("before")?;
     let newer = library_in(&stage.lab.path(&format!("{name}-newer")))?;
     let file = library.join("libssl.so.3");
     fs::rename(newer.join("libssl.so.3"), &file)?;
-    stage.curl_until_read(&library).context("the new file")?;
+    let again = stage.user(&library, &format!("{name}-behind"));
+    again.context("the new file")?;
     drop(user);
     Ok(())
 }
@@ -147,8 +146,7 @@ fn impatient(stage: &mut Stage, rung: &str, other: &Path) -> Result<()> {
     let library = library_in(&stage.lab.path(&name))?;
     let file = library.join("libssl.so.3");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
-    stage.curl_until_read(&library).context("before")?;
-    let user = user_of(stage, &library, &name)?;
+    let user = stage.user(&library, &name).context("before")?;
     let content = fs::read(other)?;
     let mut refused = 0;
     let opened = wait_for(seconds(120), || {
@@ -176,23 +174,4 @@ fn impatient(stage: &mut Stage, rung: &str, other: &Path) -> Result<()> {
     }
     drop(user);
     Ok(())
-}
-
-/// A process that has asked over this library, and stays.
-fn user_of(stage: &mut Stage, library: &Path, cell: &str) -> Result<Scenario> {
-    let asked = requests(&stage.lab, &format!("user-{cell}"), 3);
-    let mut user = stage
-        .script("anew", library, &asked)?
-        .start(&stage.lab.inside())?;
-    for request in &asked[..2] {
-        user.reach(&request.cell)?;
-        user.go()?;
-        user.exchange()?;
-        known::settled(&stage.agent);
-    }
-    ensure!(
-        stage.was_read(&asked[1].credential)?,
-        "the second request of a process was not read"
-    );
-    Ok(user)
 }

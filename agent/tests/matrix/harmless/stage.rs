@@ -9,7 +9,7 @@ use crate::support::expect::Side;
 use crate::support::known;
 use crate::support::lab::Lab;
 use crate::support::process::{Place, Program, Spec};
-use crate::support::scenario::{Exchange, Request, Script};
+use crate::support::scenario::{Exchange, Request, Scenario, Script, requests};
 use crate::support::servers::{Server, Wire};
 use crate::support::{fixtures, nginx, seconds, token};
 use anyhow::{Context, Result, ensure};
@@ -140,6 +140,27 @@ impl Stage {
 
     pub fn curl_until_read(&mut self, library: &Path) -> Result<usize> {
         self.until_read(|stage| stage.curl(library, &stage.lab.inside()))
+    }
+
+    /// A process that asks over this library until a request of it is read, and stays. On rungs that take longer to
+    /// attach than a process takes to its first handshake, only such a one is read.
+    pub fn user(&mut self, library: &Path, cell: &str) -> Result<Scenario> {
+        const MOST: usize = 5;
+        let asked = requests(&self.lab, &format!("user-{cell}"), MOST + 1);
+        let place = self.lab.inside();
+        let mut user = self.script("anew", library, &asked)?.start(&place)?;
+        for (number, request) in asked[..MOST].iter().enumerate() {
+            user.reach(&request.cell)?;
+            user.go()?;
+            let done = user.exchange()?;
+            ensure!(done.status == 200, "status {}", done.status);
+            known::settled(&self.agent);
+            if number > 0 && self.was_read(&request.credential)? {
+                user.reach(&asked[number + 1].cell)?;
+                return Ok(user);
+            }
+        }
+        anyhow::bail!("of {MOST} requests of one process none was read")
     }
 
     /// As [`script`] has it.

@@ -1,9 +1,9 @@
 /* Starts a program again and again at a steady rate, as a build or a script does.
  *
- * flood RATE COUNT FIRST URL PROGRAM [ARGUMENT]...
+ * flood RATE SECONDS FIRST URL PROGRAM [ARGUMENT]...
  *
  * The program's last argument is URL with a number of eight digits behind it, counted up from FIRST. At most CROWD of
- * them run at a time; where the machine is slower than the rate, it falls behind and says so. At the end: started,
+ * them run at a time; where the machine is slower than the rate, fewer are started in the time. At the end: started,
  * ended well, and milliseconds from the first start to the last end.
  */
 #include <errno.h>
@@ -13,7 +13,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
-enum { CROWD = 256 };
+enum { CROWD = 64 };
 
 extern char **environ;
 
@@ -49,8 +49,8 @@ int main(int count, char **words)
 {
 	if (count < 6)
 		return fprintf(stderr, "flood: too few arguments\n"), 127;
-	long long rate = atoll(words[1]), wanted = atoll(words[2]), first = atoll(words[3]);
-	if (rate < 1 || wanted < 1)
+	long long rate = atoll(words[1]), seconds = atoll(words[2]), first = atoll(words[3]), started = 0;
+	if (rate < 1 || seconds < 1)
 		return fprintf(stderr, "flood: no rate\n"), 127;
 	char url[1024];
 	char *arguments[64];
@@ -62,15 +62,16 @@ int main(int count, char **words)
 	arguments[length] = url;
 	arguments[length + 1] = NULL;
 	long long start = now();
-	for (long long i = 0; i < wanted; i++) {
-		for (long long due = start + i * 1000000000LL / rate, at; (at = now()) < due;) {
+	long long end = start + seconds * 1000000000LL;
+	for (; started < rate * seconds && now() < end; started++) {
+		for (long long due = start + started * 1000000000LL / rate, at; (at = now()) < due;) {
 			struct timespec rest = {(due - at) / 1000000000LL, (due - at) % 1000000000LL};
 			nanosleep(&rest, NULL);
 		}
 		reap(WNOHANG);
 		while (running >= CROWD)
 			reap(0);
-		snprintf(url, sizeof url, "%s%08lld", words[4], first + i);
+		snprintf(url, sizeof url, "%s%08lld", words[4], first + started);
 		pid_t pid;
 		int error = posix_spawn(&pid, arguments[0], NULL, NULL, arguments, environ);
 		if (error) {
@@ -82,6 +83,6 @@ int main(int count, char **words)
 	}
 	while (running > 0)
 		reap(0);
-	printf("%lld %d %lld\n", wanted, ended_well, (now() - start) / 1000000);
+	printf("%lld %d %lld\n", started, ended_well, (now() - start) / 1000000);
 	return 0;
 }

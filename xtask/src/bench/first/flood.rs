@@ -43,12 +43,11 @@ impl First<'_> {
         let step = say::Step::start(format!("{RATE} execs of curl a second for {seconds} s"));
         let folder = folder.join("flood");
         let watch = Watch::start(setting.agent, self.scope, &folder, pace.seconds(20))?;
-        let count = u32::try_from(RATE * seconds)?;
         let first = self.next;
-        self.next += count;
+        self.next += u32::try_from(RATE * seconds)?;
         let mut words: Vec<OsString> = vec![
             RATE.to_string().into(),
-            count.to_string().into(),
+            seconds.to_string().into(),
             first.to_string().into(),
             self.server.address(false).into(),
             fs::canonicalize(curl)?.into(),
@@ -63,7 +62,7 @@ impl First<'_> {
             .stderr(File::create(folder.join("flood.err"))?);
         let cpu = variant::cpu(watch.id())?;
         let mut group = Group::spawn(&mut command)?;
-        let limit = Duration::from_secs(2 * seconds) + pace.seconds(60);
+        let limit = Duration::from_secs(seconds) + pace.seconds(120);
         let status = group.wait(Some(limit))?;
         let end = Instant::now();
         let cpu = variant::cpu(watch.id())? - cpu;
@@ -76,7 +75,7 @@ impl First<'_> {
         let [execs, _, milliseconds] = told[..] else {
             anyhow::bail!("the flood said {said:?}");
         };
-        let numbers: Vec<u32> = (first..first + count).collect();
+        let numbers: Vec<u32> = (first..first + u32::try_from(execs)?).collect();
         let last = watch.settle(&numbers, pace.seconds(5))?;
         let read: Vec<Instant> = numbers.iter().filter_map(|n| watch.read(*n)).collect();
         let asked = numbers.iter().filter(|n| self.server.hello(**n).is_some());

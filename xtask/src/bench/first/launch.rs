@@ -35,6 +35,8 @@ pub struct Copy {
 pub struct Launcher {
     /// Of the bench.
     pub folder: PathBuf,
+    /// What the programs take for their user's.
+    pub home: PathBuf,
     /// `cgroup.procs` of the scope.
     pub procs: PathBuf,
 }
@@ -59,10 +61,10 @@ impl Launcher {
         command
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
-            .env("HOME", &self.folder)
+            .env("HOME", &self.home)
             .env("LANG", "C.UTF-8")
             .env("NO_COLOR", "1")
-            .current_dir(&self.folder);
+            .current_dir(&self.home);
         command
     }
 

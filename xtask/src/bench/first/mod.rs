@@ -159,7 +159,8 @@ struct First<'a> {
 
 pub fn measure(setting: &Setting, report: &mut Report) -> Result<()> {
     let folder = setting.folder.join("first");
-    fs::create_dir_all(&folder)?;
+    let home = folder.join("home");
+    fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
     let scope = Below::make(setting.cgroup.folder(), "first")?;
     let mut first = First {
         setting,
@@ -167,6 +168,7 @@ pub fn measure(setting: &Setting, report: &mut Report) -> Result<()> {
         server: Server::start(setting.folder, ROUND_TRIP, setting.pace.seconds(20))?,
         launcher: Launcher {
             folder: setting.folder.to_path_buf(),
+            home,
             procs: scope.folder().join("cgroup.procs"),
         },
         credential: secret::opaque::<40>()?,
@@ -176,14 +178,27 @@ pub fn measure(setting: &Setting, report: &mut Report) -> Result<()> {
         |name: &Name| setting.options.program.is_empty() || setting.options.program.contains(name);
     for name in Name::ALL.into_iter().filter(chosen) {
         match Program::find(name, setting.workspace, setting.folder) {
-            Ok(program) => first.program(&program, &folder, report)?,
+            Ok(program) => {
+                if let Err(error) = first.program(&program, &folder, report) {
+                    interrupt::check()?;
+                    report.skip(name, format!("given up: {error:#}"));
+                }
+            }
             Err(error) => report.skip(name, format!("{error:#}")),
         }
     }
     if setting.options.flood > 0 {
-        report.flood = first.flood(&folder)?;
+        match first.flood(&folder) {
+            Ok(flood) => report.flood = flood,
+            Err(error) => {
+                interrupt::check()?;
+                report.skip(Name::Curl, format!("200 a second, given up: {error:#}"));
+            }
+        }
     }
-    Ok(())
+    // Profiles and caches of the programs.
+    let home = &first.launcher.home;
+    fs::remove_dir_all(home).with_context(|| format!("cannot remove {}", home.display()))
 }
 
 impl First<'_> {
@@ -282,6 +297,7 @@ impl First<'_> {
             credential: &self.credential,
             certificate: &self.server.certificate,
             folder: self.setting.folder,
+            home: &self.launcher.home,
         });
         let file = match copy {
             Some((copy, _)) => copy.program(),

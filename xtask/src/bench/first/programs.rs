@@ -106,8 +106,10 @@ pub struct Errand<'a> {
     pub credential: &'a str,
     /// That the server shows.
     pub certificate: &'a Path,
-    /// Where the scripts are, and what a program keeps.
+    /// Where the scripts are.
     pub folder: &'a Path,
+    /// For what a program keeps.
+    pub home: &'a Path,
 }
 
 pub struct Program {
@@ -162,6 +164,7 @@ impl Program {
             credential,
             certificate,
             folder,
+            home,
         } = *errand;
         let mut words: Vec<OsString> = Vec::new();
         let mut variables: Vec<(&'static str, OsString)> = Vec::new();
@@ -190,7 +193,7 @@ impl Program {
                 words.extend(["--no-lock", "--cert"].map(Into::into));
                 words.push(certificate.into());
                 words.extend(script());
-                variables.push(("DENO_DIR", folder.join("deno").into()));
+                variables.push(("DENO_DIR", home.join("deno").into()));
                 variables.push(("DENO_NO_UPDATE_CHECK", "1".into()));
             }
             Name::Bun => {
@@ -212,7 +215,7 @@ impl Program {
                     ]
                     .map(Into::into),
                 );
-                let profile = folder.join("chromium");
+                let profile = home.join("chromium");
                 words.push(format!("--user-data-dir={}", profile.display()).into());
                 words.push("--dump-dom".into());
                 words.push(format!("{url}?page=2&access_token={credential}").into());
@@ -225,9 +228,10 @@ impl Program {
 /// All but the URL.
 pub fn curl_words(certificate: &Path, credential: &str) -> Vec<OsString> {
     let header = format!("Authorization: Bearer {credential}");
-    let mut words: Vec<OsString> = ["-q", "-sS", "-f", "-o", "/dev/null", "--noproxy", "*"]
+    let mut words: Vec<OsString> = ["-q", "-sS", "-f", "-o", "/dev/null"]
         .map(Into::into)
         .to_vec();
+    words.extend(["--noproxy", "*", "--max-time", "60"].map(Into::into));
     words.extend(["-H".into(), header.into(), "--cacert".into()]);
     words.push(certificate.into());
     words

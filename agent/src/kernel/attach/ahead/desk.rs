@@ -135,7 +135,9 @@ impl Desk {
             return None;
         }
         let mut keys = queues.waiting.keys();
-        let other = keys.find(|key| !queues.served.contains_key(*key)).cloned()?;
+        let other = keys
+            .find(|key| !queues.served.contains_key(*key))
+            .cloned()?;
         queues.served.insert(other.clone(), Arc::default());
         Some(other)
     }
@@ -234,8 +236,14 @@ mod tests {
             desk.put(key(&number.to_string()), task(1), stay);
         }
         desk.put(key("over"), task(2), stay);
-        assert!(matches!(desk.next(&key("0"), Some(Duration::ZERO)), Next::Task(_)));
-        assert!(matches!(desk.next(&key("0"), Some(Duration::ZERO)), Next::Nothing));
+        assert!(matches!(
+            desk.next(&key("0"), Some(Duration::ZERO)),
+            Next::Task(_)
+        ));
+        assert!(matches!(
+            desk.next(&key("0"), Some(Duration::ZERO)),
+            Next::Nothing
+        ));
         assert_eq!(desk.change(&key("0")), Some(key("over")));
         assert!(matches!(desk.next(&key("over"), None), Next::Task(_)));
         assert_eq!(desk.change(&key("over")), None);

@@ -97,7 +97,8 @@ impl What {
                 let library =
                     name.ends_with(b".so") || memchr::memmem::find(name, b".so.").is_some();
                 let whole = path.as_os_str().as_bytes().to_ascii_lowercase();
-                let suggests = |word: &&str| memchr::memmem::find(&whole, word.as_bytes()).is_some();
+                let suggests =
+                    |word: &&str| memchr::memmem::find(&whole, word.as_bytes()).is_some();
                 library && TLS_NAMES.iter().any(|word| suggests(&word))
             }
         }
@@ -263,7 +264,14 @@ mod tests {
             wanted: impl Fn(&abi::File) -> bool,
         ) -> Visit {
             let (root, mut listed) = (self.handle(), Listed::default());
-            visit(&root, folder, &mut listed, &Mounts::default(), wanted, until)
+            visit(
+                &root,
+                folder,
+                &mut listed,
+                &Mounts::default(),
+                wanted,
+                until,
+            )
         }
 
         fn names(&self, folder: &Folder) -> Vec<String> {
@@ -314,7 +322,11 @@ mod tests {
         // By whichever of its names comes first.
         assert_eq!(names.len(), 2, "{names:?}");
         assert!(names.contains(&"/bin/absolute".to_owned()));
-        assert!(names.iter().any(|name| name == "/bin/program" || name == "/bin/again"));
+        assert!(
+            names
+                .iter()
+                .any(|name| name == "/bin/program" || name == "/bin/again")
+        );
     }
 
     #[test]
@@ -447,8 +459,7 @@ mod tests {
         assert_eq!(names, ["large", "larger", "small"]);
         let known = found.candidates[0].state;
         let until = Instant::now() + Duration::from_secs(600);
-        let again =
-            root.visit_until(&Folder::programs("/bin"), until, |state| *state != known);
+        let again = root.visit_until(&Folder::programs("/bin"), until, |state| *state != known);
         assert_eq!(again.candidates.len(), 2);
     }
 

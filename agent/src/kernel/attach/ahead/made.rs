@@ -80,15 +80,14 @@ pub fn serve(shared: &Arc<Shared>, key: &Key) {
             Next::End => return,
         }
         let now = Instant::now();
-        watches.retain_mut(|watch| {
-            watch.next > now || look(shared, key, watch, &mut held, now)
-        });
+        watches.retain_mut(|watch| watch.next > now || look(shared, key, watch, &mut held, now));
     }
 }
 
 /// Opens what was made. Gives it back if it is to be waited for.
 fn take(shared: &Arc<Shared>, key: &Key, made: &Made, held: &mut Vec<Held>) -> Option<Watch> {
-    let found = by_descriptor(made).or_else(|_| by_path(shared, key, made).map(|handle| (handle, None)));
+    let found =
+        by_descriptor(made).or_else(|_| by_path(shared, key, made).map(|handle| (handle, None)));
     let (handle, descriptor) = match found {
         Ok(found) => found,
         Err(error) => {

@@ -22,11 +22,7 @@ use super::{
     Bell,
     record::{Made, Part},
 };
-use crate::kernel::{
-    keylog::FileState,
-    owner::Owner,
-    record::ProcessKey,
-};
+use crate::kernel::{keylog::FileState, owner::Owner, record::ProcessKey};
 use agent_common::abi;
 use bucket::Bucket;
 use desk::Desk;
@@ -320,13 +316,19 @@ impl Held {
     }
 
     fn take(&self) -> io::Result<OwnedFd> {
-        let mut descriptor = self.descriptor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut descriptor = self
+            .descriptor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         descriptor.take().ok_or_else(|| Errno::STALE.into())
     }
 
     /// Lets go of it if its time is over. Whether it is still held.
     fn expire(&self, now: Instant) -> bool {
-        let mut descriptor = self.descriptor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut descriptor = self
+            .descriptor
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if now >= self.until {
             *descriptor = None;
         }

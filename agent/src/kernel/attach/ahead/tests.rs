@@ -142,7 +142,10 @@ fn a_file_that_stays_open_is_wanted_as_it_is() {
     let ahead = ahead();
     ahead.made(made(None, Some(&file)));
     let (_, state) = open(next(&ahead));
-    assert_eq!((state.size, state.inode), (4_096, file.metadata().unwrap().ino()));
+    assert_eq!(
+        (state.size, state.inode),
+        (4_096, file.metadata().unwrap().ino())
+    );
 }
 
 #[test]
@@ -185,7 +188,9 @@ fn a_path_means_to_the_parent_what_it_meant_to_the_child() {
     let path = program(&folder, "program", 0o755);
     let ahead = ahead();
     let relative = path.strip_prefix(&here).unwrap();
-    let up = Path::new("..").join(here.file_name().unwrap()).join(relative);
+    let up = Path::new("..")
+        .join(here.file_name().unwrap())
+        .join(relative);
     for path in [relative, &up] {
         ahead.made(Made {
             process: ProcessKey {

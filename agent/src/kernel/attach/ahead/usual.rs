@@ -109,7 +109,10 @@ impl Traces {
                 });
             }
         }
-        let script = self.script.iter().flat_map(|script| script.ancestors().skip(1));
+        let script = self
+            .script
+            .iter()
+            .flat_map(|script| script.ancestors().skip(1));
         let above = script.take(ABOVE).find_map(|folder| {
             if folder.ends_with("node_modules") {
                 return Some(folder.to_owned());

@@ -10,7 +10,10 @@
 use crate::kernel::device::{self, Mounts};
 use agent_common::abi;
 use rustix::{
-    fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, fstatfs, openat2, statx},
+    fs::{
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, fstatfs, openat2,
+        statx,
+    },
     io::Errno,
 };
 use std::{
@@ -86,7 +89,10 @@ impl View {
 
     /// A process has this view.
     pub fn met(&self, pid: u32) {
-        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut processes = self
+            .processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         processes.retain(|known| *known != pid);
         processes.push_front(pid);
         processes.truncate(PROCESSES);
@@ -303,7 +309,10 @@ mod tests {
         rustix::fs::mknodat(CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
         let root = File::open("/").unwrap();
         for path in [fifo.as_path(), folder.path(), Path::new("/dev/null")] {
-            assert!(Handle::new(below(&root, path).unwrap()).is_err(), "{path:?}");
+            assert!(
+                Handle::new(below(&root, path).unwrap()).is_err(),
+                "{path:?}"
+            );
         }
         assert!(list(&below(&root, &fifo).unwrap()).is_err());
         assert!(list(&below(&root, folder.path()).unwrap()).is_ok());

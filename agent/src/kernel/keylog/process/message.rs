@@ -107,7 +107,7 @@ fn is_plain(text: Option<&str>, longest: usize) -> bool {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::kernel::keylog) mod tests {
     use super::*;
     use crate::kernel::keylog::finder::{Library, PointKind, Site, Unread, UnreadReason};
     use crate::privilege::message::{Error, decode, encode};
@@ -133,6 +133,7 @@ pub(super) mod tests {
             size: 7,
             soname: Some("libssl.so.3".into()),
             points: vec![point; 16],
+            functions: Vec::new(),
             unread: vec![Unread {
                 library: Library::Nss,
                 version: None,

@@ -28,6 +28,9 @@ pub trait Line: Send + 'static {
 
     /// Whether [`next`](Self::next) would give one.
     fn waits(&self, lane: Lane, now: Instant) -> bool;
+
+    /// Nothing waits that could be done later, either.
+    fn is_empty(&self) -> bool;
 }
 
 /// Threads of one lane: usually, and at most.
@@ -49,6 +52,13 @@ struct Of {
     idle: usize,
     /// When a thread last took a job, or was started.
     moved: Option<Instant>,
+}
+
+impl<L: Line> State<L> {
+    /// How long nothing needs to be looked at: what may be done depends on time, too.
+    fn wait(&self) -> Duration {
+        if self.line.is_empty() { IDLE } else { LOOK }
+    }
 }
 
 /// See the module. Dropping it ends the threads that do nothing; those that hang are left to themselves.
@@ -192,14 +202,14 @@ impl<L: Line> Shared<L> {
                 since = Instant::now();
                 continue;
             }
+            let wait = state.wait();
             let of = &mut state.lanes[lane as usize];
             if of.threads > self.threads[lane as usize].usual && since.elapsed() >= IDLE {
                 of.threads -= 1;
                 return;
             }
             of.idle += 1;
-            // What may be done depends on time, too.
-            let waited = self.changed.wait_timeout(state, LOOK.max(IDLE / 4));
+            let waited = self.changed.wait_timeout(state, wait);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             state.lanes[lane as usize].idle -= 1;
         }
@@ -214,7 +224,8 @@ impl<L: Line> Shared<L> {
             let now = Instant::now();
             let waits = Lane::ALL.map(|lane| state.line.waits(lane, now));
             if !waits.contains(&true) {
-                let waited = self.waiting.wait_timeout(state, IDLE);
+                let wait = state.wait();
+                let waited = self.waiting.wait_timeout(state, wait);
                 state = waited.unwrap_or_else(PoisonError::into_inner).0;
                 continue;
             }
@@ -259,6 +270,10 @@ mod tests {
 
         fn waits(&self, lane: Lane, _: Instant) -> bool {
             self.0.iter().any(|job| job.0 == lane)
+        }
+
+        fn is_empty(&self) -> bool {
+            self.0.is_empty()
         }
     }
 

@@ -46,6 +46,10 @@ impl Line for Waiting {
     fn waits(&self, lane: Lane, _: Instant) -> bool {
         self.0.iter().any(|job| job.lane == lane)
     }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// Does what is asked for until nobody asks any more. To be called in a process with one thread.

@@ -173,6 +173,10 @@ impl Line for Queue<Step> {
     fn waits(&self, lane: Lane, now: Instant) -> bool {
         Self::waits(self, lane, now)
     }
+
+    fn is_empty(&self) -> bool {
+        self.waiting() == 0
+    }
 }
 
 impl Searches {
@@ -231,6 +235,16 @@ impl Searches {
     #[must_use]
     pub fn known(&self, state: &FileState) -> Option<Arc<Found>> {
         self.shared.cache().by_state(state)
+    }
+
+    /// What a file holds. Waits for the search if it is not known.
+    #[must_use]
+    pub fn find(&self, file: &File) -> Option<Arc<Found>> {
+        let seen = Seen::of(file).ok()?;
+        match self.shared.known(&seen) {
+            Some(known) => known.ok(),
+            None => self.shared.look(file, Class::Prompt, seen).ok(),
+        }
     }
 
     /// Jobs that wait, those under way not counted.
