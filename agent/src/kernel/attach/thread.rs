@@ -48,8 +48,6 @@ use tracing::{debug, info, warn};
 
 /// Files whose findings are kept.
 const FILES: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
-/// Files in states that do not last, whose findings are kept.
-const UNPROVEN: NonZeroUsize = NonZeroUsize::new(4_096).unwrap();
 /// Processes that wait for a search.
 const PENDING: usize = 16_384;
 /// Files of one process that it waits for.
@@ -310,7 +308,7 @@ impl Thread {
                 self.met(process, file, Place::Parts(vec![part]), None);
             }
             Record::Made(made) => {
-                if let Some(ahead) = &self.ahead {
+                if let Some(ahead) = &mut self.ahead {
                     ahead.made(made);
                 }
             }
@@ -328,6 +326,9 @@ impl Thread {
 
     fn forked(&mut self, parent: ProcessKey, child: ProcessKey, time: Nanos) {
         self.points.forked(parent, child);
+        if let Some(ahead) = &mut self.ahead {
+            ahead.forked(parent, child);
+        }
         if let Some(waiting) = self.pending.get(&parent.pid)
             && waiting.start == parent.start
             && self.pending.len() < PENDING
