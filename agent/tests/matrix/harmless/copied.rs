@@ -67,12 +67,7 @@ fn anonymous(stage: &mut Stage, library: &Path, place: &Place) -> Result<()> {
 }
 
 /// curl below valgrind, which runs no instruction of the file.
-fn translated(
-    stage: &mut Stage,
-    valgrind: &Path,
-    library: &Path,
-    place: &Place,
-) -> Result<()> {
+fn translated(stage: &mut Stage, valgrind: &Path, library: &Path, place: &Place) -> Result<()> {
     let credential = stage.ask(&CURL, place, |mut spec| {
         let curl = std::mem::replace(&mut spec.program, valgrind.to_owned());
         let words = ["-q".into(), "--tool=none".into(), curl.into_os_string()];
