@@ -69,9 +69,8 @@ pub fn reported(probe: u32, submitted: bool) -> bool {
 pub fn attach<T>(record: &T, wake: u64) -> bool {
     count(probe::ATTACH, reason::SEEN, 1);
     // SAFETY: the value's own bytes.
-    let bytes = unsafe {
-        core::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<T>())
-    };
+    let bytes =
+        unsafe { core::slice::from_raw_parts((&raw const *record).cast::<u8>(), size_of::<T>()) };
     let submitted = ATTACH.output::<[u8]>(bytes, wake).is_ok();
     if !submitted && let Some(lost) = ATTACH_LOST.get_ptr_mut(0) {
         // SAFETY: a slot of the map. That it has changed is all that is asked of it.

@@ -135,8 +135,7 @@ fn cookie(ctx: &ProbeContext) -> u32 {
 #[inline(always)]
 fn c_function<C: EbpfContext>(ctx: &C, point: u32, registers: *const pt_regs) {
     // SAFETY: the context of this program.
-    let (label, secret, len) =
-        unsafe { ((*registers).rsi, (*registers).rdx, (*registers).rcx) };
+    let (label, secret, len) = unsafe { ((*registers).rsi, (*registers).rdx, (*registers).rcx) };
     let Some(mut record) = begin(ctx, point, len) else {
         return;
     };

@@ -7,7 +7,8 @@ use crate::{
     scope, stream,
 };
 use agent_common::abi::{
-    self, ARGUMENTS_MAX, Breakpoints, CGROUP_PATH_MAX, Connection, FILENAME_MAX, kind, probe, reason,
+    self, ARGUMENTS_MAX, Breakpoints, CGROUP_PATH_MAX, Connection, FILENAME_MAX, kind, probe,
+    reason,
 };
 use aya_ebpf::{
     helpers::{

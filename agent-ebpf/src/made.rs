@@ -63,9 +63,7 @@ pub fn finished(call: u64, regs: &Arguments, ret: u64) {
     let (descriptor, folder, path, mode) = match call {
         nr::CHMOD => (Made::NOT_OPEN, current_folder, regs.rdi, regs.rsi),
         nr::FCHMOD => (regs.rdi as i32, current_folder, 0, regs.rsi),
-        nr::FCHMODAT | nr::FCHMODAT2 => {
-            (Made::NOT_OPEN, regs.rdi as i32, regs.rsi, regs.rdx)
-        }
+        nr::FCHMODAT | nr::FCHMODAT2 => (Made::NOT_OPEN, regs.rdi as i32, regs.rsi, regs.rdx),
         nr::CREAT => (opened, current_folder, regs.rdi, regs.rsi),
         nr::OPEN => {
             let mode = created(regs.rsi, regs.rdx);

@@ -1,8 +1,8 @@
 //! Every map and global of the probes.
 
 use agent_common::abi::{
-    self, Breakpoints, BridgeCall, BridgeKey, BridgeObject, BridgeTie, COUNTERS as COUNTER_COUNT, Connection,
-    File, Offsets, PAYLOAD_MAX, Places, ProcessId, Settings, Socket, VECTOR_MAX,
+    self, Breakpoints, BridgeCall, BridgeKey, BridgeObject, BridgeTie, COUNTERS as COUNTER_COUNT,
+    Connection, File, Offsets, PAYLOAD_MAX, Places, ProcessId, Settings, Socket, VECTOR_MAX,
 };
 use aya_ebpf::{
     macros::map,

@@ -16,8 +16,8 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     bindings::pt_regs,
-    helpers::generated::{self, bpf_loop},
     helpers::bpf_probe_read_user,
+    helpers::generated::{self, bpf_loop},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };

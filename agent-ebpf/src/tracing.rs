@@ -102,11 +102,7 @@ pub fn vm_mmap_pgoff_exit(ctx: FExitContext) -> i32 {
     let protection: u64 = ctx.arg(3);
     let address: u64 = ctx.arg(6);
     // An error is within the last page (`IS_ERR_VALUE`).
-    if file != 0
-        && protection & 4 != 0
-        && address <= ERROR_FREE
-        && scope::holds_current()
-    {
+    if file != 0 && protection & 4 != 0 && address <= ERROR_FREE && scope::holds_current() {
         let pages: u64 = ctx.arg(5);
         files::mapped(file, address, ctx.arg(2), pages << PAGE_SHIFT);
     }

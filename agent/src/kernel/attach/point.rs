@@ -327,6 +327,24 @@ impl Attachments {
         }
     }
 
+    /// Detaches these points from one process, and from those that have inherited them.
+    pub fn take_back(&mut self, pid: u32, fits: impl Fn(PointId) -> bool) {
+        let of = self.processes.keys();
+        let process = of.into_iter().find(|process| process.pid == pid);
+        let wrong: HashSet<PointId> = process
+            .into_iter()
+            .flat_map(|process| self.processes.of(process))
+            .map(|attachment| attachment.point)
+            .filter(|point| fits(*point))
+            .collect();
+        let Some(process) = process.filter(|_| !wrong.is_empty()) else {
+            return;
+        };
+        self.detach_all(|attachment| {
+            wrong.contains(&attachment.point) && attachment.is_of(process)
+        });
+    }
+
     /// Detaches what fits from every process.
     pub fn detach_all(&mut self, fits: impl Fn(&Attachment<Held>) -> bool) {
         let (over, of) = self.processes.remove(fits);

@@ -36,6 +36,13 @@ pub struct Attachment<D> {
     members: HashSet<ProcessKey>,
 }
 
+impl<D> Attachment<D> {
+    /// Whether this process has it.
+    pub fn is_of(&self, process: ProcessKey) -> bool {
+        self.members.contains(&process)
+    }
+}
+
 #[derive(Debug)]
 struct Process {
     start: Nanos,

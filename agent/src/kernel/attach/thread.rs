@@ -76,6 +76,10 @@ enum Place {
 }
 
 impl Place {
+    fn is_program(&self) -> bool {
+        matches!(self, Self::Program { .. })
+    }
+
     fn address_of(&self, known: &Known, findings: &Findings) -> Option<u64> {
         match self {
             Self::Program { code, .. } => {
@@ -132,8 +136,8 @@ pub(super) struct Thread {
     drops: Arc<Mutex<BTreeSet<PointId>>>,
     resting: Arc<AtomicBool>,
     known: LruCache<abi::File, Arc<Findings>>,
-    /// Of states that may come again with another content.
-    unproven: LruCache<abi::File, Arc<Findings>>,
+    /// What a file is likely to hold, by [`likeness`]: what was found last.
+    likely: LruCache<abi::File, Arc<Findings>>,
     asked: HashMap<u64, Asked>,
     searching: HashMap<abi::File, HashSet<u32>>,
     pending: HashMap<u32, Waiting>,
@@ -177,7 +181,7 @@ impl Thread {
             drops,
             resting,
             known: LruCache::new(FILES),
-            unproven: LruCache::new(UNPROVEN),
+            likely: LruCache::new(FILES),
             asked: HashMap::new(),
             searching: HashMap::new(),
             pending: HashMap::new(),
@@ -352,8 +356,8 @@ impl Thread {
 
     /// A point that was found, by its id, and its file.
     fn point(&self, id: PointId) -> Option<(abi::File, Arc<Known>)> {
-        let files = self.known.iter().chain(self.unproven.iter());
-        files.into_iter().find_map(|(file, findings)| {
+        let mut files = self.known.iter().chain(self.likely.iter());
+        files.find_map(|(file, findings)| {
             let known = findings.all().find(|known| known.id == id)?;
             Some((*file, Arc::clone(known)))
         })
@@ -385,8 +389,8 @@ impl Thread {
             return;
         }
         waiting.places.push((of, place.clone()));
-        if matches!(place, Place::Program { .. }) {
-            self.attach_unproven(process, of, &place);
+        if place.is_program() {
+            self.attach_likely(process, of, &place);
         }
         self.points.asked(process);
         let already = self.searching.contains_key(&of);
@@ -481,19 +485,32 @@ impl Thread {
             lasting = searched.cacheable,
             "searched ahead"
         );
+        self.likely.put(likeness(of), Arc::clone(&findings));
         if searched.cacheable {
             self.want_fallback(&findings);
             self.learn(of, &findings);
             self.serve(of, Some(&findings), None);
-        } else {
-            self.unproven.put(of, findings);
+            return;
+        }
+        let waiting = self.searching.get(&of).into_iter().flatten();
+        for pid in waiting.copied().collect::<Vec<_>>() {
+            let Some(waiting) = self.pending.get(&pid) else {
+                continue;
+            };
+            let start = waiting.start;
+            let mut places = waiting.places.iter();
+            let place = places.find(|(file, place)| *file == of && place.is_program());
+            if let Some(place) = place.map(|(_, place)| place.clone()) {
+                self.attach_likely(ProcessKey { pid, start }, of, &place);
+            }
         }
     }
 
-    /// A program that was searched in this state, which may have another content all the same: it is searched again, and
-    /// what it is likely to have is attached meanwhile, since it does not wait.
-    fn attach_unproven(&mut self, process: ProcessKey, of: abi::File, place: &Place) {
-        let Some(findings) = self.unproven.get(&of).map(Arc::clone) else {
+    /// A program that was searched in a state which may come again with another content, or in another state which may
+    /// have had the same (a file that was renamed, linked or made executable): it is searched again, and what it is likely
+    /// to hold is attached meanwhile, since it does not wait.
+    fn attach_likely(&mut self, process: ProcessKey, of: abi::File, place: &Place) {
+        let Some(findings) = self.likely.get(&likeness(of)).map(Arc::clone) else {
             return;
         };
         for known in &findings.points {
@@ -521,13 +538,19 @@ impl Thread {
             return known;
         }
         let findings = self.findings(found);
-        match of.and_then(|of| self.unproven.pop(&of)) {
-            Some(unproven) if unproven.is_same(&findings) => unproven,
-            Some(unproven) => {
-                debug!("a file has another content than it had in the same state");
-                let is_wrong = |point| unproven.all().any(|known| known.id == point);
-                self.attachments
-                    .detach_all(|attachment| is_wrong(attachment.point));
+        let Some(of) = of else {
+            return findings;
+        };
+        let likely = self.likely.get(&likeness(of)).map(Arc::clone);
+        match likely {
+            Some(likely) if likely.is_same(&findings) => likely,
+            Some(likely) => {
+                debug!("a file does not hold what was likely");
+                let waiting = self.searching.get(&of).into_iter().flatten();
+                for pid in waiting.copied().collect::<Vec<_>>() {
+                    self.attachments
+                        .take_back(pid, |point| likely.all().any(|known| known.id == point));
+                }
                 findings
             }
             None => findings,
@@ -582,8 +605,9 @@ impl Thread {
                 && of.inode != 0
             {
                 self.learn(of, findings);
-            } else if let Some(of) = asked.file {
-                self.unproven.put(of, Arc::clone(findings));
+            }
+            if let Some(of) = asked.file {
+                self.likely.put(likeness(of), Arc::clone(findings));
             }
         }
         let why = searched.outcome.as_ref().err().and_then(unsearched);
@@ -913,7 +937,7 @@ impl Thread {
                 Request::Return { processes, done } => {
                     self.points.clear();
                     self.known.clear();
-                    self.unproven.clear();
+                    self.likely.clear();
                     self.attachments.maps.forget_files();
                     if let Some(ahead) = &self.ahead {
                         ahead.come_back();
@@ -1006,6 +1030,11 @@ impl Thread {
             self.points.set_searches(now);
         }
     }
+}
+
+/// What two states of a file have in common that most likely have the same content.
+fn likeness(of: abi::File) -> abi::File {
+    abi::File { changed: 0, ..of }
 }
 
 /// Bounds are reasons of their own: nobody is to take a file that was not searched for one without a library.
