@@ -12,7 +12,7 @@ use crate::{
     scope,
 };
 use agent_common::abi::{
-    self, Breakpoint, LABEL_MAX, Place, Places, RANDOM_LEN, SECRET_MAX, kind, probe, reason,
+    self, Breakpoint, LABEL_MAX, Place, Places, RANDOM_LEN, SECRET_MAX, TICK, kind, probe, reason,
 };
 use aya_ebpf::{
     EbpfContext,
@@ -102,16 +102,16 @@ fn breakpoint(ctx: &PerfEventContext) -> Option<Breakpoint> {
     let instruction = unsafe { (*registers_of(ctx)).rip };
     // SAFETY: an entry that changes meanwhile is integers all the same.
     let point = unsafe { BREAKPOINTS.get(process) }
-        .filter(|known| known.start == current_start())
+        // Of a process that was there before, the agent knows the tick.
+        .filter(|known| known.start / TICK == current_start() / TICK)
         .and_then(|known| {
-            let [first, second] = &known.at;
-            if first.address == instruction {
-                Some(*first)
-            } else if second.address == instruction {
-                Some(*second)
-            } else {
-                None
+            let mut found = None;
+            for at in &known.at {
+                if at.address == instruction {
+                    found = Some(*at);
+                }
             }
+            found
         })
         .filter(|_| scope::holds_current());
     if point.is_none() {
