@@ -105,13 +105,20 @@ fn breakpoint(ctx: &PerfEventContext) -> Option<Breakpoint> {
         // Of a process that was there before, the agent knows the tick.
         .filter(|known| known.start / TICK == current_start() / TICK)
         .and_then(|known| {
-            let mut found = None;
-            for at in &known.at {
-                if at.address == instruction {
-                    found = Some(*at);
-                }
-            }
-            found
+            // A place and then the entry: what a loop over entries makes of it reads registers that it never wrote.
+            let [first, second, third, fourth] = &known.at;
+            let place = if first.address == instruction {
+                0
+            } else if second.address == instruction {
+                1
+            } else if third.address == instruction {
+                2
+            } else if fourth.address == instruction {
+                3
+            } else {
+                return None;
+            };
+            known.at.get(core::hint::black_box(place) & 3).copied()
         })
         .filter(|_| scope::holds_current());
     if point.is_none() {

@@ -430,7 +430,10 @@ impl Attachments {
             debug!(%error, "the probes cannot be told of more processes");
             return Err(Refused::For(Unattached::Limit));
         }
-        let program = self.maps.programs().of(known.point.kind);
+        let Some(programs) = self.maps.programs() else {
+            return Err(Refused::For(Unattached::Refused));
+        };
+        let program = programs.of(known.point.kind);
         let breakpoints = of_threads(process.pid, address, program, room)?;
         if start_ticks(process.pid) != Some(process.start / TICK) {
             return Err(Refused::Gone);

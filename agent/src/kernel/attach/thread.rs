@@ -48,7 +48,6 @@ use tracing::{debug, info, warn};
 
 /// Files whose findings are kept.
 const FILES: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
-/// Files in states that do not last, whose findings are kept.
 /// Processes that wait for a search.
 const PENDING: usize = 16_384;
 /// Files of one process that it waits for.
