@@ -396,10 +396,10 @@ pub struct Breakpoint {
     pub places: u32,
 }
 
-/// Breakpoints that one process may have of ours: a thread has four slots, of which a debugger keeps two.
-pub const BREAKPOINTS_MAX: usize = 2;
+/// Breakpoints that a thread has: `HBP_NUM` (arch/x86/include/asm/hw_breakpoint.h).
+pub const BREAKPOINTS_MAX: usize = 4;
 
-/// Where a process has breakpoints, in the map `BREAKPOINTS` by process id. 40 bytes.
+/// Where a process has breakpoints, in the map `BREAKPOINTS` by process id. 72 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Breakpoints {
@@ -778,7 +778,7 @@ const _: () = {
     assert!(offset_of!(Made, path) == 48);
     assert!(size_of::<File>() == 40);
     assert!(size_of::<Breakpoint>() == 16);
-    assert!(size_of::<Breakpoints>() == 40);
+    assert!(size_of::<Breakpoints>() == 72);
     assert!(size_of::<ProcessId>() == 16);
     assert!(size_of::<Framing>() == 16);
     assert!(size_of::<Connection>() == 120);

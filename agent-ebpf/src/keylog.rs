@@ -12,7 +12,7 @@ use crate::{
     scope,
 };
 use agent_common::abi::{
-    self, Breakpoint, LABEL_MAX, Place, Places, RANDOM_LEN, SECRET_MAX, kind, probe, reason,
+    self, Breakpoint, LABEL_MAX, Place, Places, RANDOM_LEN, SECRET_MAX, TICK, kind, probe, reason,
 };
 use aya_ebpf::{
     EbpfContext,
@@ -102,16 +102,23 @@ fn breakpoint(ctx: &PerfEventContext) -> Option<Breakpoint> {
     let instruction = unsafe { (*registers_of(ctx)).rip };
     // SAFETY: an entry that changes meanwhile is integers all the same.
     let point = unsafe { BREAKPOINTS.get(process) }
-        .filter(|known| known.start == current_start())
+        // Of a process that was there before, the agent knows the tick.
+        .filter(|known| known.start / TICK == current_start() / TICK)
         .and_then(|known| {
-            let [first, second] = &known.at;
-            if first.address == instruction {
-                Some(*first)
+            // A place and then the entry: what a loop over entries makes of it reads registers that it never wrote.
+            let [first, second, third, fourth] = &known.at;
+            let place = if first.address == instruction {
+                0
             } else if second.address == instruction {
-                Some(*second)
+                1
+            } else if third.address == instruction {
+                2
+            } else if fourth.address == instruction {
+                3
             } else {
-                None
-            }
+                return None;
+            };
+            known.at.get(core::hint::black_box(place) & 3).copied()
         })
         .filter(|_| scope::holds_current());
     if point.is_none() {
@@ -327,17 +334,10 @@ fn derive(point: u32, parameters: u64) {
             break;
         }
         // SAFETY: as above. Names are literals in a read-only page, with text behind them.
-        let Ok(mut name) = (unsafe { bpf_probe_read_user_value::<[u8; 8]>(parameter.name) }) else {
+        let Ok(name) = (unsafe { bpf_probe_read_user_value::<[u8; 8]>(parameter.name) }) else {
             continue;
         };
-        let mut ended = false;
-        for byte in &mut name {
-            ended |= *byte == 0;
-            if ended {
-                *byte = 0;
-            }
-        }
-        let name = u64::from_ne_bytes(name);
+        let name = before_nul(u64::from_ne_bytes(name));
         let value = (parameter.data, parameter.size);
         if name == u64::from_ne_bytes(LABEL) {
             label = value;
@@ -360,6 +360,16 @@ fn derive(point: u32, parameters: u64) {
 unsafe fn bpf_probe_read_user_value<T>(address: u64) -> Result<T, i32> {
     // SAFETY: the helper checks the address.
     unsafe { aya_ebpf::helpers::bpf_probe_read_user(address as *const T) }
+}
+
+/// The text in these bytes, with zeroes after its end. Without a branch: the verifier would follow each, in every round of
+/// the walk, for seconds.
+#[inline(always)]
+fn before_nul(text: u64) -> u64 {
+    // The lowest bit of these is that of the first NUL byte, if there is one; the machines are little-endian.
+    let ends = text.wrapping_sub(0x0101_0101_0101_0101) & !text & 0x8080_8080_8080_8080;
+    let first = ends & ends.wrapping_neg();
+    text & (first >> 7).wrapping_sub(1)
 }
 
 #[inline(always)]

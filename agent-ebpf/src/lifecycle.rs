@@ -7,7 +7,7 @@ use crate::{
     scope, stream,
 };
 use agent_common::abi::{
-    self, ARGUMENTS_MAX, Breakpoints, CGROUP_PATH_MAX, Connection, FILENAME_MAX, kind, probe,
+    self, ARGUMENTS_MAX, Breakpoints, CGROUP_PATH_MAX, Connection, FILENAME_MAX, TICK, kind, probe,
     reason,
 };
 use aya_ebpf::{
@@ -172,7 +172,7 @@ pub fn sched_process_fork(ctx: RawTracePointContext) -> i32 {
     }
     // SAFETY: the value is copied at once.
     if let Some(Breakpoints { start, at }) = unsafe { BREAKPOINTS.get(parent) }.copied()
-        && start == parent_start
+        && start / TICK == parent_start / TICK
     {
         // The kernel gives the child its parent's breakpoints (`inherit_event`), at the same addresses.
         let inherited = Breakpoints {

@@ -106,6 +106,10 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
     if !scope::holds_current() {
         return 0;
     }
+    if made::is_told(call) {
+        made::exited(call, regs, ret as u64);
+        return 0;
+    }
     if let Some(regs) = arguments(regs) {
         crate::diagnose!(debug, &ctx, "system call {} in scope gave {}", call, ret);
         finished(call, &regs, ret as u64);
@@ -122,10 +126,6 @@ pub fn sys_exit(ctx: RawTracePointContext) -> i32 {
 
 #[inline(always)]
 fn finished(call: u64, regs: &Arguments, ret: u64) {
-    if made::is_told(call) {
-        made::finished(call, regs, ret);
-        return;
-    }
     let sends = matches!(
         call,
         nr::WRITE | nr::WRITEV | nr::SENDTO | nr::SENDMSG | nr::SENDMMSG | nr::PWRITEV2

@@ -68,7 +68,7 @@ section! {
         /// How key-log points of TLS libraries are attached: "auto" (hardware breakpoints, and uprobes bound to the process
         /// where those are refused), "breakpoint", "uprobe" (bound to the process, libraries only), or "uprobe-host".
         /// The last puts breakpoints into every process of the host that maps the file, in the scope or not, which ends
-        /// programs that copy or translate their own code: never chosen by itself.
+        /// programs that copy or translate their own code: never chosen by itself. "off" attaches none.
         pub points: Points = Points::Auto,
         /// Size of the ring buffer between kernel and agent, in bytes: a power of two.
         pub ring_bytes: PowerOfTwo<65_536, 1_073_741_824> = PowerOfTwo::new(8 * 1024 * 1024),
@@ -324,6 +324,7 @@ pub enum Points {
     Breakpoint,
     Uprobe,
     UprobeHost,
+    Off,
 }
 
 /// Which kernel hooks to use.

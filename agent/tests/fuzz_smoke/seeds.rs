@@ -47,9 +47,7 @@ fn quic() -> Vec<Vec<u8>> {
 /// Encoded by the same code: `messages` reads both directions.
 fn messages() -> Vec<Vec<u8>> {
     use tokentrail_agent::kernel::record::{FileId, PointId, ProcessKey};
-    use tokentrail_agent::privilege::message::{
-        Answer, Ask, Keys, Program, Settings, Tell, encode,
-    };
+    use tokentrail_agent::privilege::message::{Answer, Ask, Keys, Settings, Tell, encode};
     let file = FileId {
         device: 1,
         inode: 2,
@@ -58,14 +56,7 @@ fn messages() -> Vec<Vec<u8>> {
         Ask::Ready {
             weaker: vec!["no Landlock".into()],
         },
-        Ask::Look {
-            process: ProcessKey { pid: 7, start: 9 },
-            file: Some((1, 2)),
-            executable: Some(Program {
-                file,
-                path: "/bin/x".into(),
-            }),
-        },
+        Ask::Look(ProcessKey { pid: 7, start: 9 }),
         Ask::DropPoint(PointId(3)),
         Ask::CgroupMade { path: "/a".into() },
         Ask::StillRuns {

@@ -232,7 +232,7 @@ fn in_machine(workspace: &Workspace, agent: &Path, folder: &Path, options: &Opti
     Ok(())
 }
 
-/// Everything, on this kernel.
+/// Everything, on this kernel. What was measured is told, whatever ends it.
 fn measure(
     workspace: &Workspace,
     agent: &Path,
@@ -241,8 +241,25 @@ fn measure(
     pace: Pace,
 ) -> Result<()> {
     say::heading("bench");
-    let cgroup = Cgroup::make(&folder.join("cgroup"))?;
     let mut report = Report::default();
+    let outcome = parts(workspace, agent, folder, options, pace, &mut report);
+    println!("{}", report.table());
+    let file = folder.join("bench.json");
+    let text = serde_json::to_string_pretty(&report.json())?;
+    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("\nall numbers: {}", file.display());
+    outcome
+}
+
+fn parts(
+    workspace: &Workspace,
+    agent: &Path,
+    folder: &Path,
+    options: &Options,
+    pace: Pace,
+    report: &mut Report,
+) -> Result<()> {
+    let cgroup = Cgroup::make(&folder.join("cgroup"))?;
     if options.wants(Part::Points) {
         let setting = points::Setting {
             agent,
@@ -266,20 +283,7 @@ fn measure(
         first::measure(&setting, &mut report.first)?;
     }
     if options.wants_costs() {
-        costs::measure(
-            workspace,
-            agent,
-            folder,
-            options,
-            pace,
-            &cgroup,
-            &mut report,
-        )?;
+        costs::measure(workspace, agent, folder, options, pace, &cgroup, report)?;
     }
-    println!("{}", report.table());
-    let file = folder.join("bench.json");
-    let text = serde_json::to_string_pretty(&report.json())?;
-    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    println!("\nall numbers: {}", file.display());
     Ok(())
 }

@@ -14,6 +14,7 @@ use super::{
 use crate::cli::{receivers, watchdog::Watchdog};
 use agent_common::event::{HashAbsent, Sha256, Time};
 use anyhow::Context as _;
+use rustix::process::setpriority_process;
 use std::{
     io::ErrorKind,
     os::{
@@ -60,6 +61,8 @@ const BEGIN: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(120);
 /// How often the probes' own log is handed on, where they have one.
 const HAND_ON: Duration = Duration::from_millis(250);
+/// Niceness of the threads that attach.
+const EAGER: i32 = -10;
 /// Complaints about the worker that are written down.
 const COMPLAINTS: u32 = 10;
 
@@ -132,6 +135,8 @@ pub async fn observe(
         .context("the worker cannot be told what to do")?;
     drop(descriptor);
 
+    // The threads that attach are in a race with what they attach to: they inherit this. Refused in some containers.
+    let _ = setpriority_process(None, EAGER);
     // Before the first thread is made: each has rights of its own.
     let (kept, weaker) = lockdown::privileged(account.is_some(), || loaded.can_attach_points())
         .context("this process cannot give up its rights")?;
@@ -171,6 +176,7 @@ pub async fn observe(
         own,
     };
     let points = attach(&arguments, &capture, &scopes, loaded, helpers, &pipe, &live)?;
+    let _ = setpriority_process(None, 0);
     watch(&scopes, &pipe, &live)?;
 
     let ready = tokio::time::timeout(BEGIN, said.recv()).await;
@@ -260,6 +266,10 @@ fn start_keeper(config: &Config, loaded: &mut probes::Probes) -> (Way, Option<St
             breakpoints: breakpoints.is_ok(),
         },
         Points::Breakpoint => Way::Breakpoints,
+        Points::Off => {
+            warn!("capture.points is off: TLS is listed as unread");
+            Way::Off
+        }
         Points::Uprobe => Way::Uprobes,
         Points::UprobeHost => {
             warn!(
@@ -269,7 +279,7 @@ fn start_keeper(config: &Config, loaded: &mut probes::Probes) -> (Way, Option<St
             Way::HostUprobes
         }
     };
-    if way == Way::Breakpoints && !config.capture.bridge {
+    if matches!(way, Way::Breakpoints | Way::Off) && !config.capture.bridge {
         return (way, None);
     }
     let started = loaded

@@ -206,7 +206,8 @@ impl Worker {
                 } else {
                     Err(text)
                 });
-                let records = sum(reason::RECORDS);
+                // Those of the other ring are read by the other process.
+                let records = sum(reason::RECORDS) - totals.of(probe::ATTACH, reason::RECORDS);
                 let text = format!(
                     "records submitted {records} = records read {}",
                     self.records

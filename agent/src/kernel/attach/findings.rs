@@ -1,9 +1,13 @@
 //! What a search found in one file, as the attacher uses it.
 
 use crate::kernel::{
-    keylog::{Found, Library, Point, PointKind},
+    keylog::{
+        Found, Library, Point, PointKind,
+        places::{LabelPlace, Place},
+    },
     record::PointId,
 };
+use agent_common::abi::BREAKPOINTS_MAX;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -28,6 +32,8 @@ pub struct Findings {
 pub struct Known {
     pub id: PointId,
     pub point: Point,
+    /// How many breakpoints the agent may take of a thread for it.
+    pub slots: usize,
     /// Its secrets opened nothing.
     dropped: AtomicBool,
     /// The worker has been told of it.
@@ -49,26 +55,56 @@ impl Known {
     }
 }
 
+/// Which points come first where a thread has not enough breakpoints for all: those that pass every label, or the
+/// secrets of TLS 1.3's application data by a label of its own (its length tells), then TLS 1.2's, then all others.
+fn rank(point: &Point) -> u8 {
+    match point.kind {
+        PointKind::KeyLog => 0,
+        PointKind::Placed(places) => match places.label {
+            LabelPlace::Text { length, .. } => match length {
+                Place::Constant(length) if length != APPLICATION_LABEL => 2,
+                _ => 0,
+            },
+            LabelPlace::Master => 1,
+        },
+        PointKind::KdfDerive => 3,
+    }
+}
+
+/// Breakpoints that the agent takes of a thread, usually.
+const USUAL_SLOTS: usize = 2;
+
+/// Bytes of `CLIENT_TRAFFIC_SECRET_0` and of `SERVER_TRAFFIC_SECRET_0`; `EXPORTER_SECRET` and those of the handshake have
+/// another length.
+const APPLICATION_LABEL: i32 = 23;
+
 impl Findings {
     /// `id` gives the next one. `only_fallback`: no point of OpenSSL is wanted but the fallback.
     pub fn new(found: &Found, only_fallback: bool, mut id: impl FnMut() -> PointId) -> Self {
+        // A debugger keeps two, but of programs that pass their secrets in more places (rustls, which is compiled in).
+        let slots = match found.key_log_points().count() {
+            ..=USUAL_SLOTS => USUAL_SLOTS,
+            _ => BREAKPOINTS_MAX,
+        };
         let mut known = |point: &Point| {
             Arc::new(Known {
                 id: id(),
                 point: point.clone(),
+                slots,
                 dropped: AtomicBool::new(false),
                 told: AtomicBool::new(false),
             })
         };
         let is_left_out = |point: &&Point| only_fallback && point.library == Library::Openssl;
+        let mut chosen: Vec<&Point> = found
+            .key_log_points()
+            .filter(|point| !is_left_out(point))
+            .collect();
+        chosen.sort_by_key(|point| rank(point));
         let wants_fallback = found.wants_fallback()
             || only_fallback && found.key_log_points().any(|point| is_left_out(&point));
         Self {
-            points: found
-                .key_log_points()
-                .filter(|point| !is_left_out(point))
-                .map(&mut known)
-                .collect(),
+            points: chosen.into_iter().map(&mut known).collect(),
             fallback: found.fallback().map(known),
             wants_fallback,
             unread: found.unread.iter().map(|unread| unread.library).collect(),

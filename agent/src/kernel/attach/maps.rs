@@ -44,7 +44,8 @@ pub struct AttachMaps {
     files: HashMap<MapData, FileValue, u32>,
     breakpoints: HashMap<MapData, u32, BreakpointsValue>,
     places: HashMap<MapData, u32, PlacesValue>,
-    programs: Programs,
+    /// None, where the kernel refuses them.
+    programs: Option<Programs>,
 }
 
 /// The programs of breakpoints, loaded.
@@ -86,7 +87,8 @@ impl Programs {
 
 impl AttachMaps {
     pub(in crate::kernel) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        let programs = Programs::load(ebpf)?;
+        // What was wrong was said when they were loaded.
+        let programs = Programs::load(ebpf).ok();
         Ok(Self {
             ring: map(ebpf, "ATTACH")?,
             lost: map(ebpf, "ATTACH_LOST")?,
@@ -97,8 +99,8 @@ impl AttachMaps {
         })
     }
 
-    pub fn programs(&self) -> &Programs {
-        &self.programs
+    pub fn programs(&self) -> Option<&Programs> {
+        self.programs.as_ref()
     }
 
     /// The next record's bytes.

@@ -218,7 +218,7 @@ impl Attacher {
 
     /// Looks at what a process has mapped, beside what the probes tell. The worker has counted that it asked.
     pub fn look(&self, process: ProcessKey) {
-        if !self.send(Request::Look(process)) {
+        if !self.send(Request::Look(record::in_ticks(process))) {
             // Nothing was looked at: the worker must not wait for it.
             self.points.looked_at(process);
         }

@@ -67,6 +67,8 @@ pub enum Way {
     Uprobes,
     /// Uprobes for every process of the host that has the file mapped.
     HostUprobes,
+    /// Nothing is attached.
+    Off,
 }
 
 impl Way {
@@ -184,7 +186,7 @@ impl Attachments {
 
     fn breakpoint(&mut self, target: Target, known: &Known) -> Result<Nanos, Refused> {
         let process = target.process;
-        if !self.processes.has_room(process) {
+        if !self.processes.has_room(process, known.slots) {
             return Err(Refused::For(Unattached::NoBreakpoint));
         }
         let owner = Owner::of(process.pid);
@@ -226,7 +228,7 @@ impl Attachments {
         known: &Known,
         refused: Unattached,
     ) -> Result<Attached, Refused> {
-        if self.kept.is_none() {
+        if self.kept.is_none() || self.way == Way::Off {
             return Err(Refused::For(refused));
         }
         let host = self.way == Way::HostUprobes;
@@ -428,7 +430,10 @@ impl Attachments {
             debug!(%error, "the probes cannot be told of more processes");
             return Err(Refused::For(Unattached::Limit));
         }
-        let program = self.maps.programs().of(known.point.kind);
+        let Some(programs) = self.maps.programs() else {
+            return Err(Refused::For(Unattached::Refused));
+        };
+        let program = programs.of(known.point.kind);
         let breakpoints = of_threads(process.pid, address, program, room)?;
         if start_ticks(process.pid) != Some(process.start / TICK) {
             return Err(Refused::Gone);

@@ -98,12 +98,11 @@ impl<D> Processes<D> {
             .filter_map(|id| self.attachments.get(id))
     }
 
-    /// Whether there is room for one more of those that are breakpoints.
-    pub fn has_room(&self, process: ProcessKey) -> bool {
-        let breakpoints = self
-            .of(process)
-            .filter(|attachment| attachment.is_breakpoint);
-        breakpoints.count() < BREAKPOINTS_MAX
+    /// Whether there is room for one more breakpoint, where a thread may have `most` of them.
+    pub fn has_room(&self, process: ProcessKey, most: usize) -> bool {
+        let attachments = self.of(process);
+        let breakpoints = attachments.filter(|attachment| attachment.is_breakpoint);
+        breakpoints.count() < most.min(BREAKPOINTS_MAX)
     }
 
     /// The value of the probes' map `BREAKPOINTS` for this process, with one more than it has.
@@ -376,7 +375,7 @@ mod tests {
             Owner::named("u"),
             8,
         );
-        assert!(!processes.has_room(process(2)) && processes.has_room(process(1)));
+        assert!(!processes.has_room(process(2), 2) && processes.has_room(process(1), 2));
         let value = processes.breakpoints(process(2), None);
         assert_eq!((value.at[0].address, value.at[1].places), (0x10, 7));
         let (over, of) = processes.remove(|attachment| attachment.point == PointId(1));

@@ -3,7 +3,7 @@
 //! Invariant: a record of another length or kind is refused, and counted by the caller.
 
 use crate::{flow::Nanos, kernel::record::ProcessKey};
-use agent_common::abi::{self, Header, kind};
+use agent_common::abi::{self, Header, TICK, kind};
 use std::{ffi::OsStr, mem::offset_of, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,11 +112,11 @@ impl Record {
                 Self::Forked {
                     child: ProcessKey {
                         pid: u32::from_ne_bytes(at(bytes, 16)?),
-                        start: word(bytes, 24)?,
+                        start: start(word(bytes, 24)?),
                     },
                     parent: ProcessKey {
                         pid: u32::from_ne_bytes(at(bytes, 20)?),
-                        start: word(bytes, 32)?,
+                        start: start(word(bytes, 32)?),
                     },
                     time: header.time,
                 }
@@ -165,10 +165,23 @@ const _: () = {
     assert!(offset_of!(abi::Fork, child_start) == 24 && offset_of!(abi::Fork, parent_start) == 32);
 };
 
+/// Starts are compared in ticks, which is what `/proc` has of a process that was there before.
+fn start(nanoseconds: u64) -> u64 {
+    nanoseconds / TICK * TICK
+}
+
+/// The same process, its start in whole ticks.
+pub fn in_ticks(process: ProcessKey) -> ProcessKey {
+    ProcessKey {
+        start: start(process.start),
+        ..process
+    }
+}
+
 fn process(bytes: &[u8]) -> Option<ProcessKey> {
     Some(ProcessKey {
         pid: u32::from_ne_bytes(at(bytes, 16)?),
-        start: word(bytes, 24)?,
+        start: start(word(bytes, 24)?),
     })
 }
 
@@ -200,7 +213,7 @@ mod tests {
     use super::*;
 
     fn mapped() -> Vec<u8> {
-        let words: [u64; 10] = [7, 99, 1, 2, 3, 4, 5, 0x1000, 0x2000, 0x3000];
+        let words: [u64; 10] = [7, 3 * TICK + 99, 1, 2, 3, 4, 5, 0x1000, 0x2000, 0x3000];
         let mut bytes = Vec::new();
         bytes.extend(abi::VERSION.to_ne_bytes());
         bytes.extend(kind::MAPPED.to_ne_bytes());
@@ -223,7 +236,7 @@ mod tests {
         else {
             panic!("not read");
         };
-        assert_eq!((process.pid, process.start), (7, 99));
+        assert_eq!((process.pid, process.start), (7, 3 * TICK));
         assert_eq!((file.device, file.changed), (1, 5));
         assert_eq!(part.address_of(0x3010), Some(0x1010));
         assert_eq!(part.address_of(0x5000), None);

@@ -108,6 +108,8 @@ struct Shared {
     state: Mutex<State>,
 }
 
+type Hearer = Arc<dyn Fn(&Lost) + Send + Sync>;
+
 struct State {
     /// Of the keeper that runs now, with its process's id.
     now: Option<(u64, u32)>,
@@ -120,7 +122,7 @@ struct State {
     /// There will be none any more.
     over: bool,
     /// Who else wants to know what is lost.
-    hearers: Vec<Arc<dyn Fn(&Lost) + Send + Sync>>,
+    hearers: Vec<Hearer>,
 }
 
 impl Started {

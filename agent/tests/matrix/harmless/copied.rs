@@ -9,7 +9,7 @@ use crate::support::scenario::requests;
 use crate::support::text::text_is_untouched;
 use crate::support::{brief, fixtures, say, turn};
 use anyhow::{Context, Result};
-use std::path::PathBuf;
+use std::path::Path;
 
 #[test]
 fn copied() {
@@ -49,7 +49,7 @@ fn both(stage: &Stage) -> [(&'static str, Place); 2] {
 }
 
 /// The library's text is replaced by a copy in anonymous memory, at the same addresses.
-fn anonymous(stage: &mut Stage, library: &PathBuf, place: &Place) -> Result<()> {
+fn anonymous(stage: &mut Stage, library: &Path, place: &Place) -> Result<()> {
     let asked = requests(&stage.lab, "anonymous", 3);
     let mut scenario = stage.script("copied_text", library, &asked)?.start(place)?;
     scenario.reach("begun")?;
@@ -67,14 +67,9 @@ fn anonymous(stage: &mut Stage, library: &PathBuf, place: &Place) -> Result<()> 
 }
 
 /// curl below valgrind, which runs no instruction of the file.
-fn translated(
-    stage: &mut Stage,
-    valgrind: &PathBuf,
-    library: &PathBuf,
-    place: &Place,
-) -> Result<()> {
+fn translated(stage: &mut Stage, valgrind: &Path, library: &Path, place: &Place) -> Result<()> {
     let credential = stage.ask(&CURL, place, |mut spec| {
-        let curl = std::mem::replace(&mut spec.program, valgrind.clone());
+        let curl = std::mem::replace(&mut spec.program, valgrind.to_owned());
         let words = ["-q".into(), "--tool=none".into(), curl.into_os_string()];
         spec.args.splice(0..0, words);
         spec.env("LD_LIBRARY_PATH", library)

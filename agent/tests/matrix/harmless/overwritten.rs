@@ -214,7 +214,9 @@ fn overwritten_below_uprobes() {
 fn every_way(stage: &mut Stage, subject: &Subject, rounds: usize, cells: &mut Cells) {
     let rounds = if all() { ALL_ROUNDS } else { repeat(rounds) };
     // Whoever cannot run it at all cannot show anything.
-    unhurt(&Spec::new(&subject.other), &Place::default()).unwrap();
+    if let Err(error) = unhurt(&Spec::new(&subject.other), &Place::default()) {
+        return cells.check(&format!("{}-control", subject.name), Err(error));
+    }
     for (way, overwrite) in WAYS {
         let cell = format!("{}-{way}", subject.name);
         if brief() && !["cp", "ftruncate", "shared-mapping"].contains(&way) {

@@ -23,7 +23,11 @@ fn rungs() {
     let mut cells = Cells::new("rungs");
     for rung in ["breakpoint", "uprobe", "uprobe-host"] {
         match Stage::on_rung("rungs", rung) {
-            Ok(Some(stage)) => smoke(stage, rung, &mut cells),
+            Ok(Some(stage)) => {
+                if let Err(error) = smoke(stage, rung, &mut cells) {
+                    cells.check(rung, Err(error));
+                }
+            }
             Ok(None) => cells.skip(rung, "this agent has no choice of rungs"),
             Err(error) => cells.check(rung, Err(error)),
         }
@@ -31,11 +35,11 @@ fn rungs() {
     cells.finish();
 }
 
-fn smoke(mut stage: Stage, rung: &str, cells: &mut Cells) {
-    let library = stage.library("library").unwrap();
+fn smoke(mut stage: Stage, rung: &str, cells: &mut Cells) -> Result<()> {
+    let library = stage.library("library")?;
     let read = stage.user(&library, &format!("{rung}-read")).map(drop);
     cells.check(&format!("{rung}-read"), read);
-    let other = other(&stage).unwrap();
+    let other = other(&stage)?;
     let upgraded = upgraded(&mut stage, rung);
     cells.check(&format!("{rung}-upgraded"), upgraded);
     let impatient = impatient(&mut stage, rung, &other);
@@ -52,6 +56,7 @@ fn smoke(mut stage: Stage, rung: &str, cells: &mut Cells) {
         cells.check(&format!("{rung}-hung-{number}-{name}"), hung.map(drop));
     }
     stop(stage.agent, cells);
+    Ok(())
 }
 
 /// `worker` of `tokentrail-agent worker`.

@@ -42,7 +42,7 @@ impl First<'_> {
         let (pace, seconds) = (setting.pace, setting.options.flood);
         let step = say::Step::start(format!("{RATE} execs of curl a second for {seconds} s"));
         let folder = folder.join("flood");
-        let watch = Watch::start(setting.agent, self.scope, &folder, pace.seconds(20))?;
+        let watch = Watch::start(setting.agent, self.scope, &folder, pace.seconds(120))?;
         let first = self.next;
         self.next += u32::try_from(RATE * seconds)?;
         let mut words: Vec<OsString> = vec![

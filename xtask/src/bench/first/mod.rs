@@ -208,7 +208,12 @@ impl First<'_> {
         let folder = folder.join(program.name.text().replace([',', ' '], ""));
         let runs = setting.options.runs(program.bytes());
         let mut step = say::Step::start(format!("first handshake, {}", program.name.text()));
-        let watch = Watch::start(setting.agent, self.scope, &folder, setting.pace.seconds(20))?;
+        let watch = Watch::start(
+            setting.agent,
+            self.scope,
+            &folder,
+            setting.pace.seconds(120),
+        )?;
         // Known by its runs, or there is nothing to measure.
         let mut failure = None;
         for _ in 0..WARM {

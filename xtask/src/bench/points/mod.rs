@@ -282,7 +282,7 @@ impl Points<'_> {
             pace,
             ..
         } = *self.setting;
-        let limit = pace.seconds(20);
+        let limit = pace.seconds(120);
         let configuration = self.configurations.iter().find(|(of, _)| *of == variant);
         let mut running = match (variant, configuration) {
             (Variant::Nothing, _) => None,
