@@ -18,6 +18,9 @@ const COPIES: usize = 5;
 /// Of what is written and run at once.
 const AT_ONCE: usize = 20;
 
+/// Why a first handshake is not read: the program was quicker, or even ended before it was known.
+const LATE: [&str; 2] = ["attached_late", "no_key_log_point"];
+
 /// What a search says in the log.
 const LOG: &str = "info,tokentrail_agent::kernel::attach=debug";
 
@@ -63,7 +66,7 @@ fn searched_ahead() {
         let made = stage.made_executable(&program, &cell);
         stage.took("made", &cell, made);
         let cell = format!("path-{number:02}");
-        let made = stage.on_the_path(&program, &cell);
+        let made = stage.on_the_path(&program, &cell, number);
         stage.took("path", &cell, made);
     }
     for number in 0..repeat(AT_ONCE) {
@@ -92,13 +95,13 @@ impl Stage<'_> {
     }
 
     /// In a folder of PATH that only processes of one mount namespace see: put there by somebody out of scope, found when
-    /// a process of the scope is met that sees it.
-    fn on_the_path(&mut self, program: &Path, cell: &str) -> Result<Vec<Expected>> {
+    /// a process of the scope is met that sees it. Each is larger by `number` bytes: their inodes have the same numbers.
+    fn on_the_path(&mut self, program: &Path, cell: &str, number: usize) -> Result<Vec<Expected>> {
         let alone = ["/usr/bin/unshare", "--mount", "--propagation", "private"];
         let mut shell = self.shell(&self.lab.outside(), &alone)?;
         let name = format!("/usr/local/bin/tokentrail-{cell}");
         shell.send(&format!(
-            "mount -t tmpfs none /usr/local/bin && cp {} {name} && chmod 755 {name} && stat -c '%i %s' {name}\n",
+            "mount -t tmpfs none /usr/local/bin && cp {} {name} && chmod 755 {name} && head -c {number} /dev/zero >>{name} && stat -c '%i %s' {name}\n",
             program.display()
         ))?;
         let line = shell.line()?;
@@ -210,7 +213,7 @@ impl Stage<'_> {
                 read += usize::from(seen);
                 let listed = || {
                     let (local, peer) = first.ends.context("its ends")?;
-                    unread_in(&stopped.events, local, peer, &["attached_late"]).map(drop)
+                    unread_in(&stopped.events, local, peer, &LATE).map(drop)
                 };
                 let result = if seen { Ok(()) } else { listed() };
                 self.cells

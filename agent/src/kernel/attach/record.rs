@@ -254,7 +254,7 @@ mod tests {
         put(2, &kind::MADE.to_ne_bytes());
         put(4, &(size as u32).to_ne_bytes());
         put(16, &7u32.to_ne_bytes());
-        put(24, &99u64.to_ne_bytes());
+        put(24, &(5 * TICK).to_ne_bytes());
         put(32, &descriptor.to_ne_bytes());
         put(36, &folder.to_ne_bytes());
         put(40, &(path.len() as u32).to_ne_bytes());
@@ -269,7 +269,7 @@ mod tests {
             _ => None,
         };
         let found = read(&made(abi::Made::NOT_OPEN, -100, b"bin/\xff")).unwrap();
-        assert_eq!((found.process.pid, found.process.start), (7, 99));
+        assert_eq!((found.process.pid, found.process.start), (7, 5 * TICK));
         assert_eq!((found.descriptor, found.folder), (None, None));
         assert_eq!(found.path.unwrap().as_os_str().as_bytes(), b"bin/\xff");
         let found = read(&made(5, 4, b"")).unwrap();

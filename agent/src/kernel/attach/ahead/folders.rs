@@ -68,7 +68,6 @@ pub type Stamp = (PathBuf, Option<(i64, u32)>);
 /// What a visit gave.
 #[derive(Debug, Default)]
 pub struct Visit {
-    /// In the order in which they are to be searched.
     pub candidates: Vec<Candidate>,
     /// The folders that were listed; empty if there were too many to remember.
     pub stamps: Vec<Stamp>,
@@ -135,7 +134,7 @@ pub fn visit(
             let full = entries > ENTRIES || visit.candidates.len() >= FILES;
             if full || Instant::now() >= until {
                 visit.cut = true;
-                return visit.in_order();
+                return visit.end();
             }
             let name = entry.file_name().to_bytes();
             if matches!(name, b"." | b"..") {
@@ -172,7 +171,7 @@ pub fn visit(
             }
         }
     }
-    visit.in_order()
+    visit.end()
 }
 
 /// A folder that was not listed before, and when its entries changed.
@@ -194,15 +193,16 @@ fn changed(stat: &Statx) -> (i64, u32) {
     (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec)
 }
 
-/// Large ones first, and among these the smaller ones: what is small is searched soon enough when it is executed.
-pub fn put_in_order(candidates: &mut [Candidate]) {
-    candidates.sort_by_key(|candidate| (candidate.state.size < SMALL, candidate.state.size));
+impl Candidate {
+    /// Whose turn is before whose: large ones go first, and among these the smaller ones. What is small is searched soon
+    /// enough when it is executed.
+    pub fn turn(&self) -> impl Ord + use<> {
+        (self.state.size < SMALL, self.state.size)
+    }
 }
 
 impl Visit {
-    /// See [`put_in_order`].
-    fn in_order(mut self) -> Self {
-        put_in_order(&mut self.candidates);
+    fn end(mut self) -> Self {
         if self.stamps.len() > STAMPS || self.cut {
             self.stamps.clear();
         }
@@ -450,7 +450,8 @@ mod tests {
         root.file("bin/small", 0o755, 100);
         root.file("bin/larger", 0o755, SMALL as usize + 2);
         root.file("bin/large", 0o755, SMALL as usize + 1);
-        let found = root.visit(&Folder::programs("/bin"));
+        let mut found = root.visit(&Folder::programs("/bin"));
+        found.candidates.sort_by_key(Candidate::turn);
         let names: Vec<_> = found
             .candidates
             .iter()

@@ -39,7 +39,13 @@ pub struct ViewKey {
     namespace: u64,
     /// Device and inode number of its root.
     root: (u64, u64),
+    /// The root's mount: numbers of namespaces come again as soon as one has ended, those of mounts never do (Linux 6.8),
+    /// or later.
+    mount: u64,
 }
+
+/// `STATX_MNT_ID_UNIQUE` (include/uapi/linux/stat.h)
+const MOUNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 /// See the module.
 #[derive(Debug)]
@@ -61,11 +67,14 @@ impl ViewKey {
     pub fn of(pid: u32) -> io::Result<Self> {
         let link = |name: &str| -> io::Result<Statx> {
             let path = format!("/proc/{pid}/{name}");
-            Ok(statx(CWD, path, QUIETLY, StatxFlags::INO)?)
+            let wanted = StatxFlags::INO | StatxFlags::MNT_ID | MOUNT_ID_UNIQUE;
+            Ok(statx(CWD, path, QUIETLY, wanted)?)
         };
+        let root = link("root")?;
         Ok(Self {
             namespace: link("ns/mnt")?.stx_ino,
-            root: id(&link("root")?),
+            root: id(&root),
+            mount: root.stx_mnt_id,
         })
     }
 }

@@ -15,6 +15,7 @@ use crate::kernel::{attach::record::Part, device::Mounts, owner::Owner};
 use lru::LruCache;
 use rustix::io::Errno;
 use std::{
+    cmp::Reverse,
     fs, io,
     num::NonZeroUsize,
     path::PathBuf,
@@ -33,7 +34,7 @@ const AGAIN: Duration = Duration::from_secs(300);
 const VISIT: Duration = Duration::from_secs(5);
 /// Folders in a second that are visited for one owner.
 const RATE: f64 = 20.0;
-/// Files of one process's folders together.
+/// Files of one owner that wait to be searched, and of one process's folders.
 const FILES: usize = 8_192;
 
 struct Visited {
@@ -134,27 +135,101 @@ enum How {
     Mapped(Part),
 }
 
-/// Serves one owner's folders until none comes for a while.
+/// Serves one owner's folders until none comes for a while. Folders are visited as soon as they are named; their files are
+/// searched one by one in between, the most worthwhile first, whichever folder they are from.
 pub fn serve(shared: &Arc<Shared>, key: &Key) {
     let mut bucket = Bucket::full(RATE, Instant::now());
+    let mut files = Files::new(shared);
     loop {
-        let (line, how) = match shared.desk.next(key, None) {
+        let patience = (!files.is_empty()).then_some(Duration::ZERO);
+        let (line, how) = match shared.desk.next(key, patience) {
             Next::Task(Task::Met(line, name)) => (line, How::Executed(name)),
             Next::Task(Task::Mapped(line, part)) => (line, How::Mapped(part)),
             Next::Task(Task::Made(..)) => continue,
+            Next::Nothing if !files.is_empty() => {
+                files.search_one(key);
+                continue;
+            }
             Next::Nothing | Next::End => return,
         };
         if shared.is_resting() {
+            files.clear();
             continue;
         }
         let _busy = Busy::new(shared, 1);
         match look(shared, &key.0, &line, how, &mut bucket) {
-            Ok((view, candidates)) => search(shared, key, &view, candidates),
+            Ok((view, candidates)) => files.add(&view, candidates),
             // It has ended, most often.
             Err(error) => {
                 debug!(pid = line.process(), %error, "a process's folders cannot be seen");
             }
         }
+    }
+}
+
+/// Files that were found and not asked for.
+struct Files<'a> {
+    shared: &'a Arc<Shared>,
+    /// The next one is the last.
+    waiting: Vec<(Arc<View>, Candidate)>,
+    busy: Busy,
+}
+
+impl<'a> Files<'a> {
+    fn new(shared: &'a Arc<Shared>) -> Self {
+        Self {
+            shared,
+            waiting: Vec::new(),
+            busy: Busy::new(shared, 0),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.waiting.clear();
+        self.busy = Busy::new(self.shared, 0);
+    }
+
+    /// What is over [`FILES`] is searched when it is executed.
+    fn add(&mut self, view: &Arc<View>, candidates: Vec<Candidate>) {
+        let new = candidates.into_iter();
+        self.waiting
+            .extend(new.map(|candidate| (Arc::clone(view), candidate)));
+        self.waiting
+            .sort_by_key(|(_, candidate)| Reverse(candidate.turn()));
+        let over = self.waiting.len().saturating_sub(FILES);
+        self.waiting.drain(..over);
+        self.busy = Busy::new(self.shared, self.waiting.len() as u64);
+    }
+
+    fn search_one(&mut self, key: &Key) {
+        if self.shared.is_resting() {
+            return self.clear();
+        }
+        let Some((view, Candidate { path, state, id })) = self.waiting.pop() else {
+            return;
+        };
+        // It may be the same file by another path.
+        if self.shared.is_new(&state) {
+            let open = move || {
+                let (root, pid) = view.root()?;
+                let handle = Handle::new(view::below(&root, &path)?)?;
+                let numbers = if view::id(&handle.stat) == id {
+                    (state.device, state.inode)
+                } else {
+                    let state = handle.state(&Mounts::of(pid));
+                    (state.device, state.inode)
+                };
+                Ok((handle.open()?, numbers))
+            };
+            if !self.shared.want(key, state, open) {
+                return self.clear();
+            }
+        }
+        self.busy.less_one();
     }
 }
 
@@ -215,7 +290,6 @@ fn look(
         candidates.extend(visit.candidates);
         visits.visited(view.key, folder, visit.stamps);
     }
-    folders::put_in_order(&mut candidates);
     Ok((view, candidates))
 }
 
@@ -225,32 +299,4 @@ fn beside(pid: u32, part: Part) -> io::Result<Vec<Folder>> {
     let end = part.address.saturating_add(part.len).next_multiple_of(page);
     let link = format!("/proc/{pid}/map_files/{:x}-{end:x}", part.address);
     Ok(usual::beside_library(&fs::read_link(link)?))
-}
-
-fn search(shared: &Arc<Shared>, key: &Key, view: &Arc<View>, candidates: Vec<Candidate>) {
-    let mut busy = Busy::new(shared, candidates.len() as u64);
-    for Candidate { path, state, id } in candidates {
-        if shared.is_resting() {
-            return;
-        }
-        // It may be the same file by another path.
-        if shared.is_new(&state) {
-            let view = Arc::clone(view);
-            let open = move || {
-                let (root, pid) = view.root()?;
-                let handle = Handle::new(view::below(&root, &path)?)?;
-                let numbers = if view::id(&handle.stat) == id {
-                    (state.device, state.inode)
-                } else {
-                    let state = handle.state(&Mounts::of(pid));
-                    (state.device, state.inode)
-                };
-                Ok((handle.open()?, numbers))
-            };
-            if !shared.want(key, state, open) {
-                return;
-            }
-        }
-        busy.less_one();
-    }
 }
