@@ -187,17 +187,20 @@ impl Stage<'_> {
         let fingerprints: Vec<_> = self
             .first
             .iter()
-            .map(|(_, first)| self.agent.fingerprint(&first.credential).unwrap())
+            .map(|(_, first)| {
+                let fingerprint = self.agent.fingerprint(&first.credential);
+                fingerprint.expect("fingerprints can be told")
+            })
             .collect();
         for (_, first) in &self.first {
             self.expected.whatever(&first.credential);
         }
         self.expected
             .check(&mut self.agent, &mut self.cells)
-            .unwrap();
+            .expect("the agent's events can be read");
         self.expected
             .no_strangers(&self.agent, &mut self.cells)
-            .unwrap();
+            .expect("fingerprints can be told");
         let Some(stopped) = stop(self.agent, &mut self.cells) else {
             return self.cells.finish();
         };

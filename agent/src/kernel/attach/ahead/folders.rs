@@ -96,9 +96,8 @@ impl What {
                 let library =
                     name.ends_with(b".so") || memchr::memmem::find(name, b".so.").is_some();
                 let whole = path.as_os_str().as_bytes().to_ascii_lowercase();
-                let suggests =
-                    |word: &&str| memchr::memmem::find(&whole, word.as_bytes()).is_some();
-                library && TLS_NAMES.iter().any(|word| suggests(&word))
+                let suggests = |word: &[u8]| memchr::memmem::find(&whole, word).is_some();
+                library && TLS_NAMES.iter().any(|word| suggests(word.as_bytes()))
             }
         }
     }
