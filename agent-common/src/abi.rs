@@ -334,8 +334,7 @@ pub const PATH_MAX: usize = 512;
 pub struct Made {
     pub header: Header,
     pub process: u32,
-    /// The process's parent: the call's path means the same to it, more often than not, and it is there for longer.
-    pub parent: u32,
+    pub _pad: u32,
     pub start: u64,
     /// Where the process has the file open, or [`Made::NOT_OPEN`].
     pub descriptor: i32,
@@ -343,7 +342,7 @@ pub struct Made {
     pub folder: i32,
     /// Bytes of `path`; 0 if the call had none.
     pub path_len: u32,
-    pub _pad: u32,
+    pub _end: u32,
     /// NUL terminated.
     pub path: [u8; PATH_MAX],
 }

@@ -91,7 +91,7 @@ pub fn attach<T>(record: &T, wake: u64) -> bool {
 /// A file that may be executed later, with the path at `path` in the process's memory (0: none). What has happened goes
 /// before it: such a record takes no more than a quarter of the ring, however many files a process makes.
 #[inline(always)]
-pub fn made(process: u32, parent: u32, start: u64, descriptor: i32, folder: i32, path: u64) {
+pub fn made(process: u32, start: u64, descriptor: i32, folder: i32, path: u64) {
     count(probe::ATTACH, reason::SEEN, 1);
     let waiting = ATTACH.query(BPF_RB_AVAIL_DATA as u64);
     let entry = if waiting > ATTACH_BYTES as u64 / 4 {
@@ -110,11 +110,11 @@ pub fn made(process: u32, parent: u32, start: u64, descriptor: i32, folder: i32,
     let read = unsafe {
         (&raw mut (*record).header).write(header(kind::MADE, size_of::<Made>()));
         (&raw mut (*record).process).write(process);
-        (&raw mut (*record).parent).write(parent);
+        (&raw mut (*record)._pad).write(0);
         (&raw mut (*record).start).write(start);
         (&raw mut (*record).descriptor).write(descriptor);
         (&raw mut (*record).folder).write(folder);
-        (&raw mut (*record)._pad).write(0);
+        (&raw mut (*record)._end).write(0);
         let read = if path == 0 {
             1
         } else {

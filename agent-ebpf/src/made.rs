@@ -6,8 +6,8 @@
 
 use crate::{
     emit,
-    kernel::{current, leader, read},
-    maps::{offset, setting},
+    kernel::current_start,
+    maps::setting,
     scope,
     tracepoints::{Arguments, arguments, is_32_bit},
 };
@@ -94,12 +94,8 @@ fn finished(call: u64, regs: &Arguments, ret: u64) {
     if mode & S_IXUGO == 0 {
         return;
     }
-    let (_, start) = leader(current()).unwrap_or((0, 0));
-    let parent = read::<u64>(current(), offset!(task_real_parent))
-        .and_then(leader)
-        .map_or(0, |(parent, _)| parent);
     let process = (bpf_get_current_pid_tgid() >> 32) as u32;
-    emit::made(process, parent, start, descriptor, folder, path);
+    emit::made(process, current_start(), descriptor, folder, path);
 }
 
 /// The mode that a file gets if it is created to be written.

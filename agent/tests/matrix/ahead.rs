@@ -145,8 +145,11 @@ impl Stage<'_> {
         };
         let call: Call = client.context("the Go client")?.call(&errand)?;
         let pid = shell.pid();
-        shell.send(&format!("exec {}\n", program.display()))?;
-        shell.send(&call.spec.stdin)?;
+        // A shell reads ahead of the line that it is at.
+        let plan = self.lab.path(&format!("{cell}.plan"));
+        std::fs::write(&plan, &call.spec.stdin)?;
+        let words = (program.display(), plan.display());
+        shell.send(&format!("exec {} <{}\n", words.0, words.1))?;
         shell.finish()?.said_200()?;
         let fact = self.web.fact(&call.path)?;
         let executable = program.to_owned();

@@ -37,7 +37,6 @@ pub enum Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
     pub process: ProcessKey,
-    pub parent: u32,
     /// The process's descriptor, if it has the file open.
     pub descriptor: Option<u32>,
     /// The process's descriptor that `path` is relative to; `None`: its working folder.
@@ -146,7 +145,6 @@ fn made(bytes: &[u8]) -> Option<Made> {
         .filter(|path| path.len() < abi::PATH_MAX && !path.contains(&0))?;
     Some(Made {
         process: process(bytes)?,
-        parent: u32::from_ne_bytes(at(bytes, 20)?),
         descriptor: u32::try_from(number(32)?).ok(),
         folder: u32::try_from(number(36)?).ok(),
         path: (!path.is_empty()).then(|| OsStr::from_bytes(path).into()),
@@ -157,7 +155,7 @@ fn made(bytes: &[u8]) -> Option<Made> {
 const FILE: usize = 32;
 const _: () = {
     assert!(offset_of!(abi::Made, process) == 16 && offset_of!(abi::Made, start) == 24);
-    assert!(offset_of!(abi::Made, parent) == 20 && offset_of!(abi::Made, path_len) == 40);
+    assert!(offset_of!(abi::Made, path_len) == 40);
     assert!(offset_of!(abi::Made, descriptor) == 32 && offset_of!(abi::Made, folder) == 36);
     assert!(offset_of!(abi::Executed, process) == 16 && offset_of!(abi::Executed, start) == 24);
     assert!(offset_of!(abi::Executed, file) == FILE && offset_of!(abi::Mapped, file) == FILE);
@@ -256,7 +254,6 @@ mod tests {
         put(2, &kind::MADE.to_ne_bytes());
         put(4, &(size as u32).to_ne_bytes());
         put(16, &7u32.to_ne_bytes());
-        put(20, &6u32.to_ne_bytes());
         put(24, &99u64.to_ne_bytes());
         put(32, &descriptor.to_ne_bytes());
         put(36, &folder.to_ne_bytes());
@@ -272,10 +269,7 @@ mod tests {
             _ => None,
         };
         let found = read(&made(abi::Made::NOT_OPEN, -100, b"bin/\xff")).unwrap();
-        assert_eq!(
-            (found.process.pid, found.process.start, found.parent),
-            (7, 99, 6)
-        );
+        assert_eq!((found.process.pid, found.process.start), (7, 99));
         assert_eq!((found.descriptor, found.folder), (None, None));
         assert_eq!(found.path.unwrap().as_os_str().as_bytes(), b"bin/\xff");
         let found = read(&made(5, 4, b"")).unwrap();

@@ -308,7 +308,7 @@ impl Thread {
                 self.met(process, file, Place::Parts(vec![part]), None);
             }
             Record::Made(made) => {
-                if let Some(ahead) = &self.ahead {
+                if let Some(ahead) = &mut self.ahead {
                     ahead.made(made);
                 }
             }
@@ -326,6 +326,9 @@ impl Thread {
 
     fn forked(&mut self, parent: ProcessKey, child: ProcessKey, time: Nanos) {
         self.points.forked(parent, child);
+        if let Some(ahead) = &mut self.ahead {
+            ahead.forked(parent, child);
+        }
         if let Some(waiting) = self.pending.get(&parent.pid)
             && waiting.start == parent.start
             && self.pending.len() < PENDING

@@ -186,7 +186,7 @@ impl Queues {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Lane;
+    use super::super::{Lane, Line};
     use super::*;
     use crate::kernel::{owner::Owner, record::ProcessKey};
     use std::sync::mpsc::channel;
@@ -196,7 +196,7 @@ mod tests {
     }
 
     fn task(pid: u32) -> Task {
-        Task::Met(ProcessKey { pid, start: 1 }, None)
+        Task::Met(Line(vec![ProcessKey { pid, start: 1 }]), None)
     }
 
     /// One owner's thread never comes back; another's work is done all the same, and what the first has is bounded.
@@ -219,8 +219,8 @@ mod tests {
         let at = Arc::clone(&desk);
         desk.put(key("b"), task(7), || {
             move |key| {
-                if let Next::Task(Task::Met(process, _)) = at.next(&key, None) {
-                    done.send(process.pid).unwrap();
+                if let Next::Task(Task::Met(line, _)) = at.next(&key, None) {
+                    done.send(line.process()).unwrap();
                 }
             }
         });

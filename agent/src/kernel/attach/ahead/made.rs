@@ -10,7 +10,7 @@
 
 use super::{
     super::record::Made,
-    Busy, Held, Key, Shared, Task,
+    Busy, Held, Key, Line, Shared, Task,
     desk::Next,
     folders,
     view::{self, Handle},
@@ -65,9 +65,9 @@ pub fn serve(shared: &Arc<Shared>, key: &Key) {
         let next = next.chain(held.iter().map(|held| held.until)).min();
         let patience = next.map(|next| next.saturating_duration_since(now).max(SOON));
         match shared.desk.next(key, patience) {
-            Next::Task(Task::Made(made)) if !shared.is_resting() => {
+            Next::Task(Task::Made(line, made)) if !shared.is_resting() => {
                 let _busy = Busy::new(shared, 1);
-                if let Some(watch) = take(shared, key, &made, &mut held) {
+                if let Some(watch) = take(shared, key, (&line, &made), &mut held) {
                     if watches.len() >= WATCHED {
                         watches.remove(0);
                     }
@@ -85,9 +85,14 @@ pub fn serve(shared: &Arc<Shared>, key: &Key) {
 }
 
 /// Opens what was made. Gives it back if it is to be waited for.
-fn take(shared: &Arc<Shared>, key: &Key, made: &Made, held: &mut Vec<Held>) -> Option<Watch> {
-    let found =
-        by_descriptor(made).or_else(|_| by_path(shared, key, made).map(|handle| (handle, None)));
+fn take(
+    shared: &Arc<Shared>,
+    key: &Key,
+    (line, made): (&Line, &Made),
+    held: &mut Vec<Held>,
+) -> Option<Watch> {
+    let found = by_descriptor(made)
+        .or_else(|_| by_path(shared, key, line, made).map(|handle| (handle, None)));
     let (handle, descriptor) = match found {
         Ok(found) => found,
         Err(error) => {
@@ -98,10 +103,10 @@ fn take(shared: &Arc<Shared>, key: &Key, made: &Made, held: &mut Vec<Held>) -> O
     if !handle.is_executable() {
         return None;
     }
-    let mut mounts = Mounts::of(made.process.pid);
-    if mounts.is_empty() {
-        mounts = Mounts::of(made.parent);
-    }
+    // Where nobody is left, the agent's own, which may have them.
+    let mounts = line.running().chain([std::process::id()]).map(Mounts::of);
+    let mounts = mounts.into_iter().find(|mounts| !mounts.is_empty());
+    let mounts = mounts.unwrap_or_default();
     let now = Instant::now();
     let Some(descriptor) = descriptor else {
         search(shared, key, &handle, &mounts, now, held);
@@ -200,15 +205,19 @@ fn by_descriptor(made: &Made) -> io::Result<(Handle, Option<u32>)> {
     Ok((handle, Some(descriptor)))
 }
 
-/// By the path that the call had. The process may have ended with its call: its parent, which started it for just that,
-/// is most often in the same folder, and others of the same owner see the same. What is opened in its place is another
-/// file, or none.
-fn by_path(shared: &Shared, key: &Key, made: &Made) -> io::Result<Handle> {
+/// By the path that the call had. The process may have ended with its call: those that have started it are most often in
+/// the same folder, and others of the same owner see the same. What is opened in its place is another file, or none.
+fn by_path(shared: &Shared, key: &Key, line: &Line, made: &Made) -> io::Result<Handle> {
     let path = made.path.as_deref();
     let path = path.ok_or(rustix::io::Errno::NOENT)?;
     let mut found = resolve(made.process.pid, made.folder, path);
-    if found.is_err() && (made.folder.is_none() || path.is_absolute()) {
-        found = resolve(made.parent, None, path);
+    if made.folder.is_none() || path.is_absolute() {
+        let mut others = line.running().filter(|pid| *pid != made.process.pid);
+        while found.is_err()
+            && let Some(pid) = others.next()
+        {
+            found = resolve(pid, None, path);
+        }
     }
     if found.is_err()
         && path.is_absolute()

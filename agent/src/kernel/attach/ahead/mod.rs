@@ -22,8 +22,8 @@ use super::{
     Bell,
     record::{Made, Part},
 };
-use crate::kernel::{keylog::FileState, owner::Owner, record::ProcessKey};
-use agent_common::abi;
+use crate::kernel::{keylog::FileState, owner::Owner, record::ProcessKey, scope::start_ticks};
+use agent_common::abi::{self, TICK};
 use bucket::Bucket;
 use desk::Desk;
 use gate::{Gate, Permit};
@@ -48,8 +48,10 @@ const TRIED: NonZeroUsize = NonZeroUsize::new(32_768).unwrap();
 /// Processes in a second whose folders are looked for, and as many at once after a pause.
 const MET: f64 = 200.0;
 
-/// No process has this number.
-const NOBODY: u32 = 0;
+/// Processes of which it is remembered who has forked them.
+const PARENTS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// Processes of a [`Line`].
+const LINE: usize = 5;
 
 /// What a thread of this module looks after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,10 +64,27 @@ type Key = (Owner, Lane);
 
 enum Task {
     /// A process has executed a program, by this name if that is known.
-    Met(ProcessKey, Option<PathBuf>),
+    Met(Line, Option<PathBuf>),
     /// It has mapped this part of an unknown file.
-    Mapped(ProcessKey, Part),
-    Made(Made),
+    Mapped(Line, Part),
+    Made(Line, Made),
+}
+
+/// A process and those that it was forked from, as far as they are of the scope: what it was started for may be done
+/// before anybody looks, and whoever has started it is there for longer, and sees the same.
+#[derive(Clone, Debug)]
+struct Line(Vec<ProcessKey>);
+
+impl Line {
+    /// Those that run, from the process itself on.
+    fn running(&self) -> impl Iterator<Item = u32> {
+        let runs = |process: &&ProcessKey| start_ticks(process.pid) == Some(process.start / TICK);
+        self.0.iter().filter(runs).map(|process| process.pid)
+    }
+
+    fn process(&self) -> u32 {
+        self.0.first().map_or(0, |process| process.pid)
+    }
 }
 
 /// A file to be searched.
@@ -186,6 +205,8 @@ pub struct Ahead {
     shared: Arc<Shared>,
     wanted: Receiver<Wanted>,
     met: Bucket,
+    /// Who was forked from whom, by process id.
+    parents: LruCache<u32, (ProcessKey, ProcessKey)>,
 }
 
 impl Ahead {
@@ -205,35 +226,47 @@ impl Ahead {
             shared: Arc::new(shared),
             wanted,
             met: Bucket::full(MET, Instant::now()),
+            parents: LruCache::new(PARENTS),
         }
+    }
+
+    /// A process of the scope has forked another.
+    pub fn forked(&mut self, parent: ProcessKey, child: ProcessKey) {
+        self.parents.put(child.pid, (child, parent));
     }
 
     /// A process of the scope is there, or has executed another program, which it asked for by `name`.
     pub fn met(&mut self, process: ProcessKey, name: Option<PathBuf>) {
         if self.met.take(Instant::now()) {
-            let owner = Owner::of(process.pid);
-            self.put(owner, Lane::Folders, Task::Met(process, name));
+            let line = self.line(process);
+            self.put(owner_of(&line), Lane::Folders, Task::Met(line, name));
         }
     }
 
     /// A process of the scope has mapped an unknown file.
     pub fn mapped(&mut self, process: ProcessKey, part: Part) {
         if self.met.take(Instant::now()) {
-            let owner = Owner::of(process.pid);
-            self.put(owner, Lane::Folders, Task::Mapped(process, part));
+            let line = self.line(process);
+            self.put(owner_of(&line), Lane::Folders, Task::Mapped(line, part));
         }
     }
 
     /// A process of the scope has made a file executable.
-    pub fn made(&self, made: Made) {
-        // What the process was started for may be done, and its parent is there for longer.
-        let own = Owner::of(made.process.pid);
-        let owner = if own == Owner::of(NOBODY) {
-            Owner::of(made.parent)
-        } else {
-            own
-        };
-        self.put(owner, Lane::Made, Task::Made(made));
+    pub fn made(&mut self, made: Made) {
+        let line = self.line(made.process);
+        self.put(owner_of(&line), Lane::Made, Task::Made(line, made));
+    }
+
+    fn line(&mut self, process: ProcessKey) -> Line {
+        let mut line = vec![process];
+        while let Some(last) = line.last()
+            && line.len() < LINE
+            && let Some((child, parent)) = self.parents.get(&last.pid)
+            && child == last
+        {
+            line.push(*parent);
+        }
+        Line(line)
     }
 
     fn put(&self, owner: Owner, lane: Lane, task: Task) {
@@ -284,6 +317,11 @@ impl Drop for Ahead {
         self.shared.desk.end();
         self.shared.gate.close();
     }
+}
+
+/// Whose a line is.
+fn owner_of(line: &Line) -> Owner {
+    Owner::of(line.running().next().unwrap_or_default())
 }
 
 /// A thread's work: first for this key, then for others that nobody serves.

@@ -21,16 +21,16 @@ fn ahead() -> Ahead {
 }
 
 fn own() -> ProcessKey {
+    let pid = std::process::id();
     ProcessKey {
-        pid: std::process::id(),
-        start: 0,
+        pid,
+        start: start_ticks(pid).unwrap() * TICK,
     }
 }
 
 fn made(path: Option<&Path>, descriptor: Option<&File>) -> Made {
     Made {
         process: own(),
-        parent: 0,
         descriptor: descriptor.map(|file| file.as_raw_fd() as u32),
         folder: None,
         path: path.map(Path::to_owned),
@@ -67,7 +67,7 @@ fn open(wanted: Wanted) -> (File, abi::File) {
 fn a_file_that_was_made_executable_is_wanted_in_the_state_that_it_has() {
     let folder = tempfile::tempdir().unwrap();
     let path = program(&folder, "program", 0o755);
-    let ahead = ahead();
+    let mut ahead = ahead();
     ahead.made(made(Some(&path), None));
     let wanted = next(&ahead);
     let before = wanted.state;
@@ -85,7 +85,7 @@ fn the_same_state_is_wanted_once_and_another_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = program(&folder, "program", 0o755);
     let other = program(&folder, "other", 0o755);
-    let ahead = ahead();
+    let mut ahead = ahead();
     for path in [&path, &path, &other] {
         ahead.made(made(Some(path), None));
     }
@@ -109,7 +109,7 @@ fn what_is_opened_is_what_the_finding_is_about() {
     );
     let link = folder.path().join("link");
     std::os::unix::fs::symlink(&one, &link).unwrap();
-    let ahead = ahead();
+    let mut ahead = ahead();
     ahead.made(made(Some(&link), None));
     let wanted = next(&ahead);
     fs::remove_file(&link).unwrap();
@@ -123,15 +123,15 @@ fn what_a_process_writes_is_wanted_when_it_is_done() {
     let folder = tempfile::tempdir().unwrap();
     let path = program(&folder, "program", 0o755);
     let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
-    let ahead = ahead();
+    let mut ahead = ahead();
     ahead.made(made(None, Some(&file)));
-    // While it is written nothing may be wanted, or what is there for a while.
+    // It is not written for a while.
+    assert_eq!(next(&ahead).state.size, 4_096);
     file.write_all(&[0; 1_000]).unwrap();
     drop(file);
-    let size = fs::metadata(&path).unwrap().len();
-    let last = std::iter::from_fn(|| Some(next(&ahead))).find(|wanted| wanted.state.size == size);
-    let (_, state) = open(last.unwrap());
-    assert_eq!(state.inode, fs::metadata(&path).unwrap().ino());
+    let (_, state) = open(next(&ahead));
+    let metadata = fs::metadata(&path).unwrap();
+    assert_eq!((state.size, state.inode), (5_096, metadata.ino()));
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_file_that_stays_open_is_wanted_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = program(&folder, "program", 0o755);
     let file = fs::OpenOptions::new().append(true).open(&path).unwrap();
-    let ahead = ahead();
+    let mut ahead = ahead();
     ahead.made(made(None, Some(&file)));
     let (_, state) = open(next(&ahead));
     assert_eq!(
@@ -151,7 +151,7 @@ fn a_file_that_stays_open_is_wanted_as_it_is() {
 #[test]
 fn what_is_no_program_is_not_wanted() {
     let folder = tempfile::tempdir().unwrap();
-    let ahead = ahead();
+    let mut ahead = ahead();
     let fifo = folder.path().join("fifo");
     let kind = rustix::fs::FileType::Fifo;
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, kind, rustix::fs::Mode::RWXU, 0).unwrap();
@@ -180,24 +180,23 @@ fn what_is_no_program_is_not_wanted() {
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
-/// The process that called has ended; its parent is where it was.
+/// The process that called has ended, and its parent; whoever has started that is where they were.
 #[test]
-fn a_path_means_to_the_parent_what_it_meant_to_the_child() {
+fn a_path_means_to_a_parent_what_it_meant_to_the_child() {
     let here = std::env::current_dir().unwrap();
     let folder = tempfile::tempdir_in(&here).unwrap();
     let path = program(&folder, "program", 0o755);
-    let ahead = ahead();
+    let mut ahead = ahead();
     let relative = path.strip_prefix(&here).unwrap();
     let up = Path::new("..")
         .join(here.file_name().unwrap())
         .join(relative);
+    let child = |pid| ProcessKey { pid, start: 1 };
+    ahead.forked(own(), child(u32::MAX - 1));
+    ahead.forked(child(u32::MAX - 1), child(u32::MAX));
     for path in [relative, &up] {
         ahead.made(Made {
-            process: ProcessKey {
-                pid: u32::MAX,
-                start: 0,
-            },
-            parent: std::process::id(),
+            process: child(u32::MAX),
             ..made(Some(path), None)
         });
         let state = next(&ahead).state;
@@ -219,12 +218,29 @@ fn a_descriptor_is_let_go_of_in_time() {
     assert!(!held.expire(now), "a taken one is not kept");
 }
 
+/// Who has the number of a parent now is nobody's parent.
+#[test]
+fn a_line_ends_where_a_process_is_another() {
+    let mut ahead = ahead();
+    let process = |pid, start| ProcessKey { pid, start };
+    ahead.forked(process(5, 10), process(6, 20));
+    ahead.forked(process(6, 20), process(7, 30));
+    assert_eq!(ahead.line(process(7, 30)).0.len(), 3);
+    assert_eq!(ahead.line(process(7, 31)).0.len(), 1);
+    ahead.forked(process(8, 1), process(6, 40));
+    assert_eq!(ahead.line(process(7, 30)).0.len(), 2);
+    // Whoever was forked from itself, in a record that is wrong.
+    ahead.forked(process(9, 1), process(9, 1));
+    assert_eq!(ahead.line(process(9, 1)).0.len(), LINE);
+    assert_eq!(ahead.line(process(9, 1)).running().count(), 0);
+}
+
 /// At rest nothing is looked for; after it everything anew.
 #[test]
 fn at_rest_nothing_is_wanted() {
     let folder = tempfile::tempdir().unwrap();
     let path = program(&folder, "program", 0o755);
-    let ahead = ahead();
+    let mut ahead = ahead();
     ahead.rest();
     ahead.made(made(Some(&path), None));
     while ahead.waiting() > 0 {

@@ -4,7 +4,7 @@
 //! was listed, have changed.
 
 use super::{
-    Busy, Key, Shared, Task,
+    Busy, Key, Line, Shared, Task,
     bucket::Bucket,
     desk::Next,
     folders::{self, Candidate, Folder, Listed, Stamp},
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::kernel::{attach::record::Part, device::Mounts, owner::Owner};
 use lru::LruCache;
+use rustix::io::Errno;
 use std::{
     fs, io,
     num::NonZeroUsize,
@@ -137,20 +138,22 @@ enum How {
 pub fn serve(shared: &Arc<Shared>, key: &Key) {
     let mut bucket = Bucket::full(RATE, Instant::now());
     loop {
-        let (pid, how) = match shared.desk.next(key, None) {
-            Next::Task(Task::Met(process, name)) => (process.pid, How::Executed(name)),
-            Next::Task(Task::Mapped(process, part)) => (process.pid, How::Mapped(part)),
-            Next::Task(Task::Made(_)) => continue,
+        let (line, how) = match shared.desk.next(key, None) {
+            Next::Task(Task::Met(line, name)) => (line, How::Executed(name)),
+            Next::Task(Task::Mapped(line, part)) => (line, How::Mapped(part)),
+            Next::Task(Task::Made(..)) => continue,
             Next::Nothing | Next::End => return,
         };
         if shared.is_resting() {
             continue;
         }
         let _busy = Busy::new(shared, 1);
-        match look(shared, &key.0, pid, how, &mut bucket) {
+        match look(shared, &key.0, &line, how, &mut bucket) {
             Ok((view, candidates)) => search(shared, key, &view, candidates),
             // It has ended, most often.
-            Err(error) => debug!(pid, %error, "a process's folders cannot be seen"),
+            Err(error) => {
+                debug!(pid = line.process(), %error, "a process's folders cannot be seen");
+            }
         }
     }
 }
@@ -159,17 +162,21 @@ pub fn serve(shared: &Arc<Shared>, key: &Key) {
 fn look(
     shared: &Shared,
     owner: &Owner,
-    pid: u32,
+    line: &Line,
     how: How,
     bucket: &mut Bucket,
 ) -> io::Result<(Arc<View>, Vec<Candidate>)> {
     let visits = &shared.visits;
-    let view = visits.view(pid, owner)?;
+    let mut seen = line
+        .running()
+        .map(|pid| Ok((visits.view(pid, owner)?, pid)));
+    let first = seen.next().unwrap_or_else(|| Err(Errno::SRCH.into()));
+    let (view, pid) = seen.fold(first, io::Result::or)?;
     let (mut candidates, mut listed) = (Vec::new(), Listed::default());
     let folders = match how {
-        How::Mapped(part) => beside(pid, part)?,
+        How::Mapped(part) => beside(line.process(), part)?,
         How::Executed(name) => {
-            let traces = Traces::of(pid, name);
+            let traces = Traces::of(line.process(), name);
             if !visits.is_due(view.key, &traces, Instant::now()) {
                 return Ok((view, candidates));
             }
