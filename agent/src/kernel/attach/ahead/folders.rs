@@ -99,7 +99,7 @@ impl What {
                 let whole = path.as_os_str().as_bytes().to_ascii_lowercase();
                 let suggests =
                     |word: &&str| memchr::memmem::find(&whole, word.as_bytes()).is_some();
-                library && TLS_NAMES.iter().any(|word| suggests(&word))
+                library && TLS_NAMES.iter().any(suggests)
             }
         }
     }

@@ -200,7 +200,7 @@ fn a_path_means_to_a_parent_what_it_meant_to_the_child() {
             ..made(Some(path), None)
         });
         let state = next(&ahead).state;
-        assert_eq!(state.inode, fs::metadata(&path).unwrap().ino());
+        assert_eq!(state.inode, fs::metadata(path).unwrap().ino());
         ahead.come_back();
     }
 }
