@@ -191,10 +191,11 @@ impl Pipeline {
                     CoverageReason::TextCopied
                 } else if late {
                     CoverageReason::AttachedLate
+                } else if let Some(why) = refused.and_then(unattached) {
+                    // Some of its points may be attached: the secret passed at one that is not.
+                    why
                 } else if readable {
                     CoverageReason::NoSecret
-                } else if let Some(why) = refused.and_then(unattached) {
-                    why
                 } else if known.is_some() {
                     CoverageReason::LibraryUnsupported
                 } else {

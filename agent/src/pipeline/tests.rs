@@ -8,7 +8,7 @@ use crate::{
     flow::Direction::{self, Received, Sent},
     kernel::{
         keylog::{Library, PointKind},
-        points::{Attached, Mapped, Points, State, Unattached},
+        points::{Attached, Mapped, Points, State},
         record::{Closed, ConnectionKey, Endpoints, PointId, ProcessRecord, Record},
     },
 };

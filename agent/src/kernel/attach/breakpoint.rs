@@ -100,13 +100,11 @@ impl Breakpoint {
                 CLOSE_ON_EXEC,
             )
         };
-        match i32::try_from(descriptor) {
-            // SAFETY: the kernel has just made it for us.
-            Ok(descriptor) if descriptor >= 0 => {
-                Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
-            }
-            _ => Err(last_error()),
-        }
+        let Some(descriptor) = i32::try_from(descriptor).ok().filter(|number| *number >= 0) else {
+            return Err(last_error());
+        };
+        // SAFETY: the kernel has just made it for us.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
 
     fn control(&self, request: libc::Ioctl, argument: libc::c_long) -> Result<(), Errno> {

@@ -18,7 +18,7 @@ use std::{
     io,
     sync::{
         Arc,
-        mpsc::{Receiver, Sender, TryRecvError, channel},
+        mpsc::{Receiver, Sender, channel},
     },
 };
 use tracing::debug;
@@ -78,10 +78,7 @@ impl Kept {
     }
 
     pub fn next(&self) -> Option<Done> {
-        match self.done.try_recv() {
-            Ok(done) => Some(done),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.done.try_recv().ok()
     }
 
     pub fn keeper(&self) -> &Arc<Keeper> {

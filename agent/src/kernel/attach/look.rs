@@ -6,12 +6,19 @@
 use super::record::Part;
 use crate::kernel::{
     device,
-    keylog::discover::{self, Mapping},
+    keylog::discover::{self, DiscoverError, Mapping},
     record::ProcessKey,
 };
 use agent_common::abi;
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::{
+    fs::{AtFlags, CWD, StatxFlags, statx},
+    io::Errno,
+};
 use std::{collections::HashMap, fs, path::PathBuf};
+
+/// The agent has no file descriptor left.
+#[derive(Debug)]
+pub struct NoDescriptor;
 
 /// A file that a process has mapped as code, by all the parts that are mapped so.
 pub struct Code {
@@ -22,8 +29,22 @@ pub struct Code {
 }
 
 /// Everything that a process has mapped as code. Empty: it is about to end, or has ended.
-pub fn code(process: ProcessKey) -> Vec<Code> {
-    let mappings = discover::code_of_process(process.pid).unwrap_or_default();
+///
+/// # Errors
+/// If the agent has no descriptor left to look.
+pub fn code(process: ProcessKey) -> Result<Vec<Code>, NoDescriptor> {
+    let mappings = match discover::code_of_process(process.pid) {
+        Ok(mappings) => mappings,
+        Err(DiscoverError::Unreadable { error, .. })
+            if matches!(
+                Errno::from_io_error(&error),
+                Some(Errno::MFILE | Errno::NFILE)
+            ) =>
+        {
+            return Err(NoDescriptor);
+        }
+        Err(_) => Vec::new(),
+    };
     let mut places = HashMap::new();
     let mut all: Vec<Code> = Vec::new();
     for mapping in mappings {
@@ -47,7 +68,7 @@ pub fn code(process: ProcessKey) -> Vec<Code> {
             parts: vec![part],
         });
     }
-    all
+    Ok(all)
 }
 
 fn state(mapping: &Mapping) -> Option<abi::File> {

@@ -671,21 +671,26 @@ impl Thread {
                 if let Some(findings) = findings {
                     self.attach_all(process, of, findings, &place, None);
                 }
-                if why.is_some() {
-                    self.points.map(
-                        process,
-                        Mapped {
-                            library: Library::Unknown,
-                            path: PathBuf::new(),
-                            attached: None,
-                            point: None,
-                            why,
-                        },
-                    );
+                if let Some(why) = why {
+                    self.unsearched(process, why);
                 }
                 self.points.looked_at(process);
             }
         }
+    }
+
+    /// Nobody knows what a process has mapped, which is told as a library of its own.
+    fn unsearched(&self, process: ProcessKey, why: Unattached) {
+        self.points.map(
+            process,
+            Mapped {
+                library: Library::Unknown,
+                path: PathBuf::new(),
+                attached: None,
+                point: None,
+                why: Some(why),
+            },
+        );
     }
 
     fn want_fallback(&mut self, findings: &Findings) {
@@ -864,7 +869,7 @@ impl Thread {
 
     /// The process has an OpenSSL without a key-log point: its libcrypto may be mapped already, without a word.
     fn look_for_fallback(&mut self, process: ProcessKey) {
-        for code in look::code(process) {
+        for code in look::code(process).unwrap_or_default() {
             let known = self.known.get(&code.file).map(Arc::clone);
             if let Some(findings) = known.filter(|findings| findings.fallback.is_some()) {
                 let place = Place::Parts(code.parts);
@@ -885,9 +890,14 @@ impl Thread {
     /// Looks at everything that a process has mapped.
     fn look(&mut self, process: ProcessKey) {
         if !self.own.contains(&process.pid) {
-            for code in look::code(process) {
-                let place = Place::Parts(code.parts);
-                self.met(process, code.file, place, Some(code.mapping.path));
+            match look::code(process) {
+                Ok(all) => {
+                    for code in all {
+                        let place = Place::Parts(code.parts);
+                        self.met(process, code.file, place, Some(code.mapping.path));
+                    }
+                }
+                Err(look::NoDescriptor) => self.unsearched(process, Unattached::Descriptors),
             }
             if let Some(ahead) = &mut self.ahead {
                 ahead.met(process, None);

@@ -240,7 +240,10 @@ pub fn open_program(pid: u32) -> Result<File, LookError> {
 pub fn open_at(pid: u32, address: u64) -> Result<File, LookError> {
     let gone = || LookError::Read(io::ErrorKind::NotFound.into());
     let mapping = code_of_process(pid)
-        .map_err(|_| gone())?
+        .map_err(|error| match error {
+            DiscoverError::Unreadable { error, .. } => LookError::Read(error),
+            _ => gone(),
+        })?
         .into_iter()
         .find(|mapping| (mapping.start..mapping.end).contains(&address))
         .ok_or_else(gone)?;
