@@ -5,6 +5,8 @@
 //!
 //! Invariant: uprobes are put on files of these tests alone, and processes that they started are stopped and ended.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
 mod attach;
 mod many;
 mod overwrite;
