@@ -36,6 +36,8 @@ pub struct Job {
     pub places: u32,
     /// For every process of the host that has the file mapped.
     pub host: bool,
+    /// Why there is no breakpoint instead.
+    pub refused: Unattached,
 }
 
 /// What came of a job.

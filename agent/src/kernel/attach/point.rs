@@ -251,6 +251,7 @@ impl Attachments {
             address: target.address,
             places: NO_PLACES,
             host,
+            refused,
         };
         let places = match self.take_places(job.kind) {
             Ok(places) => places,
@@ -290,6 +291,11 @@ impl Attachments {
                     let _ = self.closing.send(held);
                     Err(Refused::Gone)
                 }
+            }
+            // That a program takes no uprobe is no news where it was to be the second choice.
+            Err(Refused::For(Unattached::Executable)) if self.way.breakpoints() => {
+                self.give_back(job.places);
+                Err(Refused::For(job.refused))
             }
             Err(refused) => {
                 self.give_back(job.places);
