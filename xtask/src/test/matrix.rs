@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-const HOST_LIMIT: Duration = Duration::from_secs(25 * 60);
+const HOST_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// With everything that takes hours.
 const ALL_LIMIT: Duration = Duration::from_secs(12 * 3_600);
 /// For all virtual machines together: each run gets an equal part of what is left. An emulated machine is 10 to 20
