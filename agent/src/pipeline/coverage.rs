@@ -189,6 +189,9 @@ impl Pipeline {
                     CoverageReason::SecretUnproven
                 } else if copied {
                     CoverageReason::TextCopied
+                } else if refused == Some(Unattached::NoBreakpoint) {
+                    // Some of its points may be attached, in time or not: the secret may have passed at one that is not.
+                    CoverageReason::BreakpointsTaken
                 } else if late {
                     CoverageReason::AttachedLate
                 } else if let Some(why) = refused.and_then(unattached) {
