@@ -57,8 +57,13 @@ request() { curl --silent --output /dev/null --insecure --header "Authorization:
 scope() { sed -i "s|^scope = .*|scope = [$1]|" "$CONFIG"; }
 ready() { [ "$(systemctl show --property=SubState --value "$UNIT")" = running ]; }
 main_pid() { systemctl show --property=MainPID --value "$UNIT"; }
-# The children of the agent's process.
+# The children of the agent's process: worker, finder and keeper.
 children() { cat "/proc/$(main_pid)/task/"*/children | tr ' ' '\n' | grep .; }
+worker() {
+    for child in $(children); do
+        if tr '\0' '\n' <"/proc/$child/cmdline" | grep -qx worker; then echo "$child"; fi
+    done
+}
 # all FIELD VALUE PID: every thread of the process has it (proc_pid_status(5)).
 all() {
     some=1
@@ -98,7 +103,7 @@ reduced() {
 }
 # Not dumpable: /proc has it as root's, whoever it runs as; and no core by size.
 no_core() { [ "$(stat -c %u "/proc/$1/environ")" = 0 ] && grep -q '^Max core file size *0 *0 ' "/proc/$1/limits"; }
-worker_runs_as() { all Uid "$1 $1 $1 $1" "$(children)"; }
+worker_runs_as() { all Uid "$1 $1 $1 $1" "$(worker)"; }
 # The user's number, four times.
 ids() { id -u "$1" | sed 's/.*/& & & &/'; }
 # The trail of the trial's credential, as the collector tells it, has $1 in it.
@@ -175,8 +180,9 @@ check "events are the worker's alone" has_mode 600 tokentrail "$EVENTS"
 check "systemd has left its folder to it" has_mode 750 tokentrail /var/log/tokentrail
 
 agent=$(main_pid)
-worker=$(children)
-check "there are two processes, the agent and its worker" [ "$(echo "$worker" | wc -w)" = 1 ]
+worker=$(worker)
+check "there is one worker" [ "$(echo "$worker" | wc -w)" = 1 ]
+check "the agent has worker, finder and keeper" [ "$(children | wc -w)" = 3 ]
 check "the agent is root" all Uid "0 0 0 0" "$agent"
 echo "    capabilities left: $(printf '%x' "$(left "$agent" CapEff)")"
 check "... with no capability but the promised ones" reduced "$agent"
@@ -205,7 +211,7 @@ check "it restarts" systemctl restart "$UNIT"
 request http://127.0.0.1:8080/trial/restarted
 check "an event after the restart" within 60 seen curl /trial/restarted
 
-kill -s KILL "$(children)"
+kill -s KILL "$(worker)"
 check "when the worker is killed, systemd starts it anew" within 90 restarts 1
 check "... to the end" within 120 ready
 request http://127.0.0.1:8080/trial/killed
@@ -328,7 +334,7 @@ chown -R root: /var/log/tokentrail /var/lib/tokentrail
 dpkg --install agent.deb >again.txt 2>&1
 check "installed again, with a scope, it starts by itself" within 120 systemctl --quiet is-active "$UNIT"
 check "a configuration without a user holds: the worker is root" worker_runs_as 0
-check "... without a capability" no_capabilities "$(children)"
+check "... without a capability" no_capabilities "$(worker)"
 dpkg --install agent.deb >upgrade.txt 2>&1
 check "an upgrade says what to do about that" grep -q "chown -R tokentrail:" upgrade.txt
 sed -i 's/^\[agent\]$/[agent]\nuser = "tokentrail"/' "$CONFIG"
