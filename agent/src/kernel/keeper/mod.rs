@@ -42,6 +42,7 @@ pub use client::{Keeper, Request, StartError, Started};
 pub use hold::{ATTACHMENTS, EVENTS, FILES};
 pub(in crate::kernel) use programs::Maps;
 pub use programs::{Programs, ProgramsError};
+pub(in crate::kernel) use screen::is_translator;
 pub use watch::run;
 
 use serde::{Deserialize, Serialize};

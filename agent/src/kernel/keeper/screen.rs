@@ -9,6 +9,7 @@ use std::{
     fs::{self, File},
     io::Read as _,
     os::unix::ffi::OsStrExt as _,
+    path::Path,
 };
 
 /// Most bytes that are read of a process's file in `/proc`.
@@ -38,7 +39,7 @@ const MAPPED: &[(&str, &str)] = &[
 ];
 /// Files that move text to large pages when they are mapped.
 const LARGE: &[&str] = &["libhugetlbfs", "liblppreload", "liblarge_page"];
-/// Words of command lines and environments that tell a program to do so by itself.
+/// Words of command lines that tell a program to do so by itself.
 const OPTIONS: &[&str] = &[
     "--use-largepages",
     "--super-large-pages",
@@ -62,10 +63,14 @@ pub(super) fn check(pid: u32, file: &File) -> Result<(), Refused> {
     let program = fs::read_link(format!("/proc/{pid}/exe")).map_err(unseen)?;
     of_program(program.as_os_str().as_bytes())?;
     of_mappings(&read(pid, "maps").map_err(unseen)?)?;
-    for name in ["cmdline", "environ"] {
-        of_words(&read(pid, name).map_err(unseen)?)?;
-    }
-    Ok(())
+    // Not the environment, which holds secrets: what is asked for there moves the program's own text, which takes no
+    // uprobe, or comes with a library of `LARGE`.
+    of_words(&read(pid, "cmdline").map_err(unseen)?)
+}
+
+/// Whether this program runs others by translating their code, so that no instruction of a mapped file is executed.
+pub(in crate::kernel) fn is_translator(program: &Path) -> bool {
+    of_program(program.as_os_str().as_bytes()).is_err()
 }
 
 fn read(pid: u32, name: &str) -> std::io::Result<Vec<u8>> {
