@@ -31,6 +31,15 @@ pub fn to_kernel(major: u32, minor: u32) -> u64 {
     u64::from(major) << MINOR_BITS | u64::from(minor)
 }
 
+/// A file's time as the probes report it, from seconds and nanoseconds.
+#[must_use]
+pub fn to_nanoseconds(seconds: i64, more: u64) -> u64 {
+    seconds
+        .cast_unsigned()
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(more)
+}
+
 /// The file that `metadata` is about.
 #[must_use]
 pub fn file_id(metadata: &Metadata) -> FileId {

@@ -24,7 +24,7 @@ pub struct Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     Always,
-    /// The kernel asks for it to attach uprobes, or there is no `CAP_CHECKPOINT_RESTORE` (before Linux 5.9).
+    /// The kernel asks for it to attach breakpoints, or there is no `CAP_CHECKPOINT_RESTORE` (before Linux 5.9).
     PointsAskForIt,
     /// The worker has a user of its own.
     OtherUser,
@@ -35,7 +35,7 @@ pub const KEPT: &[Kept] = &[
     Kept {
         capability: CapabilitySet::PERFMON,
         name: "CAP_PERFMON",
-        why: "attach key-log points to files that are met later (perf_event_open of uprobes, link_create)",
+        why: "breakpoints at key-log points of processes that are met later (perf_event_open)",
         when: When::Always,
     },
     Kept {
@@ -59,9 +59,8 @@ pub const KEPT: &[Kept] = &[
     Kept {
         capability: CapabilitySet::BPF,
         name: "CAP_BPF",
-        why: "the library that attaches asks the kernel each time what it can do, by loading a program of two \
-              instructions; raw_tracepoint_open attaches the other probes after a rest; before Linux 5.19 also to use \
-              maps that are open already",
+        why: "raw_tracepoint_open attaches the other probes after a rest; before Linux 5.19 also to use maps that are \
+              open already",
         when: When::Always,
     },
     Kept {

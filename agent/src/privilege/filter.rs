@@ -521,8 +521,8 @@ pub fn supervisor() -> Result<(), Error> {
 }
 
 /// Commands of bpf(2) that the privileged process does not need any more (include/uapi/linux/bpf.h): `MAP_CREATE`,
-/// `OBJ_PIN`, `OBJ_GET`, `PROG_ATTACH`, `BTF_LOAD`, `TOKEN_CREATE`. `PROG_LOAD` is needed (see CAP_BPF), `LINK_CREATE`
-/// attaches key-log points, and `RAW_TRACEPOINT_OPEN` the other probes after a rest.
+/// `OBJ_PIN`, `OBJ_GET`, `PROG_ATTACH`, `BTF_LOAD`, `TOKEN_CREATE`. `RAW_TRACEPOINT_OPEN` attaches the probes
+/// after a rest, for which the library that does it may ask the kernel what it can (`PROG_LOAD`, `LINK_CREATE`).
 const BPF_DONE: [u64; 6] = [0, 6, 7, 8, 18, 36];
 
 /// What the privileged process may not call.

@@ -75,18 +75,12 @@ fn state(mapping: &Mapping) -> Option<abi::File> {
     let wanted = StatxFlags::INO | StatxFlags::SIZE | StatxFlags::MTIME | StatxFlags::CTIME;
     let link = mapping.link();
     let stat = statx(CWD, &link, AtFlags::STATX_DONT_SYNC, wanted).ok()?;
-    let nanoseconds = |seconds: i64, more: u32| {
-        seconds
-            .cast_unsigned()
-            .wrapping_mul(1_000_000_000)
-            .wrapping_add(more.into())
-    };
     Some(abi::File {
         device: device::to_kernel(stat.stx_dev_major, stat.stx_dev_minor),
         inode: stat.stx_ino,
         size: stat.stx_size,
-        modified: nanoseconds(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
-        changed: nanoseconds(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+        modified: device::to_nanoseconds(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec.into()),
+        changed: device::to_nanoseconds(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec.into()),
     })
 }
 

@@ -363,6 +363,12 @@ impl Attachments {
         self.detach(over);
     }
 
+    /// Nothing is attached any more, nor what the keeper was asked for and has not answered.
+    pub fn rest(&mut self) {
+        self.asked.clear();
+        self.detach_all(|_| true);
+    }
+
     /// The process has ended or executes another program.
     pub fn leave(&mut self, process: ProcessKey) {
         self.asked.retain(|(asked, ..)| *asked != process);

@@ -155,12 +155,8 @@ impl FileState {
     /// overlayfs these numbers are 0: its content alone is told.
     #[must_use]
     pub fn as_kernel(self) -> abi::File {
-        let at = |(seconds, more): (i64, i64)| {
-            seconds
-                .cast_unsigned()
-                .wrapping_mul(1_000_000_000)
-                .wrapping_add(more.cast_unsigned())
-        };
+        let at =
+            |(seconds, more): (i64, i64)| device::to_nanoseconds(seconds, more.cast_unsigned());
         let (device, inode) = match self.file {
             FileKey::Inode { device, inode } => (
                 device::to_kernel(rustix::fs::major(device), rustix::fs::minor(device)),

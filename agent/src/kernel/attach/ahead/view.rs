@@ -229,12 +229,6 @@ impl Handle {
     /// The file as the probes name it.
     pub fn state(&self, mounts: &Mounts) -> abi::File {
         let stat = &self.stat;
-        let nanoseconds = |seconds: i64, more: u32| {
-            seconds
-                .cast_unsigned()
-                .wrapping_mul(1_000_000_000)
-                .wrapping_add(more.into())
-        };
         let (device, inode) = mounts.numbers(&self.descriptor).unwrap_or_else(|| {
             let device = device::to_kernel(stat.stx_dev_major, stat.stx_dev_minor);
             (device, stat.stx_ino)
@@ -243,8 +237,8 @@ impl Handle {
             device,
             inode,
             size: stat.stx_size,
-            modified: nanoseconds(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
-            changed: nanoseconds(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+            modified: device::to_nanoseconds(stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec.into()),
+            changed: device::to_nanoseconds(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec.into()),
         }
     }
 

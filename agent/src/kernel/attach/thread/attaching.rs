@@ -1,0 +1,217 @@
+//! What the attacher attaches to a process, and what it tells the worker of it.
+
+use super::{Place, Thread};
+use crate::kernel::attach::{
+    findings::{Findings, Known},
+    look,
+    point::{Attached as Now, Refused, Target},
+};
+use crate::kernel::{
+    decode::now,
+    keeper::{Lost, Why, is_translator},
+    points::{Attached, Mapped, State, Unattached},
+    record::ProcessKey,
+};
+use agent_common::abi;
+use std::{path::PathBuf, sync::Arc};
+use tracing::info;
+
+impl Thread {
+    pub(super) fn attach_all(
+        &mut self,
+        process: ProcessKey,
+        of: abi::File,
+        findings: &Arc<Findings>,
+        place: &Place,
+        path: Option<PathBuf>,
+    ) {
+        if !findings.matters(self.fallback_wanted) {
+            return;
+        }
+        let mut results = Vec::new();
+        let wanted = self.fallback_wanted;
+        let fallback = findings.fallback.iter().filter(|_| wanted);
+        for known in findings.points.iter().chain(fallback) {
+            let Some(address) = place.address_of(known, findings) else {
+                continue;
+            };
+            let target = Target {
+                process,
+                file: of,
+                address,
+            };
+            results.push((Arc::clone(known), self.try_attach(target, known)));
+        }
+        let path = path
+            .or_else(|| match place {
+                Place::Program { .. } => look::program(process.pid),
+                Place::Parts(parts) => {
+                    look::path_at(process.pid, parts.first().map_or(0, |part| part.address))
+                }
+            })
+            .unwrap_or_default();
+        for library in &findings.unread {
+            self.points.map(
+                process,
+                Mapped {
+                    library: *library,
+                    path: path.clone(),
+                    attached: None,
+                    point: None,
+                    why: None,
+                },
+            );
+        }
+        for (known, result) in results {
+            self.report(process, &known, path.clone(), result);
+        }
+        if findings.wants_fallback {
+            self.look_for_fallback(process);
+        }
+    }
+
+    pub(super) fn attach(&mut self, target: Target, known: &Known, path: Option<PathBuf>) {
+        let result = self.try_attach(target, known);
+        let path = path
+            .or_else(|| look::path_at(target.process.pid, target.address))
+            .unwrap_or_default();
+        self.report(target.process, known, path, result);
+    }
+
+    pub(super) fn try_attach(&mut self, target: Target, known: &Known) -> Result<Now, Refused> {
+        if known.is_dropped() {
+            return Err(Refused::For(Unattached::Dropped));
+        }
+        self.attachments.attach(target, known)
+    }
+
+    /// What the keeper has answered, and what it has lost.
+    pub(super) fn take_kept(&mut self) {
+        while let Some((process, point, address, result)) = self.attachments.kept() {
+            if let Some((_, known)) = self.point(point) {
+                let path = look::path_at(process.pid, address).unwrap_or_default();
+                self.report(process, &known, path, result.map(Now::Since));
+            }
+            self.points.looked_at(process);
+        }
+        let lost: Vec<Lost> = match &self.lost_uprobes {
+            Some(lost) => lost.try_iter().collect(),
+            None => return,
+        };
+        for Lost { ids, why } in lost {
+            let again = matches!(why, Why::Restarted(_));
+            for (process, point) in self.attachments.lost(&ids) {
+                info!(pid = process.pid, %why, "uprobes are gone");
+                for mut mapped in self.points.of_process(process) {
+                    if mapped.point == Some(point) {
+                        mapped.attached = None;
+                        mapped.why = Some(Unattached::Written);
+                        self.points.map(process, mapped);
+                    }
+                }
+                if again {
+                    self.look(process);
+                }
+            }
+        }
+    }
+
+    /// Tells the worker what came of a point in a process.
+    pub(super) fn report(
+        &mut self,
+        process: ProcessKey,
+        known: &Known,
+        path: PathBuf,
+        result: Result<Now, Refused>,
+    ) {
+        let (attached, why) = match result {
+            Ok(Now::Since(since)) => (Some(since), None),
+            Ok(Now::Asked) => return self.points.asked(process),
+            Err(Refused::For(why)) => (None, Some(why)),
+            // Nobody is there to be told of.
+            Err(Refused::Gone) => return,
+        };
+        let point = &known.point;
+        if known.tell() {
+            self.points.add(
+                known.id,
+                Attached {
+                    path: path.clone(),
+                    library: point.library,
+                    version: point.version.clone(),
+                    kind: point.kind,
+                    file_offset: point.file_offset,
+                    state: State::Candidate,
+                    since: attached.unwrap_or_else(now),
+                },
+            );
+        }
+        info!(
+            pid = process.pid,
+            path = %path.display(),
+            library = point.library.name(),
+            version = point.version.as_deref().unwrap_or("unknown"),
+            offset = format_args!("{:#x}", point.file_offset),
+            fallback = Findings::is_fallback(known),
+            attached = attached.unwrap_or(0),
+            refused = ?why,
+            "key-log point"
+        );
+        if attached.is_some() {
+            self.fresh.push(process);
+        }
+        self.points.map(
+            process,
+            Mapped {
+                library: point.library,
+                path,
+                attached,
+                point: Some(known.id),
+                why,
+            },
+        );
+    }
+
+    /// The process has an OpenSSL without a key-log point: its libcrypto may be mapped already, without a word.
+    pub(super) fn look_for_fallback(&mut self, process: ProcessKey) {
+        for code in look::code(process).unwrap_or_default() {
+            let known = self.known.get(&code.file).map(Arc::clone);
+            if let Some(findings) = known.filter(|findings| findings.fallback.is_some()) {
+                let place = Place::Parts(code.parts);
+                if let Some(known) = &findings.fallback
+                    && let Some(address) = place.address_of(known, &findings)
+                {
+                    let target = Target {
+                        process,
+                        file: code.file,
+                        address,
+                    };
+                    self.attach(target, known, Some(code.mapping.path));
+                }
+            }
+        }
+    }
+
+    /// Programs that copy their code to other memory, and such as run translated, have no hits.
+    pub(super) fn check_code(&mut self, process: ProcessKey) {
+        let addresses: Vec<u64> = self
+            .attachments
+            .processes
+            .of(process)
+            .map(|attachment| attachment.address)
+            .collect();
+        if addresses.is_empty() {
+            return;
+        }
+        let moved = look::is_mapped_at(process.pid, &addresses) == Some(false);
+        let translated = look::program(process.pid).is_some_and(|path| is_translator(&path));
+        if moved || translated {
+            for mut mapped in self.points.of_process(process) {
+                if mapped.attached.is_some() {
+                    mapped.why = Some(Unattached::TextCopied);
+                    self.points.map(process, mapped);
+                }
+            }
+        }
+    }
+}
