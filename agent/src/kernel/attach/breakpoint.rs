@@ -65,6 +65,16 @@ impl Breakpoint {
         Ok(breakpoint)
     }
 
+    /// One of the calling thread that is never switched on. The host's first event of a thread waits for a grace period,
+    /// tens of milliseconds where the processors are busy, and so does the first one after a second without any
+    /// (`account_event`, `perf_sched_delayed`, kernel/events/core.c): while this one is there, no other is the first.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn never_hit() -> Result<Self, Errno> {
+        Self::open(0, target as *const () as u64)
+    }
+
     /// Hits come from now on, also of those that were inherited meanwhile.
     ///
     /// # Errors

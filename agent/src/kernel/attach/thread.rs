@@ -13,6 +13,7 @@ mod searching;
 use super::{
     Bell, Fallback, Request, Results, Start,
     ahead::{Ahead, Ticket},
+    breakpoint::Breakpoint,
     findings::{Findings, Known},
     kept::Kept,
     look,
@@ -77,6 +78,14 @@ enum Place {
 impl Place {
     fn is_program(&self) -> bool {
         matches!(self, Self::Program { .. })
+    }
+
+    /// The file's path, as the process sees it.
+    fn path(&self, pid: u32) -> Option<PathBuf> {
+        match self {
+            Self::Program { .. } => look::program(pid),
+            Self::Parts(parts) => look::path_at(pid, parts.first().map_or(0, |part| part.address)),
+        }
     }
 
     fn address_of(&self, known: &Known, findings: &Findings) -> Option<u64> {
@@ -228,6 +237,8 @@ impl Thread {
     }
 
     pub fn run(mut self) {
+        // Where there are no breakpoints, nothing waits for one.
+        let _first = Breakpoint::never_hit();
         loop {
             self.wait(PAUSE);
             self.drain();
@@ -389,9 +400,7 @@ impl Thread {
             return;
         }
         waiting.places.push((of, place.clone()));
-        if place.is_program() {
-            self.attach_likely(process, of, &place);
-        }
+        self.attach_likely(process, of, &place);
         self.points.asked(process);
         let already = self.searching.contains_key(&of);
         self.searching.entry(of).or_default().insert(process.pid);

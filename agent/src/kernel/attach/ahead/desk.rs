@@ -7,6 +7,7 @@
 //! Invariant: bounded: tasks in all and of one owner, and threads. What is over is not looked at ahead, and counted.
 
 use super::{Key, Task};
+use crate::kernel::bare;
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
@@ -87,7 +88,11 @@ impl Desk {
         let started = std::thread::Builder::new()
             .name("ahead".into())
             .stack_size(STACK)
-            .spawn(move || work(of));
+            .spawn(move || {
+                // It inherits the haste of the thread that attaches, and has none itself. Refused: slower for that one.
+                let _ = bare::be_nice();
+                work(of);
+            });
         if let Err(error) = started {
             debug!(%error, "no thread to look ahead");
             let mut queues = self.lock();

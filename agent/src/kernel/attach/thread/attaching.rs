@@ -42,14 +42,7 @@ impl Thread {
             };
             results.push((Arc::clone(known), self.try_attach(target, known)));
         }
-        let path = path
-            .or_else(|| match place {
-                Place::Program { .. } => look::program(process.pid),
-                Place::Parts(parts) => {
-                    look::path_at(process.pid, parts.first().map_or(0, |part| part.address))
-                }
-            })
-            .unwrap_or_default();
+        let path = path.or_else(|| place.path(process.pid)).unwrap_or_default();
         for library in &findings.unread {
             self.points.map(
                 process,

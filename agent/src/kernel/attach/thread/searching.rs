@@ -5,7 +5,6 @@ use crate::kernel::attach::{
     Fallback,
     ahead::{Ahead, Ticket},
     findings::Findings,
-    look,
     point::Target,
 };
 use crate::kernel::{
@@ -125,9 +124,9 @@ impl Thread {
         }
     }
 
-    /// A program that was searched in a state which may come again with another content, or in another state which may
-    /// have had the same (a file that was renamed, linked or made executable): it is searched again, and what it is likely
-    /// to hold is attached meanwhile, since it does not wait.
+    /// A file that was searched in a state which may come again with another content, or in another state which may have
+    /// had the same (a file that was renamed, linked or made executable): it is searched again, and what it is likely to
+    /// hold is attached meanwhile, since its process does not wait.
     pub(super) fn attach_likely(&mut self, process: ProcessKey, of: abi::File, place: &Place) {
         let Some(findings) = self.likely.get(&likeness(of)).map(Arc::clone) else {
             return;
@@ -144,7 +143,7 @@ impl Thread {
             if !known.is_dropped()
                 && let Ok(attached) = self.attachments.attach_unproven(target, known)
             {
-                let path = look::program(process.pid).unwrap_or_default();
+                let path = place.path(process.pid).unwrap_or_default();
                 self.report(process, known, path, Ok(attached));
             }
         }

@@ -20,7 +20,7 @@ use super::process::client::Client;
 use super::process::pool::{Handle, Line, Pool, Threads};
 use super::process::{Class, Failure, Lane, SearchError};
 use super::state::{FileState, Seen};
-use crate::kernel::owner::Owner;
+use crate::kernel::{bare, owner::Owner};
 use lru::LruCache;
 use queue::{Queue, Taken, Ticket};
 use rustix::io::Errno;
@@ -201,8 +201,14 @@ impl Searches {
         let pool = Pool::start(
             Queue::new(shares),
             THREADS,
-            // The finder's process does the work; here threads wait.
-            |_| (),
+            // The finder's process does the work; here threads open files. What has time makes way for what has not, but
+            // not for everybody: these threads share a queue with the one that attaches.
+            |lane| {
+                if lane != Lane::Prompt {
+                    // Where the kernel refuses, it competes with the others: slower for them, and not wrong.
+                    let _ = bare::be_nice();
+                }
+            },
             move |line, lane, taken| work.work(line, lane, taken),
         )?;
         Ok(Self { pool, shared })
