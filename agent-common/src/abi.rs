@@ -33,6 +33,8 @@ pub mod kind {
     pub const EXECUTED: u16 = 13;
     /// Of the ring `ATTACH`.
     pub const MADE: u16 = 14;
+    /// Of the ring `ATTACH`.
+    pub const MOVED: u16 = 15;
 }
 
 /// `struct sock_common.skc_family`.
@@ -277,6 +279,17 @@ pub struct Exit {
     pub header: Header,
     pub process: u32,
     pub _pad: u32,
+    pub start: u64,
+}
+
+/// `cgroup_attach_task` of a process: it was moved to another cgroup, which brings it into the scope or out of it. 32 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct Moved {
+    pub header: Header,
+    pub process: u32,
+    /// 1: into the scope, or within it.
+    pub inside: u32,
     pub start: u64,
 }
 
@@ -577,6 +590,13 @@ pub struct Offsets {
     pub tls_conf: u32,
     pub cgroup_kn: u32,
     pub kernfs_id: u32,
+    /// `task_struct.cgroups`
+    pub task_cgroups: u32,
+    /// `css_set.dfl_cgrp`: the cgroup of version 2
+    pub cgroups_default: u32,
+    pub cgroup_self: u32,
+    /// `cgroup_subsys_state.parent`
+    pub css_parent: u32,
 }
 
 /// Read-only settings of the probes.
@@ -771,6 +791,7 @@ const _: () = {
     assert!(size_of::<Exec>() == 120);
     assert!(size_of::<Fork>() == 48);
     assert!(size_of::<Exit>() == 32);
+    assert!(size_of::<Moved>() == 32);
     assert!(size_of::<Cgroup>() == 280);
     assert!(size_of::<Mapped>() == 96);
     assert!(size_of::<Executed>() == 344);

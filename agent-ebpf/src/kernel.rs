@@ -34,6 +34,12 @@ pub fn leader(task: u64) -> Option<(u32, u64)> {
     ))
 }
 
+/// The id of a `struct cgroup`.
+#[inline(always)]
+pub fn cgroup_id(cgroup: u64) -> Option<u64> {
+    read::<u64>(cgroup, offset!(cgroup_kn)).and_then(|node| read::<u64>(node, offset!(kernfs_id)))
+}
+
 #[inline(always)]
 pub fn current() -> u64 {
     // SAFETY: no preconditions.

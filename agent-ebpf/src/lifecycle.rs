@@ -2,7 +2,7 @@
 
 use crate::{
     bridge, emit, files,
-    kernel::{count, describe_current, leader, read},
+    kernel::{cgroup_id, count, describe_current, leader, read},
     maps::{BREAKPOINTS, CONNECTIONS, PROCESS_SCRATCH, PROCESSES, offset, setting},
     scope, stream,
 };
@@ -235,9 +235,7 @@ pub fn sched_process_exit(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "cgroup_mkdir")]
 pub fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
     let cgroup: u64 = ctx.arg(0);
-    let Some(id) = read::<u64>(cgroup, offset!(cgroup_kn))
-        .and_then(|node| read::<u64>(node, offset!(kernfs_id)))
-    else {
+    let Some(id) = cgroup_id(cgroup) else {
         return 0;
     };
     let Some(slot) = PROCESS_SCRATCH.get_ptr_mut(0) else {
@@ -259,5 +257,37 @@ pub fn cgroup_mkdir(ctx: RawTracePointContext) -> i32 {
     if n > 0 {
         emit::submit_value(probe::PROCESS, record, emit::WAKE);
     }
+    0
+}
+
+/// `TP_PROTO(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup)`, when it has moved.
+/// Cgroups of version 1 come by here, too, with the same cgroup of version 2 as before.
+#[raw_tracepoint(tracepoint = "cgroup_attach_task")]
+pub fn cgroup_attach_task(ctx: RawTracePointContext) -> i32 {
+    let task: u64 = ctx.arg(2);
+    let Some((process, start)) = leader(task) else {
+        return 0;
+    };
+    // A single thread that is not the first: what the process may be told of is as it was.
+    if read::<u32>(task, offset!(task_pid)) != Some(process)
+        || setting!(scope_host) == 1
+        || process == setting!(own_process)
+        || process == setting!(own_worker)
+        || setting!(scope_processes) == 1 && scope::holds_process(process, start)
+    {
+        return 0;
+    }
+    let inside = scope::holds_cgroup_of(task);
+    // Of whoever was never in scope nothing is told, and nothing more is read of whoever leaves it.
+    if !inside && BREAKPOINTS.remove(process).is_err() {
+        return 0;
+    }
+    let record = abi::Moved {
+        header: emit::header(kind::MOVED, size_of::<abi::Moved>()),
+        process,
+        inside: inside as u32,
+        start,
+    };
+    emit::attach(&record, emit::WAKE);
     0
 }

@@ -1,8 +1,8 @@
 //! What may be observed. Asked before a byte is read.
 
 use crate::{
-    kernel::current_start,
-    maps::{CGROUPS, LEVELS, PROCESSES, setting},
+    kernel::{cgroup_id, current_start, read},
+    maps::{CGROUPS, LEVELS, PROCESSES, offset, setting},
 };
 use agent_common::abi::{ProcessId, TICK};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_ancestor_cgroup_id};
@@ -40,6 +40,30 @@ pub fn holds_current() -> bool {
         }
     }
     setting!(scope_processes) == 1 && holds_process(process, current_start())
+}
+
+/// Whether the cgroup of another task, or one above it, is of the scope.
+#[inline(always)]
+pub fn holds_cgroup_of(task: u64) -> bool {
+    let Some(mut cgroup) = read::<u64>(task, offset!(task_cgroups))
+        .and_then(|cgroups| read::<u64>(cgroups, offset!(cgroups_default)))
+    else {
+        return false;
+    };
+    for _ in 0..LEVELS_MAX {
+        // SAFETY: the value is not read.
+        if cgroup_id(cgroup).is_some_and(|id| unsafe { CGROUPS.get(id) }.is_some()) {
+            return true;
+        }
+        let parent = cgroup
+            .checked_add(offset!(cgroup_self) as u64)
+            .and_then(|css| read::<u64>(css, offset!(css_parent)));
+        match parent {
+            Some(parent) if parent != 0 => cgroup = parent.wrapping_sub(offset!(cgroup_self) as u64),
+            _ => return false,
+        }
+    }
+    false
 }
 
 #[inline(always)]

@@ -125,6 +125,10 @@ const ROWS: &[Row] = rows! {
     tls_conf: "tls_context" "tx_conf", optional;
     cgroup_kn: "cgroup" "kn", optional;
     kernfs_id: "kernfs_node" "id", optional;
+    task_cgroups: "task_struct" "cgroups", optional;
+    cgroups_default: "css_set" "dfl_cgrp", optional;
+    cgroup_self: "cgroup" "self", optional;
+    css_parent: "cgroup_subsys_state" "parent", optional;
 };
 
 impl Found {

@@ -54,6 +54,7 @@ pub(super) const LIFECYCLE: &[&str] = &[
     "sched_process_fork",
     "sched_process_exit",
     "cgroup_mkdir",
+    "cgroup_attach_task",
 ];
 
 /// One attached probe; dropping it detaches it.

@@ -376,6 +376,13 @@ impl Attachments {
         self.detach(over);
     }
 
+    /// The process is no longer in scope. What it shares with others that are stays attached, and nothing of it is read.
+    pub fn leave_scope(&mut self, process: ProcessKey) {
+        self.leave(process);
+        // The probe has removed them; they may have been told since.
+        self.tell(process, self.processes.breakpoints(process, None));
+    }
+
     /// A child was forked at `time`. Gives what it has not: point and address.
     pub fn fork(
         &mut self,

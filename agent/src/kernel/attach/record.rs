@@ -27,6 +27,8 @@ pub enum Record {
         child: ProcessKey,
         time: Nanos,
     },
+    /// It was moved to another cgroup: into the scope or within it, or out of it.
+    Moved { process: ProcessKey, inside: bool },
     /// Its last thread has ended.
     Exited { process: ProcessKey },
     /// It has made a file executable, or has created it so.
@@ -121,6 +123,13 @@ impl Record {
                     time: header.time,
                 }
             }
+            kind::MOVED => {
+                whole(size_of::<abi::Moved>())?;
+                Self::Moved {
+                    process: process(bytes)?,
+                    inside: u32::from_ne_bytes(at(bytes, 20)?) != 0,
+                }
+            }
             kind::EXIT => {
                 whole(size_of::<abi::Exit>())?;
                 Self::Exited {
@@ -161,6 +170,8 @@ const _: () = {
     assert!(offset_of!(abi::Executed, file) == FILE && offset_of!(abi::Mapped, file) == FILE);
     assert!(offset_of!(abi::Mapped, process) == 16 && offset_of!(abi::Mapped, start) == 24);
     assert!(offset_of!(abi::Exit, process) == 16 && offset_of!(abi::Exit, start) == 24);
+    assert!(offset_of!(abi::Moved, process) == 16 && offset_of!(abi::Moved, inside) == 20);
+    assert!(offset_of!(abi::Moved, start) == 24);
     assert!(offset_of!(abi::Fork, child) == 16 && offset_of!(abi::Fork, parent) == 20);
     assert!(offset_of!(abi::Fork, child_start) == 24 && offset_of!(abi::Fork, parent_start) == 32);
 };

@@ -329,6 +329,21 @@ impl Thread {
                 child,
                 time,
             } => self.forked(parent, child, time),
+            Record::Moved {
+                process,
+                inside: true,
+            } => {
+                if self.attachments.processes.of(process).next().is_none() {
+                    self.look(process);
+                }
+            }
+            Record::Moved {
+                process,
+                inside: false,
+            } => {
+                self.attachments.leave_scope(process);
+                self.pending.remove(&process.pid);
+            }
             Record::Exited { process } => {
                 self.attachments.leave(process);
                 self.pending.remove(&process.pid);

@@ -7,10 +7,11 @@ use super::Refused;
 use rustix::fs::fstat;
 use std::{
     fs::{self, File},
-    io::Read as _,
+    io::Read,
     os::unix::ffi::OsStrExt as _,
     path::Path,
 };
+use zeroize::Zeroizing;
 
 /// Most bytes that are read of a process's file in `/proc`.
 const BYTES: u64 = 4 << 20;
@@ -65,7 +66,8 @@ pub(super) fn check(pid: u32, file: &File) -> Result<(), Refused> {
     of_mappings(&read(pid, "maps").map_err(unseen)?)?;
     // Not the environment, which holds secrets: what is asked for there moves the program's own text, which takes no
     // uprobe, or comes with a library of `LARGE`.
-    of_words(&read(pid, "cmdline").map_err(unseen)?)
+    let line = File::open(format!("/proc/{pid}/cmdline")).map_err(unseen)?;
+    of_words(line.take(BYTES)).map_err(unseen)?
 }
 
 /// Whether this program runs others by translating their code, so that no instruction of a mapped file is executed.
@@ -123,13 +125,28 @@ fn of_mappings(maps: &[u8]) -> Result<(), Refused> {
     Ok(())
 }
 
-fn of_words(words: &[u8]) -> Result<(), Refused> {
-    let told = OPTIONS
-        .iter()
-        .find(|option| memchr::memmem::find(words, option.as_bytes()).is_some());
-    match told {
-        Some(option) => Err(Refused::LargePages(option.trim_end_matches('=').to_owned())),
-        None => Ok(()),
+/// What is read is wiped: arguments hold secrets.
+fn of_words(mut words: impl Read) -> std::io::Result<Result<(), Refused>> {
+    /// As long as the longest of the options, and more.
+    const LONGEST: usize = 64;
+    let mut bytes = Zeroizing::new([0; 4 * 1024]);
+    let mut kept = 0;
+    loop {
+        let read = match words.read(&mut bytes[kept..])? {
+            0 => return Ok(Ok(())),
+            read => kept + read,
+        };
+        let told = OPTIONS
+            .iter()
+            .find(|option| memchr::memmem::find(&bytes[..read], option.as_bytes()).is_some());
+        if let Some(option) = told {
+            let option = option.trim_end_matches('=').to_owned();
+            return Ok(Err(Refused::LargePages(option)));
+        }
+        // An option may lie across two reads.
+        let begin = read.saturating_sub(LONGEST);
+        bytes.copy_within(begin..read, 0);
+        kept = read - begin;
     }
 }
 
@@ -167,9 +184,16 @@ mod tests {
             b"A=b\0NODE_OPTIONS=--use-largepages=silent\0",
             b"HUGETLB_ELFMAP=RW\0",
         ] {
-            assert!(matches!(of_words(words), Err(Refused::LargePages(_))));
+            assert!(matches!(
+                of_words(words).unwrap(),
+                Err(Refused::LargePages(_))
+            ));
         }
-        assert_eq!(of_words(b"node\0x.js\0"), Ok(()));
+        assert_eq!(of_words(&b"node\0x.js\0"[..]).unwrap(), Ok(()));
+        for begin in [4_080, 4_096, 8_100] {
+            let long = [&vec![b'x'; begin][..], b"HUGETLB_ELFMAP=RW\0"].concat();
+            assert!(of_words(&long[..]).unwrap().is_err(), "{begin}");
+        }
     }
 
     #[test]

@@ -1,20 +1,22 @@
 //! Which folders hold what a process, and others that see the same, may execute or map next.
 //!
-//! Invariant: no environment is read: it holds secrets. Of the arguments the first two are looked at, for the folders
-//! that they name.
+//! Invariant: no environment is read: it holds secrets. Of the arguments, which may hold some, the first two are looked
+//! at, and kept if they name a file that is there; what was read of the others is wiped.
 
 use super::{
     folders::{Folder, What},
     view,
 };
 use crate::kernel::attach::look;
+use rustix::fs::FileType;
 use std::{
-    ffi::OsStr,
+    ffi::{CStr, OsStr},
     fs::{self, File},
-    io::Read as _,
+    io::{self, Read as _},
     os::{fd::OwnedFd, unix::ffi::OsStrExt as _},
     path::{Path, PathBuf},
 };
+use zeroize::Zeroizing;
 
 /// The usual PATH.
 const PATH: &[&str] = &[
@@ -36,7 +38,7 @@ const NODE_DEPTH: usize = 4;
 /// Folders above a script that may have its package's `node_modules`.
 const ABOVE: usize = 8;
 /// Bytes of a command line that are read.
-const COMMAND_LINE: u64 = 4_096;
+const COMMAND_LINE: usize = 4_096;
 
 /// What every view has.
 pub fn of_every_view() -> impl Iterator<Item = Folder> {
@@ -51,9 +53,9 @@ pub fn of_every_view() -> impl Iterator<Item = Folder> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Traces {
     program: Option<PathBuf>,
-    /// What was executed, before links and interpreters were followed; else the first argument, if it is a path.
+    /// What was executed, before links and interpreters were followed; else the first argument, if it names a file.
     called: Option<PathBuf>,
-    /// The second argument, if it is a path: an interpreter's script.
+    /// The second argument, if it names a file: an interpreter's script.
     script: Option<PathBuf>,
     working: Option<PathBuf>,
 }
@@ -62,29 +64,17 @@ impl Traces {
     /// `name`: what exec was asked for.
     pub fn of(pid: u32, name: Option<PathBuf>) -> Self {
         let working = fs::read_link(format!("/proc/{pid}/cwd")).ok();
-        let mut line = Vec::new();
-        let read = File::open(format!("/proc/{pid}/cmdline"))
-            .and_then(|file| file.take(COMMAND_LINE).read_to_end(&mut line));
-        if read.is_err() {
-            line.clear();
-        }
-        let path = |word: Option<&[u8]>| {
-            let word = word.filter(|word| word.contains(&b'/') && !word.starts_with(b"-"))?;
-            let word = Path::new(OsStr::from_bytes(word));
-            if word.is_absolute() {
-                Some(word.to_owned())
-            } else {
-                Some(working.as_ref()?.join(word))
-            }
+        let name = name.filter(|name| name.as_os_str().as_bytes().contains(&b'/'));
+        let called = match (&working, name) {
+            (Some(working), Some(name)) => Some(working.join(name)),
+            (_, name) => name.filter(|name| name.is_absolute()),
         };
-        // Each ends with a NUL; one that is cut is of no use.
-        let mut words = line.split_inclusive(|byte| *byte == 0);
-        let mut word = || words.next()?.strip_suffix(&[0]);
-        let (first, script) = (path(word()), path(word()));
-        let called = path(name.as_ref().map(|name| name.as_os_str().as_bytes())).or(first);
+        let words = CommandLine::of(pid).unwrap_or_default();
+        let mut words = words.words().map(|word| file_named(pid, word, working.as_deref()));
+        let (first, script) = (words.next().flatten(), words.next().flatten());
         Self {
             program: look::program(pid),
-            called,
+            called: called.or(first),
             script,
             working,
         }
@@ -129,6 +119,64 @@ impl Traces {
     }
 }
 
+/// The beginning of a command line.
+struct CommandLine {
+    bytes: Zeroizing<[u8; COMMAND_LINE]>,
+    len: usize,
+}
+
+impl Default for CommandLine {
+    fn default() -> Self {
+        Self {
+            bytes: Zeroizing::new([0; COMMAND_LINE]),
+            len: 0,
+        }
+    }
+}
+
+impl CommandLine {
+    fn of(pid: u32) -> io::Result<Self> {
+        let mut file = File::open(format!("/proc/{pid}/cmdline"))?;
+        let mut line = Self::default();
+        while line.len < COMMAND_LINE {
+            match file.read(&mut line.bytes[line.len..])? {
+                0 => break,
+                more => line.len += more,
+            }
+        }
+        Ok(line)
+    }
+
+    /// Those that are there to their ends.
+    fn words(&self) -> impl Iterator<Item = &CStr> {
+        self.bytes[..self.len]
+            .split_inclusive(|byte| *byte == 0)
+            .map_while(|word| CStr::from_bytes_with_nul(word).ok())
+    }
+}
+
+/// The path that this argument of a process is, if there is such a regular file. The argument is copied nowhere else.
+fn file_named(pid: u32, word: &CStr, working: Option<&Path>) -> Option<PathBuf> {
+    if !word.to_bytes().contains(&b'/') {
+        return None;
+    }
+    let path = Path::new(OsStr::from_bytes(word.to_bytes()));
+    let found = if path.is_absolute() {
+        view::below(view::root_of(pid).ok()?, word)
+    } else {
+        view::within(view::working_of(pid).ok()?, word)
+    };
+    let attributes = view::attributes(found.ok()?).ok()?;
+    if view::kind(&attributes) != FileType::RegularFile {
+        return None;
+    }
+    if path.is_absolute() {
+        Some(path.to_owned())
+    } else {
+        Some(working?.join(path))
+    }
+}
+
 /// What a library's path says of others that may be mapped with it.
 pub fn beside_library(path: &Path) -> Vec<Folder> {
     let above = path.ancestors().skip(1);
@@ -167,6 +215,7 @@ fn is_usual(folder: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::CommandExt as _;
 
     fn root_with(files: &[&str]) -> (tempfile::TempDir, OwnedFd) {
         let folder = tempfile::tempdir().unwrap();
@@ -247,6 +296,38 @@ mod tests {
         let path = "/a/node_modules/b/build/Release/b.node";
         assert_eq!(beside_library(Path::new(path)).len(), 2);
         assert!(beside_library(Path::new("/usr/lib/libssl.so.3")).is_empty());
+    }
+
+    #[test]
+    fn arguments_that_name_no_file_are_kept_nowhere() {
+        let (folder, _root) = root_with(&["run/here.js"]);
+        let here = folder.path().join("run/here.js");
+        let traces = |first: &str, second: &str| {
+            // It says of the second that there is no such file, and goes on with its input.
+            let mut child = std::process::Command::new("/bin/cat")
+                .arg0(first)
+                .args([second, "-"])
+                .current_dir(folder.path())
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::null())
+                .stderr(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let traces = Traces::of(child.id(), None);
+            drop(child.stdin.take());
+            child.wait().unwrap();
+            (traces.called, traces.script)
+        };
+        let absolute = here.to_str().unwrap();
+        assert_eq!(
+            traces("run/here.js", absolute),
+            (Some(here.clone()), Some(here.clone()))
+        );
+        assert_eq!(traces(absolute, "run/here.js").1, Some(here.clone()));
+        for secret in ["Bearer ab/cd", "https://h/p?token=s/1", "/no/such/file", "run/"] {
+            assert_eq!(traces(secret, secret), (None, None), "{secret}");
+        }
+        assert_eq!(traces("cat", "cat"), (None, None));
     }
 
     /// This process is called by a path and has a folder; what it has in its environment is nowhere.

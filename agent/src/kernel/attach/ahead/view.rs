@@ -15,13 +15,13 @@ use rustix::{
         statx,
     },
     io::Errno,
+    path::Arg,
 };
 use std::{
     collections::VecDeque,
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd as _, OwnedFd},
-    path::Path,
     sync::{Mutex, PoisonError},
 };
 
@@ -135,19 +135,24 @@ impl View {
 
 /// The root of a process, not opened.
 pub fn root_of(pid: u32) -> io::Result<OwnedFd> {
+    directory(&format!("/proc/{pid}/root"))
+}
+
+/// The working folder of a process, not opened.
+pub fn working_of(pid: u32) -> io::Result<OwnedFd> {
+    directory(&format!("/proc/{pid}/cwd"))
+}
+
+fn directory(link: &str) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(
-        format!("/proc/{pid}/root"),
-        flags,
-        Mode::empty(),
-    )?)
+    Ok(rustix::fs::open(link, flags, Mode::empty())?)
 }
 
 /// What `path` names for whoever has this root, links followed within it.
 ///
 /// # Errors
 /// Those of openat2(2).
-pub fn below(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+pub fn below(root: impl AsFd, path: impl Arg + Copy) -> io::Result<OwnedFd> {
     resolve(root, path, ResolveFlags::IN_ROOT)
 }
 
@@ -155,11 +160,11 @@ pub fn below(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// Those of openat2(2): `EXDEV` where the path leads out of the folder.
-pub fn within(folder: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+pub fn within(folder: impl AsFd, path: impl Arg + Copy) -> io::Result<OwnedFd> {
     resolve(folder, path, ResolveFlags::BENEATH)
 }
 
-fn resolve(from: impl AsFd, path: &Path, how: ResolveFlags) -> io::Result<OwnedFd> {
+fn resolve(from: impl AsFd, path: impl Arg + Copy, how: ResolveFlags) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let how = how | ResolveFlags::NO_MAGICLINKS;
     for _ in 1..TRIES {
@@ -263,6 +268,7 @@ impl Handle {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use std::os::unix::fs::MetadataExt as _;
 
     #[test]
