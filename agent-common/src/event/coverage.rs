@@ -87,6 +87,9 @@ pub enum CoverageReason {
     AttachLimit,
     /// The agent had no file descriptor left to attach with.
     DescriptorsExhausted,
+    /// A file that the process has mapped as code was not searched to the end: it is too large, changed meanwhile, or
+    /// cannot be read.
+    NotSearched,
     /// Nothing that this kernel allows could be attached to the process.
     AttachRefused,
     /// The process runs a copy or a translation of its code, where no attached point is reached.

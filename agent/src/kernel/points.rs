@@ -59,6 +59,8 @@ pub enum Unattached {
     Limit,
     /// The agent has no file descriptor left.
     Descriptors,
+    /// A file of it was not searched to the end.
+    Unsearched,
     /// Nothing that this kernel allows can be attached there.
     Refused,
     /// A uprobe would have to be used, and somebody writes to the file, or has written to it.
@@ -79,6 +81,7 @@ impl Unattached {
             Self::NoBreakpoint => "the process's breakpoints are taken",
             Self::Limit => "the bound on attached points is reached",
             Self::Descriptors => "no file descriptor is left",
+            Self::Unsearched => "a file that it has mapped as code was not searched to the end",
             Self::Refused => "the kernel allows nothing that could be attached",
             Self::Written => "the library's file is open for writing, or was written to",
             Self::NoLease => "the library's file can be written past a lease",

@@ -326,6 +326,7 @@ fn unattached(why: Unattached) -> Option<CoverageReason> {
         Unattached::NoBreakpoint => Some(CoverageReason::BreakpointsTaken),
         Unattached::Limit => Some(CoverageReason::AttachLimit),
         Unattached::Descriptors => Some(CoverageReason::DescriptorsExhausted),
+        Unattached::Unsearched => Some(CoverageReason::NotSearched),
         Unattached::Refused
         | Unattached::Written
         | Unattached::NoLease

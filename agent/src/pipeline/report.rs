@@ -143,6 +143,7 @@ pub fn name(reason: CoverageReason) -> &'static str {
         R::BreakpointsTaken => "breakpoints_taken",
         R::AttachLimit => "attach_limit",
         R::DescriptorsExhausted => "descriptors_exhausted",
+        R::NotSearched => "not_searched",
         R::AttachRefused => "attach_refused",
         R::TextCopied => "text_copied",
         R::Quic => "quic",

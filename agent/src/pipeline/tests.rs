@@ -8,7 +8,7 @@ use crate::{
     flow::Direction::{self, Received, Sent},
     kernel::{
         keylog::{Library, PointKind},
-        points::{Attached, Mapped, Points, State},
+        points::{Attached, Mapped, Points, State, Unattached},
         record::{Closed, ConnectionKey, Endpoints, PointId, ProcessRecord, Record},
     },
 };
@@ -420,8 +420,22 @@ fn library(driver: &Driver, number: u8, attached: Option<u64>) {
 fn why_tls_was_not_opened() {
     use CoverageReason as R;
     type Case = (&'static str, fn(&mut Driver), R);
-    let cases: [Case; 6] = [
+    let cases: [Case; 7] = [
         ("no library", |_| {}, R::NoKeyLogPoint),
+        (
+            "a file that was not searched",
+            |driver| {
+                let mapped = Mapped {
+                    library: Library::Unknown,
+                    path: "/a".into(),
+                    attached: None,
+                    point: None,
+                    why: Some(Unattached::Unsearched),
+                };
+                driver.points.map(synthetic::process(1), mapped);
+            },
+            R::NotSearched,
+        ),
         (
             "a library without a point",
             |driver| library(driver, 1, None),

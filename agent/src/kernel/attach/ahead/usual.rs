@@ -70,7 +70,9 @@ impl Traces {
             (_, name) => name.filter(|name| name.is_absolute()),
         };
         let words = CommandLine::of(pid).unwrap_or_default();
-        let mut words = words.words().map(|word| file_named(pid, word, working.as_deref()));
+        let mut words = words
+            .words()
+            .map(|word| file_named(pid, word, working.as_deref()));
         let (first, script) = (words.next().flatten(), words.next().flatten());
         Self {
             program: look::program(pid),
@@ -324,7 +326,12 @@ mod tests {
             (Some(here.clone()), Some(here.clone()))
         );
         assert_eq!(traces(absolute, "run/here.js").1, Some(here.clone()));
-        for secret in ["Bearer ab/cd", "https://h/p?token=s/1", "/no/such/file", "run/"] {
+        for secret in [
+            "Bearer ab/cd",
+            "https://h/p?token=s/1",
+            "/no/such/file",
+            "run/",
+        ] {
             assert_eq!(traces(secret, secret), (None, None), "{secret}");
         }
         assert_eq!(traces("cat", "cat"), (None, None));

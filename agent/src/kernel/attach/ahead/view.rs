@@ -268,8 +268,8 @@ impl Handle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
     use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
 
     #[test]
     fn this_process_has_a_view_that_can_be_opened_by_it() {

@@ -8,7 +8,10 @@ use crate::kernel::attach::{
     point::Target,
 };
 use crate::kernel::{
-    keylog::{Class, Found, Job, Library, LookError, Searched, discover, searches::Reason},
+    keylog::{
+        Class, Found, Job, Library, LookError, SearchError, Searched, discover, process::Failure,
+        searches::Reason,
+    },
     owner::Owner,
     points::{Mapped, Unattached},
     record::{PointId, ProcessKey},
@@ -200,6 +203,7 @@ impl Thread {
         };
         self.done += 1;
         let state = searched.state.map(|state| state.as_kernel());
+        let mut changed = false;
         let findings = match &searched.outcome {
             // What a process has mapped is the file as it was then.
             Ok(_)
@@ -208,6 +212,7 @@ impl Thread {
                 }) =>
             {
                 debug!("a file has changed since it was mapped");
+                changed = true;
                 None
             }
             Ok(found) => Some(self.found(asked.file, found)),
@@ -228,7 +233,8 @@ impl Thread {
                 self.likely.put(likeness(of), Arc::clone(findings));
             }
         }
-        let why = searched.outcome.as_ref().err().and_then(unsearched);
+        let failed = searched.outcome.as_ref().err().and_then(unsearched);
+        let why = failed.or(changed.then_some(Unattached::Unsearched));
         if let Some(of) = asked.file {
             self.serve(of, findings.as_ref(), why);
         }
@@ -340,11 +346,20 @@ fn likeness(of: abi::File) -> abi::File {
     abi::File { changed: 0, ..of }
 }
 
-/// Bounds are reasons of their own: nobody is to take a file that was not searched for one without a library.
+/// Why a file was not searched; `None`: there can be nothing in it. Nobody is to take one for the other.
 fn unsearched(reason: &Reason) -> Option<Unattached> {
-    match reason {
-        Reason::OwnerFull | Reason::Full => Some(Unattached::Limit),
-        Reason::NoDescriptor => Some(Unattached::Descriptors),
-        Reason::Open(_) | Reason::Changed | Reason::Search(_) => None,
+    let failure = match reason {
+        Reason::OwnerFull | Reason::Full => return Some(Unattached::Limit),
+        Reason::NoDescriptor => return Some(Unattached::Descriptors),
+        Reason::Changed => return Some(Unattached::Unsearched),
+        Reason::Open(error) => Failure::from(error),
+        Reason::Search(SearchError::Failed(failure)) => *failure,
+        Reason::Search(SearchError::Look(error)) => Failure::from(error),
+        Reason::Search(_) => return Some(Unattached::Unsearched),
+    };
+    match failure {
+        Failure::NotElf | Failure::OtherMachine | Failure::OtherKind | Failure::NotAFile => None,
+        Failure::Read(libc::EMFILE | libc::ENFILE) => Some(Unattached::Descriptors),
+        _ => Some(Unattached::Unsearched),
     }
 }
