@@ -28,6 +28,11 @@ const HIDDEN: &[&str] = &[
     "/run",
 ];
 
+/// The status of virtme-ng when the machine gave none of its command.
+const NO_STATUS: i32 = 255;
+/// What is shown of what its kernel said in the end.
+const LAST_WORDS: usize = 24;
+
 /// The first line of a machine that came as far as its command.
 const BEGUN: &str = "tokentrail-machine-begun";
 
@@ -54,7 +59,9 @@ impl Guest<'_> {
                 .with_context(|| format!("cannot make {}", folder.display()))?;
         }
         let release = &self.machine.release;
-        let mut command = self.virtme(workspace, has_kvm());
+        fs::create_dir_all(workspace.logs())?;
+        let log = workspace.logs().join(format!("kernel-{release}.log"));
+        let mut command = self.virtme(workspace, has_kvm(), &log);
         let start = Instant::now();
         let mut again = true;
         loop {
@@ -68,6 +75,12 @@ impl Guest<'_> {
             if begun {
                 let ran = say::elapsed(start.elapsed());
                 say::line(&format!("   the machine with {release} ran for {ran}"));
+                if status.code() == Some(NO_STATUS) {
+                    let said = fs::read(&log).unwrap_or_default();
+                    for line in last_words(&String::from_utf8_lossy(&said)) {
+                        each(&format!("kernel: {line}"));
+                    }
+                }
                 return Ok(status);
             }
             let ended = format!("ended ({status}) before it came to its command");
@@ -78,7 +91,7 @@ impl Guest<'_> {
         }
     }
 
-    fn virtme(&self, workspace: &Workspace, kvm: bool) -> Command {
+    fn virtme(&self, workspace: &Workspace, kvm: bool, log: &Path) -> Command {
         let (vng, folders) = setup::virtme(workspace);
         let path = env::var_os("PATH").unwrap_or_default();
         let path = folders.into_iter().chain(env::split_paths(&path));
@@ -93,6 +106,12 @@ impl Guest<'_> {
         if !kvm {
             command.arg("--disable-kvm");
         }
+        // Warnings and worse, and what a kernel says in its end: on a console of their own.
+        command.arg("--append=console=hvc0 loglevel=5");
+        command.arg(format!(
+            "--qemu-opts=-chardev file,id=kernel,path={} -device virtio-serial-pci -device virtconsole,chardev=kernel",
+            log.display()
+        ));
         for (index, folder) in self.writable.iter().enumerate() {
             command.arg(format!("--rwdir={}={}", door(index), folder.display()));
         }
@@ -137,6 +156,23 @@ impl Guest<'_> {
         lines.push(words.join(" "));
         lines.join(" && ")
     }
+}
+
+/// What the kernel said of its end, from the first line on that tells of one.
+fn last_words(said: &str) -> impl Iterator<Item = &str> {
+    let tells = |line: &&str| {
+        [
+            "BUG:",
+            "Oops:",
+            "Kernel panic",
+            "general protection fault",
+            "Out of memory",
+        ]
+        .iter()
+        .any(|mark| line.contains(mark))
+    };
+    let lines = said.lines().skip_while(|line| !tells(line));
+    lines.take(LAST_WORDS)
 }
 
 /// Where the guest first finds a writable folder; relative to its root, as virtme-ng wants it.
@@ -190,6 +226,14 @@ mod tests {
             script.ends_with(r"exec env 'A=b c' /bin/echo 'it'\''s'"),
             "{script}"
         );
+    }
+
+    #[test]
+    fn the_kernels_last_words_begin_where_it_went_wrong() {
+        assert_eq!(last_words("").count(), 0);
+        let said = "[1] hello\n[2] BUG: unable\n[3] RIP: 0010:f\n";
+        let last: Vec<&str> = last_words(said).collect();
+        assert_eq!(last, ["[2] BUG: unable", "[3] RIP: 0010:f"]);
     }
 
     #[test]
