@@ -171,7 +171,7 @@ fn last_words(said: &str) -> impl Iterator<Item = &str> {
         .iter()
         .any(|mark| line.contains(mark))
     };
-    let lines = said.lines().skip_while(|line| !tells(line));
+    let lines = said.lines().skip_while(move |line| !tells(line));
     lines.take(LAST_WORDS)
 }
 
