@@ -129,6 +129,8 @@ struct Waiting {
 
 pub(super) struct Thread {
     attachments: Attachments,
+    /// Spares all others a wait; not there where there are no breakpoints, nor in a rest.
+    first: Option<Breakpoint>,
     points: Points,
     fallback: Fallback,
     fallback_wanted: bool,
@@ -174,6 +176,7 @@ impl Thread {
         };
         Ok(Self {
             attachments: Attachments::new(start.maps, start.way, kept)?,
+            first: None,
             lost_uprobes: start.lost,
             points: start.points,
             fallback: start.fallback,
@@ -237,8 +240,7 @@ impl Thread {
     }
 
     pub fn run(mut self) {
-        // Where there are no breakpoints, nothing waits for one.
-        let _first = Breakpoint::never_hit();
+        self.first = Breakpoint::never_hit().ok();
         loop {
             self.wait(PAUSE);
             self.drain();
@@ -475,6 +477,7 @@ impl Thread {
                 Request::Drops => {}
                 Request::Rest(done) => {
                     self.attachments.rest();
+                    self.first = None;
                     self.pending.clear();
                     self.searching.clear();
                     if let Some(ahead) = &self.ahead {
@@ -483,6 +486,7 @@ impl Thread {
                     done();
                 }
                 Request::Return { processes, done } => {
+                    self.first = Breakpoint::never_hit().ok();
                     self.points.clear();
                     self.known.clear();
                     self.likely.clear();
