@@ -315,6 +315,10 @@ mod tests {
                 .stderr(std::process::Stdio::null())
                 .spawn()
                 .unwrap();
+            // A new program is told of before its arguments are there (`begin_new_exec`, fs/exec.c).
+            while CommandLine::of(child.id()).unwrap().len == 0 {
+                std::thread::yield_now();
+            }
             let traces = Traces::of(child.id(), None);
             drop(child.stdin.take());
             child.wait().unwrap();
