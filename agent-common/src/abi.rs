@@ -397,22 +397,34 @@ pub mod file {
     pub const WITH_POINTS: u32 = 2;
 }
 
+/// A call of a method that is watched, in the map `CALLERS`. 16 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// From the word that is watched to where the call returns to.
+    pub returns: i64,
+    /// [`Breakpoint::places`]
+    pub of: u32,
+    pub _pad: u32,
+}
+
 /// One hardware breakpoint of a process. 16 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Breakpoint {
-    /// 0: none.
+    /// Of an instruction, or of a word that is read; 0: none.
     pub address: u64,
     /// The point's id, as [`Secret::point`] tells it.
     pub point: u32,
-    /// Key in the map `PLACES`, of a point that is no C function.
+    /// Key in the map `PLACES`, of a point that is no C function, or [`Caller::of`] of one whose callers know.
     pub places: u32,
 }
 
-/// Breakpoints that a thread has: `HBP_NUM` (arch/x86/include/asm/hw_breakpoint.h).
-pub const BREAKPOINTS_MAX: usize = 4;
+/// Breakpoints that are taken of a thread. It has four (`HBP_NUM`, arch/x86/include/asm/hw_breakpoint.h): the others are a
+/// debugger's.
+pub const BREAKPOINTS_MAX: usize = 2;
 
-/// Where a process has breakpoints, in the map `BREAKPOINTS` by process id. 72 bytes.
+/// Where a process has breakpoints, in the map `BREAKPOINTS` by process id. 40 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Breakpoints {
@@ -799,7 +811,8 @@ const _: () = {
     assert!(offset_of!(Made, path) == 48);
     assert!(size_of::<File>() == 40);
     assert!(size_of::<Breakpoint>() == 16);
-    assert!(size_of::<Breakpoints>() == 72);
+    assert!(size_of::<Breakpoints>() == 40);
+    assert!(size_of::<Caller>() == 16);
     assert!(size_of::<ProcessId>() == 16);
     assert!(size_of::<Framing>() == 16);
     assert!(size_of::<Connection>() == 120);

@@ -3,20 +3,23 @@
 //! Each form has two programs: one for hardware breakpoints, which belong to one process and find their point in
 //! `BREAKPOINTS`, and one for uprobes, which find it in their cookie.
 //!
-//! Invariant: a breakpoint's program reads nothing before it has found process and instruction in `BREAKPOINTS`.
+//! A breakpoint at a word of data comes after the instruction that reads it: where that is a call of a method by its table,
+//! at the entry of the method.
+//!
+//! Invariant: a breakpoint's program reads nothing before it has found process and address in `BREAKPOINTS`.
 
 use crate::{
     emit,
     kernel::{count, current_start, describe_current},
-    maps::{BREAKPOINTS, PLACES},
+    maps::{BREAKPOINTS, CALLERS, PLACES},
     scope,
 };
 use agent_common::abi::{
-    self, Breakpoint, LABEL_MAX, Place, Places, RANDOM_LEN, SECRET_MAX, TICK, kind, probe, reason,
+    self, Breakpoint, Caller, LABEL_MAX, Place, Places, RANDOM_LEN, SECRET_MAX, TICK, kind, probe, reason,
 };
 use aya_ebpf::{
     EbpfContext,
-    bindings::pt_regs,
+    bindings::{bpf_perf_event_data, pt_regs},
     helpers::{
         bpf_get_current_pid_tgid,
         generated::{bpf_get_attach_cookie, bpf_probe_read_user, bpf_probe_read_user_str},
@@ -52,8 +55,34 @@ pub fn keylog_point(ctx: ProbeContext) -> u32 {
 #[perf_event]
 pub fn breakpoint_placed(ctx: PerfEventContext) -> u32 {
     let registers = registers_of(&ctx);
-    if let Some(point) = breakpoint(&ctx) {
-        placed(&ctx, point.point, point.places, registers);
+    if let Some(point) = breakpoint(&ctx)
+        // SAFETY: the loader changes no entry of a point that is attached.
+        && let Some(places) = unsafe { PLACES.get(point.places) }
+    {
+        placed(&ctx, point.point, places, registers);
+    }
+    0
+}
+
+/// A method whose callers have what is wanted: where, says the address that it returns to.
+#[perf_event]
+pub fn breakpoint_called(ctx: PerfEventContext) -> u32 {
+    let registers = registers_of(&ctx);
+    let Some(point) = breakpoint(&ctx) else {
+        return 0;
+    };
+    // SAFETY: the context of this program.
+    let Some(returns) = word(unsafe { (*registers).rsp }) else {
+        return 0;
+    };
+    let caller = Caller {
+        returns: returns.wrapping_sub(point.address) as i64,
+        of: point.places,
+        _pad: 0,
+    };
+    // SAFETY: the loader changes no entry of a point that is attached. A caller that is not known passes nothing else.
+    if let Some(places) = unsafe { CALLERS.get(caller) } {
+        placed(&ctx, point.point, places, registers);
     }
     0
 }
@@ -65,7 +94,10 @@ pub fn keylog_placed(ctx: ProbeContext) -> u32 {
         // Of a uprobe, which has no other place for it, the cookie's upper half.
         // SAFETY: the context of this program.
         let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
-        placed(&ctx, cookie as u32, (cookie >> 32) as u32, registers);
+        // SAFETY: as above.
+        if let Some(places) = unsafe { PLACES.get((cookie >> 32) as u32) } {
+            placed(&ctx, cookie as u32, places, registers);
+        }
     }
     0
 }
@@ -98,27 +130,23 @@ pub fn kdf_derive(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn breakpoint(ctx: &PerfEventContext) -> Option<Breakpoint> {
     let process = (bpf_get_current_pid_tgid() >> 32) as u32;
-    // SAFETY: the context of this program.
-    let instruction = unsafe { (*registers_of(ctx)).rip };
+    // SAFETY: the context of this program. The breakpoint's own address: of data, the instruction's is another.
+    let address = unsafe { (*ctx.ctx.cast_const().cast::<bpf_perf_event_data>()).addr };
     // SAFETY: an entry that changes meanwhile is integers all the same.
     let point = unsafe { BREAKPOINTS.get(process) }
         // Of a process that was there before, the agent knows the tick.
         .filter(|known| known.start / TICK == current_start() / TICK)
         .and_then(|known| {
             // A place and then the entry: what a loop over entries makes of it reads registers that it never wrote.
-            let [first, second, third, fourth] = &known.at;
-            let place = if first.address == instruction {
+            let [first, second] = &known.at;
+            let place = if first.address == address {
                 0
-            } else if second.address == instruction {
+            } else if second.address == address {
                 1
-            } else if third.address == instruction {
-                2
-            } else if fourth.address == instruction {
-                3
             } else {
                 return None;
             };
-            known.at.get(core::hint::black_box(place) & 3).copied()
+            known.at.get(core::hint::black_box(place) & 1).copied()
         })
         .filter(|_| scope::holds_current());
     if point.is_none() {
@@ -159,11 +187,7 @@ fn c_function<C: EbpfContext>(ctx: &C, point: u32, registers: *const pt_regs) {
 }
 
 #[inline(always)]
-fn placed<C: EbpfContext>(ctx: &C, point: u32, places: u32, registers: *const pt_regs) {
-    // SAFETY: the loader changes no entry of a point that is attached.
-    let Some(places) = (unsafe { PLACES.get(places) }) else {
-        return;
-    };
+fn placed<C: EbpfContext>(ctx: &C, point: u32, places: &Places, registers: *const pt_regs) {
     let registers = general(registers);
     let len = value(&registers, &places.secret_len).unwrap_or(0);
     let Some(mut record) = begin(ctx, point, len) else {

@@ -8,7 +8,7 @@
 
 use super::{
     attach::{
-        breakpoint::Breakpoint,
+        breakpoint::{At, Breakpoint},
         maps::{AttachMaps, Programs},
     },
     bridge, btf,
@@ -342,7 +342,7 @@ impl Probes {
             return false;
         };
         let address = OBJECT.as_ptr() as u64;
-        Breakpoint::new(0, address, programs.of(PointKind::KeyLog))
+        Breakpoint::new(0, At::Instruction(address), programs.of(PointKind::KeyLog))
             .is_ok_and(|breakpoint| breakpoint.enable().is_ok())
     }
 

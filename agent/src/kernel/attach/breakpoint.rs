@@ -1,5 +1,5 @@
-//! Hardware breakpoints (perf_event_open(2), `PERF_TYPE_BREAKPOINT`): the processor stops a thread at an instruction, the
-//! kernel runs our program, and the thread goes on. No byte of anybody's code changes.
+//! Hardware breakpoints (perf_event_open(2), `PERF_TYPE_BREAKPOINT`): the processor stops a thread at an instruction, or
+//! after one that reads a word, the kernel runs our program, and the thread goes on. No byte of anybody's memory changes.
 //!
 //! A breakpoint belongs to a thread; the threads and children that it makes inherit it, at the same address
 //! (`inherit_event`, kernel/events/core.c), and exec removes it (`perf_event_remove_on_exec`). Inherited ones live as long
@@ -37,6 +37,8 @@ const _: () = assert!(size_of::<Attributes>() == 72);
 const KIND: u32 = 5;
 /// `HW_BREAKPOINT_X`, with `sizeof(long)` for a length.
 const EXECUTE: u32 = 4;
+/// `HW_BREAKPOINT_RW`: there is none for reading alone.
+const ACCESS: u32 = 3;
 const DISABLED: u64 = 1;
 const INHERIT: u64 = 1 << 1;
 const EXCLUDE_KERNEL: u64 = 1 << 5;
@@ -49,6 +51,15 @@ const CLOSE_ON_EXEC: libc::c_ulong = 8;
 const ENABLE: libc::Ioctl = 0x2400;
 const SET_BPF: libc::Ioctl = 0x4004_2408;
 
+/// What a thread is stopped by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Before the instruction at this address.
+    Instruction(u64),
+    /// After an instruction that has read the 8 bytes at this address, which is a multiple of 8.
+    Word(u64),
+}
+
 /// One breakpoint of one thread and of those that it makes. Dropping it removes them all.
 #[derive(Debug)]
 pub struct Breakpoint(OwnedFd);
@@ -59,8 +70,8 @@ impl Breakpoint {
     /// # Errors
     /// `ESRCH`: there is no such thread. `ENOSPC`: its breakpoints are taken. `EMFILE`: this process has no descriptor
     /// left. `EINVAL`, `ENOSYS`, `EOPNOTSUPP`: this machine has none.
-    pub fn new(thread: u32, address: u64, program: BorrowedFd<'_>) -> Result<Self, Errno> {
-        let breakpoint = Self::open(thread.cast_signed(), address)?;
+    pub fn new(thread: u32, at: At, program: BorrowedFd<'_>) -> Result<Self, Errno> {
+        let breakpoint = Self::open(thread.cast_signed(), at)?;
         breakpoint.control(SET_BPF, program.as_raw_fd().into())?;
         Ok(breakpoint)
     }
@@ -72,7 +83,7 @@ impl Breakpoint {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn never_hit() -> Result<Self, Errno> {
-        Self::open(0, target as *const () as u64)
+        Self::open(0, At::Instruction(target as *const () as u64))
     }
 
     /// Hits come from now on, also of those that were inherited meanwhile.
@@ -83,7 +94,11 @@ impl Breakpoint {
         self.control(ENABLE, 0)
     }
 
-    fn open(thread: i32, address: u64) -> Result<Self, Errno> {
+    fn open(thread: i32, at: At) -> Result<Self, Errno> {
+        let (kind, address) = match at {
+            At::Instruction(address) => (EXECUTE, address),
+            At::Word(address) => (ACCESS, address),
+        };
         let attributes = Attributes {
             kind: KIND,
             size: size_of::<Attributes>() as u32,
@@ -93,7 +108,7 @@ impl Breakpoint {
             read_format: 0,
             flags: DISABLED | INHERIT | EXCLUDE_KERNEL | EXCLUDE_HYPERVISOR | REMOVE_ON_EXEC,
             wakeup_events: 0,
-            breakpoint_type: EXECUTE,
+            breakpoint_type: kind,
             breakpoint_address: address,
             breakpoint_len: size_of::<libc::c_long>() as u64,
         };
@@ -137,29 +152,40 @@ fn last_error() -> Errno {
     Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// Whether breakpoints work here: this thread stops at a function of its own, and every hit is counted.
+/// Whether breakpoints work here: this thread stops at a function of its own and at a word of its own, and every hit is
+/// counted.
 ///
 /// # Errors
 /// What is wrong, in words: the kernel's refusal, or hits that did not come (some hypervisors take debug registers and
 /// do nothing with them).
 pub fn self_test() -> Result<(), String> {
-    const CALLS: u64 = 3;
-    let address = target as *const () as u64;
+    let calls: fn(u64) -> u64 = black_box(target);
+    let word = Box::new(3);
+    let address: *const u64 = black_box(&*word);
+    count(At::Instruction(target as *const () as u64), || calls(1))?;
+    count(At::Word(address as u64), || {
+        // SAFETY: the box is there.
+        unsafe { address.read_volatile() }
+    })
+}
+
+/// Does it a few times, which are hits.
+fn count(at: At, does: impl Fn() -> u64) -> Result<(), String> {
+    const TIMES: u64 = 3;
     let breakpoint =
-        Breakpoint::open(0, address).map_err(|error| format!("perf_event_open: {error}"))?;
+        Breakpoint::open(0, at).map_err(|error| format!("perf_event_open: {error}"))?;
     breakpoint
         .enable()
         .map_err(|error| format!("PERF_EVENT_IOC_ENABLE: {error}"))?;
-    let calls: fn(u64) -> u64 = black_box(target);
-    for number in 0..CALLS {
-        black_box(calls(number));
+    for _ in 0..TIMES {
+        black_box(does());
     }
     let mut count = [0; 8];
     let read = rustix::io::read(&breakpoint.0, &mut count)
         .map_err(|error| format!("read of the counter: {error}"))?;
     let hits = u64::from_ne_bytes(count);
-    if read != count.len() || hits != CALLS {
-        return Err(format!("{hits} hits were counted of {CALLS}"));
+    if read != count.len() || hits != TIMES {
+        return Err(format!("{hits} hits of {TIMES} were counted at {at:?}"));
     }
     Ok(())
 }
@@ -176,7 +202,7 @@ mod tests {
     #[test]
     fn a_thread_that_is_not_there_is_said_so() {
         // Above the largest `pid_max`.
-        let none = Breakpoint::open(0x7fff_fff0, target as *const () as u64);
+        let none = Breakpoint::open(0x7fff_fff0, At::Instruction(target as *const () as u64));
         assert!(matches!(
             none,
             Err(Errno::SRCH | Errno::PERM | Errno::ACCESS | Errno::NOENT | Errno::OPNOTSUPP)
@@ -185,7 +211,7 @@ mod tests {
 
     #[test]
     fn an_address_of_the_kernel_is_refused() {
-        let refused = Breakpoint::open(0, 0xffff_ffff_8000_0000);
+        let refused = Breakpoint::open(0, At::Instruction(0xffff_ffff_8000_0000));
         assert!(refused.is_err());
     }
 }

@@ -5,12 +5,12 @@
 //!
 //! Invariant: the file that is passed on is the one that was searched, in the state that it was searched in.
 
-use super::{Bell, point::Refused};
+use super::{Bell, point::Refused, processes::Spot};
 use crate::kernel::{
     keeper::{self, AttachmentId, Keeper, Program, Request, Scope},
-    keylog::{FileState, PointKind, discover},
+    keylog::{FileState, discover},
     points::Unattached,
-    record::{PointId, ProcessKey},
+    record::ProcessKey,
 };
 use agent_common::abi::{self, TICK};
 use std::{
@@ -26,14 +26,11 @@ use tracing::debug;
 /// What is to be attached.
 pub struct Job {
     pub process: ProcessKey,
-    pub point: PointId,
-    pub kind: PointKind,
+    /// Where the point is in the process.
+    pub spot: Spot,
+    pub program: Program,
     pub file: abi::File,
     pub file_offset: u64,
-    /// Where the point is in the process.
-    pub address: u64,
-    /// Key in the probes' map `PLACES`, of a point that is no C function.
-    pub places: u32,
     /// For every process of the host that has the file mapped.
     pub host: bool,
     /// Why there is no breakpoint instead.
@@ -106,13 +103,9 @@ fn attach(keeper: &Keeper, job: &Job) -> Result<AttachmentId, Refused> {
         },
         start_ticks: job.process.start / TICK,
         places: vec![keeper::Place {
-            program: match job.kind {
-                PointKind::KeyLog => Program::KeylogPoint,
-                PointKind::Placed(_) => Program::KeylogPlaced,
-                PointKind::KdfDerive => Program::KdfDerive,
-            },
+            program: job.program,
             file_offset: job.file_offset,
-            cookie: u64::from(job.places) << 32 | u64::from(job.point.0),
+            cookie: u64::from(job.spot.passed.key()) << 32 | u64::from(job.spot.point.0),
             returns: false,
         }],
     };
@@ -126,7 +119,7 @@ fn attach(keeper: &Keeper, job: &Job) -> Result<AttachmentId, Refused> {
 }
 
 fn open(job: &Job) -> io::Result<File> {
-    discover::open_at(job.process.pid, job.address).map_err(io::Error::other)
+    discover::open_at(job.process.pid, job.spot.address).map_err(io::Error::other)
 }
 
 fn reason(refused: &keeper::Refused) -> Refused {

@@ -4,6 +4,7 @@
     reason = "the probes' map values are plain old data, which aya wants to be told"
 )]
 
+use super::places::Callers;
 use crate::kernel::{
     keylog::{Places, PointKind},
     probes::{Error, map, program},
@@ -33,6 +34,12 @@ unsafe impl Pod for PlacesValue {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
+struct CallerKey(abi::Caller);
+// SAFETY: integers with explicit padding.
+unsafe impl Pod for CallerKey {}
+
+#[repr(transparent)]
+#[derive(Clone, Copy)]
 struct BreakpointsValue(abi::Breakpoints);
 // SAFETY: integers, no padding.
 unsafe impl Pod for BreakpointsValue {}
@@ -44,6 +51,7 @@ pub struct AttachMaps {
     files: HashMap<MapData, FileValue, u32>,
     breakpoints: HashMap<MapData, u32, BreakpointsValue>,
     places: HashMap<MapData, u32, PlacesValue>,
+    callers: HashMap<MapData, CallerKey, PlacesValue>,
     /// None, where the kernel refuses them.
     programs: Option<Programs>,
 }
@@ -52,6 +60,7 @@ pub struct AttachMaps {
 pub struct Programs {
     key_log: OwnedFd,
     placed: OwnedFd,
+    called: OwnedFd,
     kdf: OwnedFd,
 }
 
@@ -61,6 +70,7 @@ impl Programs {
         match kind {
             PointKind::KeyLog => self.key_log.as_fd(),
             PointKind::Placed(_) => self.placed.as_fd(),
+            PointKind::Called => self.called.as_fd(),
             PointKind::KdfDerive => self.kdf.as_fd(),
         }
     }
@@ -80,6 +90,7 @@ impl Programs {
         Ok(Self {
             key_log: load("breakpoint_keylog")?,
             placed: load("breakpoint_placed")?,
+            called: load("breakpoint_called")?,
             kdf: load("breakpoint_kdf")?,
         })
     }
@@ -95,6 +106,7 @@ impl AttachMaps {
             files: map(ebpf, "FILES")?,
             breakpoints: map(ebpf, "BREAKPOINTS")?,
             places: map(ebpf, "PLACES")?,
+            callers: map(ebpf, "CALLERS")?,
             programs,
         })
     }
@@ -154,6 +166,31 @@ impl AttachMaps {
     pub fn remove_places(&mut self, key: u32) {
         let _ = self.places.remove(&key);
     }
+
+    /// # Errors
+    /// If the map takes no more. Some may be there then.
+    pub fn set_callers(&mut self, key: u32, callers: &Callers) -> io::Result<()> {
+        callers.iter().try_for_each(|(returns, places)| {
+            let value = PlacesValue((*places).into());
+            let set = self.callers.insert(caller(key, *returns), value, 0);
+            set.map_err(io::Error::other)
+        })
+    }
+
+    /// As [`remove_places`](Self::remove_places).
+    pub fn remove_callers(&mut self, key: u32, callers: &Callers) {
+        for (returns, _) in callers {
+            let _ = self.callers.remove(&caller(key, *returns));
+        }
+    }
+}
+
+fn caller(of: u32, returns: i64) -> CallerKey {
+    CallerKey(abi::Caller {
+        returns,
+        of,
+        _pad: 0,
+    })
 }
 
 impl AsFd for AttachMaps {

@@ -6,19 +6,19 @@
 //! they were made, and made ones belong to threads, not to numbers.
 
 use super::{
-    breakpoint::Breakpoint,
+    breakpoint::{At, Breakpoint},
     findings::Known,
     kept::{Done, Job, Kept},
     maps::AttachMaps,
-    places::{PlacesTable, Taken},
-    processes::{Attachment, Processes},
+    places::{Callers, Keys, Passed, Taken},
+    processes::{Attachment, Processes, Spot},
 };
 use crate::{
     flow::Nanos,
     kernel::{
         decode::now,
-        keeper::{AttachmentId, Keeper},
-        keylog::PointKind,
+        keeper::{AttachmentId, Keeper, Program},
+        keylog::{Places, PointKind},
         owner::Owner,
         points::Unattached,
         record::{PointId, ProcessKey},
@@ -117,7 +117,8 @@ pub struct Attachments {
     pub processes: Processes<Held>,
     pub maps: AttachMaps,
     way: Way,
-    places: PlacesTable,
+    places: Keys<Places>,
+    callers: Keys<Callers>,
     kept: Option<Kept>,
     /// What the keeper was asked for and has not answered.
     asked: HashSet<(ProcessKey, PointId, u64)>,
@@ -143,7 +144,8 @@ impl Attachments {
             processes: Processes::default(),
             maps,
             way,
-            places: PlacesTable::default(),
+            places: Keys::default(),
+            callers: Keys::default(),
             kept,
             asked: HashSet::new(),
             closing,
@@ -156,7 +158,7 @@ impl Attachments {
     /// Why it was not: nothing is left behind then.
     pub fn attach(&mut self, target: Target, known: &Known) -> Result<Attached, Refused> {
         let same = |attachment: &&Attachment<Held>| {
-            attachment.point == known.id && attachment.address == target.address
+            attachment.spot.point == known.id && attachment.spot.address == target.address
         };
         if let Some(attached) = self.processes.of(target.process).find(same) {
             return Ok(Attached::Since(attached.since));
@@ -164,13 +166,35 @@ impl Attachments {
         let refused = if self.way.breakpoints() {
             match self.breakpoint(target, known) {
                 Ok(since) => return Ok(Attached::Since(since)),
-                Err(Refused::For(why)) if self.way.falls_back(why) => why,
+                Err(Refused::For(why)) if self.way.falls_back(why) && !known.is_watched() => why,
                 Err(refused) => return Err(refused),
             }
         } else {
             Unattached::Refused
         };
         self.uprobe(target, known, refused)
+    }
+
+    /// Whether only uprobes are attached.
+    pub fn is_uprobes_alone(&self) -> bool {
+        matches!(self.way, Way::Uprobes | Way::HostUprobes)
+    }
+
+    /// Attaches by a uprobe what stands in for a point that takes none, where that was `refused`.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_instead(
+        &mut self,
+        target: Target,
+        known: &Known,
+        refused: Unattached,
+    ) -> Result<Attached, Refused> {
+        if self.way.falls_back(refused) {
+            self.uprobe(target, known, refused)
+        } else {
+            Err(Refused::For(refused))
+        }
     }
 
     /// Attaches a point that a search may prove wrong: by a breakpoint or not at all, since that changes nobody's text.
@@ -186,7 +210,7 @@ impl Attachments {
 
     fn breakpoint(&mut self, target: Target, known: &Known) -> Result<Nanos, Refused> {
         let process = target.process;
-        if !self.processes.has_room(process, known.slots) {
+        if !self.processes.has_room(process) {
             return Err(Refused::For(Unattached::NoBreakpoint));
         }
         let owner = Owner::of(process.pid);
@@ -194,15 +218,14 @@ impl Attachments {
         if room == 0 {
             return Err(Refused::For(Unattached::Limit));
         }
-        let kind = known.point.kind;
-        let places = self.take_places(kind)?;
-        let made = self.make(process, known, (target.address, places), room);
+        let spot = self.spot(target, known)?;
+        let made = self.make(process, known, spot, room);
         let breakpoints = match made {
             Ok(breakpoints) => breakpoints,
             Err(refused) => {
                 let before = self.processes.breakpoints(process, None);
                 self.tell(process, before);
-                self.give_back(places);
+                self.give_back(spot.passed);
                 return Err(refused);
             }
         };
@@ -210,14 +233,8 @@ impl Attachments {
             .into_iter()
             .map(|_breakpoint| Held::Breakpoint { _breakpoint });
         let since = now();
-        self.processes.add(
-            process,
-            (known.id, target.address, places),
-            true,
-            held.collect(),
-            owner,
-            since,
-        );
+        self.processes
+            .add(process, spot, true, held.collect(), owner, since);
         Ok(since)
     }
 
@@ -228,12 +245,18 @@ impl Attachments {
         known: &Known,
         refused: Unattached,
     ) -> Result<Attached, Refused> {
-        if self.kept.is_none() || self.way == Way::Off {
+        let program = match known.point.kind {
+            PointKind::KeyLog => Program::KeylogPoint,
+            PointKind::Placed(_) => Program::KeylogPlaced,
+            PointKind::KdfDerive => Program::KdfDerive,
+            PointKind::Called => return Err(Refused::For(refused)),
+        };
+        if self.kept.is_none() || self.way == Way::Off || known.is_watched() {
             return Err(Refused::For(refused));
         }
         let host = self.way == Way::HostUprobes;
         if host {
-            let same = |attachment: &Attachment<Held>| attachment.point == known.id;
+            let same = |attachment: &Attachment<Held>| attachment.spot.point == known.id;
             if let Some(since) = self.processes.join(target.process, same) {
                 return Ok(Attached::Since(since));
             }
@@ -242,26 +265,23 @@ impl Attachments {
         if !self.asked.insert(name) {
             return Ok(Attached::Asked);
         }
-        let job = Job {
-            process: target.process,
-            point: known.id,
-            kind: known.point.kind,
-            file: target.file,
-            file_offset: known.point.file_offset,
-            address: target.address,
-            places: NO_PLACES,
-            host,
-            refused,
-        };
-        let places = match self.take_places(job.kind) {
-            Ok(places) => places,
+        let spot = match self.spot(target, known) {
+            Ok(spot) => spot,
             Err(refused) => {
                 self.asked.remove(&name);
                 return Err(refused);
             }
         };
         if let Some(kept) = &self.kept {
-            kept.ask(Job { places, ..job });
+            kept.ask(Job {
+                process: target.process,
+                spot,
+                program,
+                file: target.file,
+                file_offset: known.point.file_offset,
+                host,
+                refused,
+            });
         }
         Ok(Attached::Asked)
     }
@@ -269,7 +289,7 @@ impl Attachments {
     /// What the keeper has answered since: process, point, its address, and what came of it.
     pub fn kept(&mut self) -> Option<(ProcessKey, PointId, u64, Result<Nanos, Refused>)> {
         let Done { job, result } = self.kept.as_ref()?.next()?;
-        let (process, point, address) = (job.process, job.point, job.address);
+        let (process, point, address) = (job.process, job.spot.point, job.spot.address);
         // Not there any more where the process has left meanwhile.
         let wanted = self.asked.remove(&(process, point, address));
         let result = match result {
@@ -277,28 +297,23 @@ impl Attachments {
                 let held = vec![Held::Uprobe { id, host: job.host }];
                 let since = now();
                 if wanted && start_ticks(process.pid) == Some(process.start / TICK) {
-                    self.processes.add(
-                        process,
-                        (point, address, job.places),
-                        false,
-                        held,
-                        Owner::of(process.pid),
-                        since,
-                    );
+                    let owner = Owner::of(process.pid);
+                    self.processes
+                        .add(process, job.spot, false, held, owner, since);
                     Ok(since)
                 } else {
-                    self.give_back(job.places);
+                    self.give_back(job.spot.passed);
                     let _ = self.closing.send(held);
                     Err(Refused::Gone)
                 }
             }
             // That a program takes no uprobe is no news where it was to be the second choice.
             Err(Refused::For(Unattached::Executable)) if self.way.breakpoints() => {
-                self.give_back(job.places);
+                self.give_back(job.spot.passed);
                 Err(Refused::For(job.refused))
             }
             Err(refused) => {
-                self.give_back(job.places);
+                self.give_back(job.spot.passed);
                 Err(refused)
             }
         };
@@ -317,11 +332,11 @@ impl Attachments {
         for process in self.processes.keys() {
             let of = self.processes.of(process);
             let lost = of.filter(|attachment| is_lost(attachment));
-            without.extend(lost.map(|attachment| (process, attachment.point)));
+            without.extend(lost.map(|attachment| (process, attachment.spot.point)));
         }
         let (over, _) = self.processes.remove(is_lost);
         for attachment in over {
-            self.give_back(attachment.places);
+            self.give_back(attachment.spot.passed);
         }
         without
     }
@@ -329,7 +344,7 @@ impl Attachments {
     /// Closes what belonged to these.
     fn detach(&mut self, over: Vec<Attachment<Held>>) {
         for attachment in over {
-            self.give_back(attachment.places);
+            self.give_back(attachment.spot.passed);
             // The other thread takes from it to the end.
             let _ = self.closing.send(attachment.descriptors);
         }
@@ -342,14 +357,14 @@ impl Attachments {
         let wrong: HashSet<PointId> = process
             .into_iter()
             .flat_map(|process| self.processes.of(process))
-            .map(|attachment| attachment.point)
+            .map(|attachment| attachment.spot.point)
             .filter(|point| fits(*point))
             .collect();
         let Some(process) = process.filter(|_| !wrong.is_empty()) else {
             return;
         };
         self.detach_all(|attachment| {
-            wrong.contains(&attachment.point) && attachment.is_of(process)
+            wrong.contains(&attachment.spot.point) && attachment.is_of(process)
         });
     }
 
@@ -406,29 +421,52 @@ impl Attachments {
         most.saturating_sub(self.processes.descriptors()).min(share)
     }
 
-    fn take_places(&mut self, kind: PointKind) -> Result<u32, Refused> {
-        let PointKind::Placed(places) = kind else {
-            return Ok(NO_PLACES);
-        };
-        match self.places.take(places) {
-            None => Err(Refused::For(Unattached::Limit)),
-            Some(Taken::Known(key)) => Ok(key),
-            Some(Taken::New(key)) => match self.maps.set_places(key, places) {
-                Ok(()) => Ok(key),
-                Err(error) => {
-                    warn!(%error, "the probes cannot be told what a point passes");
-                    self.places.give_back(key);
-                    Err(Refused::For(Unattached::Refused))
-                }
+    /// Where a point is in a process; the probes are told of what it passes.
+    fn spot(&mut self, target: Target, known: &Known) -> Result<Spot, Refused> {
+        let no_room = Refused::For(Unattached::Limit);
+        let (passed, told) = match (known.point.kind, &known.point.watch) {
+            (PointKind::KeyLog | PointKind::KdfDerive, _) => (Passed::Usual, Ok(())),
+            (PointKind::Placed(places), _) => match self.places.take(&places).ok_or(no_room)? {
+                Taken::Known(key) => (Passed::Places(key), Ok(())),
+                Taken::New(key) => (Passed::Places(key), self.maps.set_places(key, places)),
             },
+            (PointKind::Called, Some(watch)) => {
+                match self.callers.take(&watch.calls).ok_or(no_room)? {
+                    Taken::Known(key) => (Passed::Callers(key), Ok(())),
+                    Taken::New(key) => {
+                        let told = self.maps.set_callers(key, &watch.calls);
+                        (Passed::Callers(key), told)
+                    }
+                }
+            }
+            (PointKind::Called, None) => return Err(Refused::For(Unattached::Refused)),
+        };
+        if let Err(error) = told {
+            warn!(%error, "the probes cannot be told what a point passes");
+            self.give_back(passed);
+            return Err(Refused::For(Unattached::Refused));
         }
+        Ok(Spot {
+            point: known.id,
+            address: target.address,
+            code: known.code_at(target.address),
+            passed,
+        })
     }
 
-    fn give_back(&mut self, places: u32) {
-        if places != NO_PLACES
-            && let Some(key) = self.places.give_back(places)
-        {
-            self.maps.remove_places(key);
+    fn give_back(&mut self, passed: Passed) {
+        match passed {
+            Passed::Usual => {}
+            Passed::Places(key) => {
+                if self.places.give_back(key).is_some() {
+                    self.maps.remove_places(key);
+                }
+            }
+            Passed::Callers(key) => {
+                if let Some(callers) = self.callers.give_back(key) {
+                    self.maps.remove_callers(key, &callers);
+                }
+            }
         }
     }
 
@@ -436,15 +474,10 @@ impl Attachments {
         &mut self,
         process: ProcessKey,
         known: &Known,
-        (address, places): (u64, u32),
+        spot: Spot,
         room: usize,
     ) -> Result<Vec<Breakpoint>, Refused> {
-        let more = abi::Breakpoint {
-            address,
-            point: known.id.0,
-            places,
-        };
-        let value = self.processes.breakpoints(process, Some(more));
+        let value = self.processes.breakpoints(process, Some(spot.as_kernel()));
         if let Err(error) = self.maps.set_breakpoints(process.pid, value) {
             debug!(%error, "the probes cannot be told of more processes");
             return Err(Refused::For(Unattached::Limit));
@@ -453,7 +486,12 @@ impl Attachments {
             return Err(Refused::For(Unattached::Refused));
         };
         let program = programs.of(known.point.kind);
-        let breakpoints = of_threads(process.pid, address, program, room)?;
+        let at = if known.is_watched() {
+            At::Word(spot.address)
+        } else {
+            At::Instruction(spot.address)
+        };
+        let breakpoints = of_threads(process.pid, at, program, room)?;
         if start_ticks(process.pid) != Some(process.start / TICK) {
             return Err(Refused::Gone);
         }
@@ -490,13 +528,10 @@ fn detach(held: Vec<Held>, keeper: Option<&Keeper>) {
     }
 }
 
-/// What stands in the place of a key of a point that needs none.
-const NO_PLACES: u32 = u32::MAX;
-
 /// A breakpoint for each thread that there is: those that are made later inherit theirs.
 fn of_threads(
     pid: u32,
-    address: u64,
+    at: At,
     program: BorrowedFd<'_>,
     room: usize,
 ) -> Result<Vec<Breakpoint>, Refused> {
@@ -513,7 +548,7 @@ fn of_threads(
             if made.len() >= room {
                 return Err(Refused::For(Unattached::Limit));
             }
-            match Breakpoint::new(thread, address, program) {
+            match Breakpoint::new(thread, at, program) {
                 Ok(breakpoint) => made.push(breakpoint),
                 // It has ended.
                 Err(Errno::SRCH) => {}

@@ -7,6 +7,7 @@
 //! Invariant: an attachment has at least one member, and is in the list of each of them.
 //! Invariant: a process has at most [`abi::BREAKPOINTS_MAX`] attachments that are breakpoints.
 
+use super::places::Passed;
 use crate::{
     flow::Nanos,
     kernel::{
@@ -20,20 +21,39 @@ use std::collections::{HashMap, HashSet};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AttachmentId(u64);
 
+/// A point in a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot {
+    pub point: PointId,
+    /// What is watched.
+    pub address: u64,
+    /// The point's code: the same, but of a word of data.
+    pub code: u64,
+    pub passed: Passed,
+}
+
 /// One point in one program. `D` is what keeps it attached.
 #[derive(Debug)]
 pub struct Attachment<D> {
-    pub point: PointId,
-    pub address: u64,
+    pub spot: Spot,
     /// It takes a slot of each thread: no uprobe.
     pub is_breakpoint: bool,
-    /// Key in the probes' map `PLACES`, of a point that is no C function.
-    pub places: u32,
     pub descriptors: Vec<D>,
     pub owner: Owner,
     /// Every thread was covered from then on: children that were forked later have inherited it.
     pub since: Nanos,
     members: HashSet<ProcessKey>,
+}
+
+impl Spot {
+    /// As the probes know it.
+    pub fn as_kernel(self) -> abi::Breakpoint {
+        abi::Breakpoint {
+            address: self.address,
+            point: self.point.0,
+            places: self.passed.key(),
+        }
+    }
 }
 
 impl<D> Attachment<D> {
@@ -98,11 +118,11 @@ impl<D> Processes<D> {
             .filter_map(|id| self.attachments.get(id))
     }
 
-    /// Whether there is room for one more breakpoint, where a thread may have `most` of them.
-    pub fn has_room(&self, process: ProcessKey, most: usize) -> bool {
+    /// Whether there is room for one more breakpoint.
+    pub fn has_room(&self, process: ProcessKey) -> bool {
         let attachments = self.of(process);
         let breakpoints = attachments.filter(|attachment| attachment.is_breakpoint);
-        breakpoints.count() < most.min(BREAKPOINTS_MAX)
+        breakpoints.count() < BREAKPOINTS_MAX
     }
 
     /// The value of the probes' map `BREAKPOINTS` for this process, with one more than it has.
@@ -114,11 +134,7 @@ impl<D> Processes<D> {
         let breakpoints = self
             .of(process)
             .filter(|attachment| attachment.is_breakpoint);
-        let known = breakpoints.map(|attachment| abi::Breakpoint {
-            address: attachment.address,
-            point: attachment.point.0,
-            places: attachment.places,
-        });
+        let known = breakpoints.map(|attachment| attachment.spot.as_kernel());
         let mut value = abi::Breakpoints {
             start: process.start,
             ..Default::default()
@@ -133,7 +149,7 @@ impl<D> Processes<D> {
     pub fn add(
         &mut self,
         process: ProcessKey,
-        (point, address, places): (PointId, u64, u32),
+        spot: Spot,
         is_breakpoint: bool,
         descriptors: Vec<D>,
         owner: Owner,
@@ -146,10 +162,8 @@ impl<D> Processes<D> {
         self.attachments.insert(
             id,
             Attachment {
-                point,
-                address,
+                spot,
                 is_breakpoint,
-                places,
                 descriptors,
                 owner,
                 since,
@@ -195,7 +209,7 @@ impl<D> Processes<D> {
                 continue;
             };
             if attachment.since > time || !attachment.descriptors.iter().all(&inherited) {
-                missed.push((attachment.point, attachment.address));
+                missed.push((attachment.spot.point, attachment.spot.address));
                 continue;
             }
             attachment.members.insert(child);
@@ -288,11 +302,20 @@ mod tests {
         }
     }
 
+    fn spot(point: u32, address: u64) -> Spot {
+        Spot {
+            point: PointId(point),
+            address,
+            code: address,
+            passed: Passed::Places(7),
+        }
+    }
+
     fn with(pid: u32, since: Nanos) -> Processes<&'static str> {
         let mut processes = Processes::default();
         processes.add(
             process(pid),
-            (PointId(1), 0x10, 0),
+            spot(1, 0x10),
             true,
             vec!["a", "b"],
             Owner::named("u"),
@@ -340,11 +363,11 @@ mod tests {
         let missed = processes.fork(process(1), process(2), 6, |descriptor| *descriptor != "b");
         assert_eq!(missed, [(PointId(1), 0x10)]);
         assert_eq!(
-            processes.join(process(2), |known| known.point == PointId(1)),
+            processes.join(process(2), |known| known.spot.point == PointId(1)),
             Some(5)
         );
         assert_eq!(
-            processes.join(process(2), |known| known.point == PointId(1)),
+            processes.join(process(2), |known| known.spot.point == PointId(1)),
             Some(5)
         );
         assert_eq!(processes.of(process(2)).count(), 1);
@@ -369,16 +392,16 @@ mod tests {
         processes.fork(process(1), process(2), 6, |_| true);
         processes.add(
             process(2),
-            (PointId(2), 0x20, 7),
+            spot(2, 0x20),
             true,
             vec!["c"],
             Owner::named("u"),
             8,
         );
-        assert!(!processes.has_room(process(2), 2) && processes.has_room(process(1), 2));
+        assert!(!processes.has_room(process(2)) && processes.has_room(process(1)));
         let value = processes.breakpoints(process(2), None);
         assert_eq!((value.at[0].address, value.at[1].places), (0x10, 7));
-        let (over, of) = processes.remove(|attachment| attachment.point == PointId(1));
+        let (over, of) = processes.remove(|attachment| attachment.spot.point == PointId(1));
         assert_eq!((over.len(), of.len()), (1, 2));
         assert_eq!(processes.of(process(2)).count(), 1);
         assert_eq!(processes.descriptors(), 1);

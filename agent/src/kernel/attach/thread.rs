@@ -89,7 +89,7 @@ impl Place {
     }
 
     fn address_of(&self, known: &Known, findings: &Findings) -> Option<u64> {
-        match self {
+        let code = match self {
             Self::Program { code, .. } => {
                 let bias = code.start.wrapping_sub(findings.code_start?);
                 let address = known.point.virtual_address.wrapping_add(bias);
@@ -98,7 +98,8 @@ impl Place {
             Self::Parts(parts) => parts
                 .iter()
                 .find_map(|part| part.address_of(known.point.file_offset)),
-        }
+        };
+        code.map(|code| known.watched_at(code))
     }
 }
 
@@ -449,7 +450,7 @@ impl Thread {
         let drops = std::mem::take(&mut *self.drops.lock().unwrap_or_else(PoisonError::into_inner));
         for point in drops {
             self.attachments
-                .detach_all(|attachment| attachment.point == point);
+                .detach_all(|attachment| attachment.spot.point == point);
             if let Some((_, known)) = self.point(point) {
                 known.drop_it();
             }

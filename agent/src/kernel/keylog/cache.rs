@@ -33,7 +33,7 @@ const REMEMBERED: usize = 7 << 20;
 /// Largest cache file read, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Raised whenever the search or the format changes: older answers are then searched anew.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const NAME: &str = "key-log-points.json";
 /// Where the agent keeps it.
 pub const FOLDER: &str = "/var/cache/tokentrail";
@@ -129,9 +129,11 @@ fn weight(found: &Found) -> usize {
             How::Labels(sites) => sites.iter().map(|site| 160 + 6 * site.label.len()).sum(),
             How::Export(name) => 6 * name.len(),
             How::GoFunction(function) => 160 + 6 * function.name.len(),
-            How::CallSite { .. } => 64,
+            How::CallSite { .. } | How::MethodTable { .. } => 64,
         };
-        1024 + how + text(&point.version)
+        let watch = point.watch.as_ref();
+        let calls = watch.map_or(0, |watch| 64 + 512 * watch.calls.len());
+        1024 + how + calls + text(&point.version)
     });
     let unread = found
         .unread

@@ -67,8 +67,10 @@ pub enum PointKind {
     /// Entry of `EVP_KDF_derive(ctx, out, outlen, const OSSL_PARAM params[])`: the fallback, dearer and more often
     /// hit. Attach it only where the libssl beside it has no key-log point.
     KdfDerive,
-    /// An instruction of code in another form, and where that has what it passes.
+    /// An instruction of code in another form, or the entry of a method, and where that has what it passes.
     Placed(Places),
+    /// The entry of a method whose callers have what is wanted, each where [`Watch::calls`] says.
+    Called,
 }
 
 impl PointKind {
@@ -146,6 +148,9 @@ pub enum How {
     GoFunction(GoFunction),
     /// Code that takes a label's address, or that of a table of labels, and then makes this indirect call.
     CallSite { reference: u64, target: u64 },
+    /// The table of methods of an implementation of rustls's `KeyLog`. `all`: it asks for every secret, so that `log` is
+    /// called of every one.
+    MethodTable { all: bool },
 }
 
 /// Where the name of a Go function is bound to its address.
@@ -165,9 +170,22 @@ impl How {
     pub fn votes(&self) -> usize {
         match self {
             Self::Labels(sites) => sites.len(),
-            Self::Export(_) | Self::GoFunction(_) | Self::CallSite { .. } => 1,
+            Self::Export(_)
+            | Self::GoFunction(_)
+            | Self::CallSite { .. }
+            | Self::MethodTable { .. } => 1,
         }
     }
+}
+
+/// A word of data that is read where a method is called, and nowhere else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Watch {
+    /// From the point's address to the word.
+    pub word: i64,
+    /// For [`PointKind::Called`]: from the word to where a call returns to, and what its caller has where.
+    pub calls: Vec<(i64, Places)>,
 }
 
 /// A place to probe.
@@ -178,10 +196,13 @@ pub struct Point {
     /// What the kernel's uprobe wants: offset in the file.
     pub file_offset: u64,
     pub virtual_address: u64,
+    /// A hit is told by this word, and not by the code, which may be other methods' too. For breakpoints alone.
+    pub watch: Option<Watch>,
     pub library: Library,
     pub version: Option<String>,
     pub how: How,
-    /// To be attached by default: the most votes of its kind, ties included; every one of [`PointKind::Placed`].
+    /// To be attached by default: the most votes of its kind, ties included; every one of [`PointKind::Placed`] and of
+    /// [`PointKind::Called`].
     pub chosen: bool,
 }
 

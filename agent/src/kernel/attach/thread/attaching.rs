@@ -31,16 +31,37 @@ impl Thread {
         let mut results = Vec::new();
         let wanted = self.fallback_wanted;
         let fallback = findings.fallback.iter().filter(|_| wanted);
-        for known in findings.points.iter().chain(fallback) {
-            let Some(address) = place.address_of(known, findings) else {
-                continue;
-            };
-            let target = Target {
+        let target = |known: &Known| {
+            let address = place.address_of(known, findings)?;
+            Some(Target {
                 process,
                 file: of,
                 address,
-            };
-            results.push((Arc::clone(known), self.try_attach(target, known)));
+            })
+        };
+        let watched = !self.attachments.is_uprobes_alone();
+        let points = findings.points.iter();
+        let instead = findings.instead.iter().filter(|_| !watched);
+        for known in points
+            .filter(|known| watched || !known.is_watched())
+            .chain(instead)
+            .chain(fallback)
+        {
+            if let Some(target) = target(known) {
+                results.push((Arc::clone(known), self.try_attach(target, known)));
+            }
+        }
+        for known in findings.instead.iter().filter(|known| !known.is_dropped()) {
+            let refused = results.iter().find_map(|(watched, result)| match result {
+                Err(Refused::For(why)) if watched.is_watched() && known.stands_for(watched) => {
+                    Some(*why)
+                }
+                _ => None,
+            });
+            if let (Some(why), Some(target)) = (refused, target(known)) {
+                let result = self.attachments.attach_instead(target, known, why);
+                results.push((Arc::clone(known), result));
+            }
         }
         let path = path.or_else(|| place.path(process.pid)).unwrap_or_default();
         for library in &findings.unread {
@@ -66,7 +87,7 @@ impl Thread {
     pub(super) fn attach(&mut self, target: Target, known: &Known, path: Option<PathBuf>) {
         let result = self.try_attach(target, known);
         let path = path
-            .or_else(|| look::path_at(target.process.pid, target.address))
+            .or_else(|| look::path_at(target.process.pid, known.code_at(target.address)))
             .unwrap_or_default();
         self.report(target.process, known, path, result);
     }
@@ -191,7 +212,7 @@ impl Thread {
             .attachments
             .processes
             .of(process)
-            .map(|attachment| attachment.address)
+            .map(|attachment| attachment.spot.code)
             .collect();
         if addresses.is_empty() {
             return;

@@ -125,6 +125,7 @@ pub(super) fn push(
             kind,
             file_offset,
             virtual_address,
+            watch: None,
             library: Library::Go,
             version: version.cloned(),
             how: How::GoFunction(function),

@@ -20,6 +20,7 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
         kind: PointKind::KdfDerive,
         file_offset,
         virtual_address,
+        watch: None,
         library,
         version,
         how: How::Export(NAME.to_owned()),

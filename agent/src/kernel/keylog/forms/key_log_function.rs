@@ -58,6 +58,7 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
             kind: PointKind::KeyLog,
             file_offset,
             virtual_address,
+            watch: None,
             library,
             version: version.clone(),
             chosen: sites.len() == most,

@@ -10,6 +10,7 @@ mod identity;
 mod kdf_derive;
 mod key_log_function;
 mod rustls;
+mod rustls_tables;
 mod unread;
 
 use super::elf::Elf;
@@ -65,6 +66,7 @@ pub(super) fn still_holds(elf: &Elf<'_>, found: &Found) -> io::Result<bool> {
             PointKind::KdfDerive => {
                 kdf_derive::place(elf)? == Some((point.virtual_address, point.file_offset))
             }
+            PointKind::Called => rustls::check(elf, point)?,
             PointKind::Placed(_) => go::check(elf, point)? || rustls::check(elf, point)?,
         };
         if !holds {
@@ -82,12 +84,13 @@ type Standing = BTreeMap<&'static [u8], Vec<u64>>;
 
 /// What the forms look for.
 fn texts() -> impl Iterator<Item = &'static [u8]> {
-    let lists: [&[&'static [u8]]; 5] = [
+    let lists: [&[&'static [u8]]; 6] = [
         &[LABEL],
         &key_log_function::TEXTS,
         &identity::TEXTS,
         &go::TEXTS,
         &rustls::TEXTS,
+        &rustls_tables::NAMES,
     ];
     lists.into_iter().flatten().copied().chain(unread::texts())
 }

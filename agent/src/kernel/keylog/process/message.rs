@@ -87,13 +87,17 @@ fn is_sane(found: &Found) -> bool {
 
 fn is_sane_point(point: &Point) -> bool {
     is_plain(point.version.as_deref(), TEXT)
+        && point
+            .watch
+            .as_ref()
+            .is_none_or(|watch| watch.calls.len() <= SITES)
         && match &point.how {
             How::Labels(sites) => {
                 sites.len() <= SITES && sites.iter().all(|site| is_plain(Some(&site.label), TEXT))
             }
             How::Export(name) => is_plain(Some(name), TEXT),
             How::GoFunction(function) => is_plain(Some(&function.name), TEXT),
-            How::CallSite { .. } => true,
+            How::CallSite { .. } | How::MethodTable { .. } => true,
         }
 }
 
@@ -124,6 +128,7 @@ pub(in crate::kernel::keylog) mod tests {
             kind: PointKind::KeyLog,
             file_offset: u64::MAX,
             virtual_address: u64::MAX,
+            watch: None,
             library: Library::Openssl,
             version: Some("3.0.0".into()),
             how: How::Labels(vec![site; 64]),
