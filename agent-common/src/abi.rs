@@ -221,13 +221,31 @@ impl Place {
     pub const CONSTANT: u8 = 16;
 }
 
-/// What a key-log point passes that is no C function, in the map `PLACES`. 80 bytes.
+/// [`Places::label`] where the label stands nowhere.
+pub mod label {
+    /// `CLIENT_RANDOM`: a TLS 1.2 master secret.
+    pub const MASTER: i32 = 0;
+    /// `CLIENT_TRAFFIC_SECRET_0`
+    pub const CLIENT: i32 = 1;
+    /// `SERVER_TRAFFIC_SECRET_0`
+    pub const SERVER: i32 = 2;
+}
+
+/// What a key-log point passes that is no C function, in the map `PLACES`. 168 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// How many of the following there are: 1 or 2.
+    pub count: u64,
+    pub secrets: [Places; 2],
+}
+
+/// Where one secret is that a key-log point passes. 80 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
-    /// Address.
+    /// Address; where `label_len` is 0, one of [`label`].
     pub label: Place,
-    /// 0: there is no label, and the secret is a TLS 1.2 master secret.
     pub label_len: Place,
     /// Address.
     pub secret: Place,
@@ -397,17 +415,6 @@ pub mod file {
     pub const WITH_POINTS: u32 = 2;
 }
 
-/// A call of a method that is watched, in the map `CALLERS`. 16 bytes.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Caller {
-    /// From the word that is watched to where the call returns to.
-    pub returns: i64,
-    /// [`Breakpoint::places`]
-    pub of: u32,
-    pub _pad: u32,
-}
-
 /// One hardware breakpoint of a process. 16 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -416,7 +423,7 @@ pub struct Breakpoint {
     pub address: u64,
     /// The point's id, as [`Secret::point`] tells it.
     pub point: u32,
-    /// Key in the map `PLACES`, of a point that is no C function, or [`Caller::of`] of one whose callers know.
+    /// Key in the map `PLACES`, of a point that is no C function.
     pub places: u32,
 }
 
@@ -800,6 +807,7 @@ const _: () = {
     assert!(size_of::<Secret>() == 200);
     assert!(size_of::<Place>() == 16);
     assert!(size_of::<Places>() == 80);
+    assert!(size_of::<Passed>() == 168);
     assert!(size_of::<Exec>() == 120);
     assert!(size_of::<Fork>() == 48);
     assert!(size_of::<Exit>() == 32);
@@ -812,7 +820,6 @@ const _: () = {
     assert!(size_of::<File>() == 40);
     assert!(size_of::<Breakpoint>() == 16);
     assert!(size_of::<Breakpoints>() == 40);
-    assert!(size_of::<Caller>() == 16);
     assert!(size_of::<ProcessId>() == 16);
     assert!(size_of::<Framing>() == 16);
     assert!(size_of::<Connection>() == 120);

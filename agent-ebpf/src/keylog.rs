@@ -11,11 +11,11 @@
 use crate::{
     emit,
     kernel::{count, current_start, describe_current},
-    maps::{BREAKPOINTS, CALLERS, PLACES},
+    maps::{BREAKPOINTS, PLACES},
     scope,
 };
 use agent_common::abi::{
-    self, Breakpoint, Caller, LABEL_MAX, Place, Places, RANDOM_LEN, SECRET_MAX, TICK, kind, probe, reason,
+    self, Breakpoint, LABEL_MAX, Passed, Place, Places, RANDOM_LEN, SECRET_MAX, TICK, kind, probe, reason,
 };
 use aya_ebpf::{
     EbpfContext,
@@ -30,6 +30,10 @@ use aya_ebpf::{
 
 /// The label of a TLS 1.2 master secret.
 const MASTER: [u8; 16] = *b"CLIENT_RANDOM\0\0\0";
+/// Labels that stand nowhere, by [`abi::label`].
+const MASTER_SECRET: [u8; 24] = *b"CLIENT_RANDOM\0\0\0\0\0\0\0\0\0\0\0";
+const CLIENT: [u8; 24] = *b"CLIENT_TRAFFIC_SECRET_0\0";
+const SERVER: [u8; 24] = *b"SERVER_TRAFFIC_SECRET_0\0";
 
 /// OpenSSL 3 and BoringSSL `ssl_log_secret(ssl, label, secret, length)`, GnuTLS
 /// `_gnutls_call_keylog_func(session, label, secret, size)`: one form.
@@ -57,32 +61,9 @@ pub fn breakpoint_placed(ctx: PerfEventContext) -> u32 {
     let registers = registers_of(&ctx);
     if let Some(point) = breakpoint(&ctx)
         // SAFETY: the loader changes no entry of a point that is attached.
-        && let Some(places) = unsafe { PLACES.get(point.places) }
+        && let Some(passed) = unsafe { PLACES.get(point.places) }
     {
-        placed(&ctx, point.point, places, registers);
-    }
-    0
-}
-
-/// A method whose callers have what is wanted: where, says the address that it returns to.
-#[perf_event]
-pub fn breakpoint_called(ctx: PerfEventContext) -> u32 {
-    let registers = registers_of(&ctx);
-    let Some(point) = breakpoint(&ctx) else {
-        return 0;
-    };
-    // SAFETY: the context of this program.
-    let Some(returns) = word(unsafe { (*registers).rsp }) else {
-        return 0;
-    };
-    let caller = Caller {
-        returns: returns.wrapping_sub(point.address) as i64,
-        of: point.places,
-        _pad: 0,
-    };
-    // SAFETY: the loader changes no entry of a point that is attached. A caller that is not known passes nothing else.
-    if let Some(places) = unsafe { CALLERS.get(caller) } {
-        placed(&ctx, point.point, places, registers);
+        placed(&ctx, point.point, passed, registers);
     }
     0
 }
@@ -95,8 +76,8 @@ pub fn keylog_placed(ctx: ProbeContext) -> u32 {
         // SAFETY: the context of this program.
         let cookie = unsafe { bpf_get_attach_cookie(ctx.as_ptr()) };
         // SAFETY: as above.
-        if let Some(places) = unsafe { PLACES.get((cookie >> 32) as u32) } {
-            placed(&ctx, cookie as u32, places, registers);
+        if let Some(passed) = unsafe { PLACES.get((cookie >> 32) as u32) } {
+            placed(&ctx, cookie as u32, passed, registers);
         }
     }
     0
@@ -187,27 +168,33 @@ fn c_function<C: EbpfContext>(ctx: &C, point: u32, registers: *const pt_regs) {
 }
 
 #[inline(always)]
-fn placed<C: EbpfContext>(ctx: &C, point: u32, places: &Places, registers: *const pt_regs) {
+fn placed<C: EbpfContext>(ctx: &C, point: u32, passed: &Passed, registers: *const pt_regs) {
     let registers = general(registers);
-    let len = value(&registers, &places.secret_len).unwrap_or(0);
-    let Some(mut record) = begin(ctx, point, len) else {
-        return;
-    };
-    let found = label(&mut record, &registers, places)
-        && value(&registers, &places.secret).is_some_and(|secret| copy_secret(&mut record, secret));
-    if let Some(random) = value(&registers, &places.client_random)
-        && random != 0
-    {
-        // SAFETY: the array's size; the helper checks the address.
-        record.random_known = u32::from(unsafe {
-            bpf_probe_read_user(
-                record.client_random.as_mut_ptr().cast(),
-                RANDOM_LEN as u32,
-                random as *const _,
-            ) == 0
-        });
+    for (number, places) in passed.secrets.iter().enumerate() {
+        if number as u64 >= passed.count {
+            break;
+        }
+        let len = value(&registers, &places.secret_len).unwrap_or(0);
+        let Some(mut record) = begin(ctx, point, len) else {
+            continue;
+        };
+        let found = label(&mut record, &registers, places)
+            && value(&registers, &places.secret)
+                .is_some_and(|secret| copy_secret(&mut record, secret));
+        if let Some(random) = value(&registers, &places.client_random)
+            && random != 0
+        {
+            // SAFETY: the array's size; the helper checks the address.
+            record.random_known = u32::from(unsafe {
+                bpf_probe_read_user(
+                    record.client_random.as_mut_ptr().cast(),
+                    RANDOM_LEN as u32,
+                    random as *const _,
+                ) == 0
+            });
+        }
+        finish(&mut record, found);
     }
-    finish(&mut record, found);
 }
 
 /// A hit with a secret of so many bytes; `None`, and counted, if that is none.
@@ -303,7 +290,12 @@ fn label(record: &mut abi::Secret, registers: &[u64; 16], places: &Places) -> bo
         return false;
     };
     if len == 0 {
-        record.label[..MASTER.len()].copy_from_slice(&MASTER);
+        let text = match places.label.offsets[0] {
+            abi::label::CLIENT => CLIENT,
+            abi::label::SERVER => SERVER,
+            _ => MASTER_SECRET,
+        };
+        record.label[..text.len()].copy_from_slice(&text);
         return true;
     }
     // One byte stays NUL.

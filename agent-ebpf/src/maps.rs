@@ -1,8 +1,8 @@
 //! Every map and global of the probes.
 
 use agent_common::abi::{
-    self, Breakpoints, Caller, BridgeCall, BridgeKey, BridgeObject, BridgeTie, COUNTERS as COUNTER_COUNT,
-    Connection, File, Offsets, PAYLOAD_MAX, Places, ProcessId, Settings, Socket, VECTOR_MAX,
+    self, Breakpoints, BridgeCall, BridgeKey, BridgeObject, BridgeTie, COUNTERS as COUNTER_COUNT,
+    Connection, File, Offsets, PAYLOAD_MAX, Passed, ProcessId, Settings, Socket, VECTOR_MAX,
 };
 use aya_ebpf::{
     macros::map,
@@ -105,11 +105,7 @@ pub static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(16_384, 0
 
 /// Where a point that is no C function has what it passes.
 #[map]
-pub static PLACES: HashMap<u32, Places> = HashMap::with_max_entries(4_096, 0);
-
-/// Where the callers of a method that is watched have what is wanted.
-#[map]
-pub static CALLERS: HashMap<Caller, Places> = HashMap::with_max_entries(16_384, 0);
+pub static PLACES: HashMap<u32, Passed> = HashMap::with_max_entries(4_096, 0);
 
 /// One slot per direction, so that a send and a receive that preempt each other on a CPU do not share one, and the
 /// bridge's.

@@ -3,8 +3,7 @@
 use crate::kernel::{
     keylog::{
         Found, Library, Point, PointKind,
-        finder::How,
-        places::{LabelPlace, Place},
+        finder::{How, Passes},
     },
     record::PointId,
 };
@@ -43,36 +42,17 @@ pub struct Known {
 impl Known {
     /// Whether a word of data tells of it, and not its code.
     pub fn is_watched(&self) -> bool {
-        self.point.watch.is_some()
-    }
-
-    /// Whether this passes what `watched` would tell of.
-    pub fn stands_for(&self, watched: &Self) -> bool {
-        let PointKind::Placed(places) = self.point.kind else {
-            return false;
-        };
-        let is_master = places.label == LabelPlace::Master;
-        match (watched.point.kind, &watched.point.how) {
-            (PointKind::Called, _) => !is_master,
-            (_, How::MethodTable { all: true }) => true,
-            _ => is_master,
-        }
+        self.point.word.is_some()
     }
 
     /// Where its code is, if it is attached at this address.
     pub fn code_at(&self, address: u64) -> u64 {
-        match &self.point.watch {
-            Some(watch) => address.wrapping_sub_signed(watch.word),
-            None => address,
-        }
+        address.wrapping_sub_signed(self.point.word.unwrap_or(0))
     }
 
     /// What is watched, if its code is at this address.
     pub fn watched_at(&self, code: u64) -> u64 {
-        match &self.point.watch {
-            Some(watch) => code.wrapping_add_signed(watch.word),
-            None => code,
-        }
+        code.wrapping_add_signed(self.point.word.unwrap_or(0))
     }
 
     pub fn is_dropped(&self) -> bool {
@@ -89,31 +69,35 @@ impl Known {
     }
 }
 
-/// Which points come first where a process has not enough breakpoints for all: those that pass every secret, then what
-/// passes the secrets of TLS 1.3 (by a label of its own, whose length tells: those of application data), then those of
-/// TLS 1.2, then all others.
-fn rank(point: &Point) -> u8 {
-    match point.kind {
-        PointKind::KeyLog => 0,
-        PointKind::Called => 1,
-        PointKind::Placed(places) => match places.label {
-            LabelPlace::Text { .. } if point.watch.is_some() => match point.how {
-                How::MethodTable { all: true } => 0,
-                _ => 2,
-            },
-            LabelPlace::Text { length, .. } => match length {
-                Place::Constant(length) if length != APPLICATION_LABEL => 3,
-                _ => 1,
-            },
-            LabelPlace::Master => 2,
-        },
-        PointKind::KdfDerive => 4,
-    }
+/// A call that passes a TLS 1.2 master secret.
+fn is_master(point: &Point) -> bool {
+    matches!(
+        point.how,
+        How::CallSite {
+            passes: Passes::Master,
+            ..
+        }
+    )
 }
 
-/// Bytes of `CLIENT_TRAFFIC_SECRET_0` and of `SERVER_TRAFFIC_SECRET_0`; `EXPORTER_SECRET` and those of the handshake have
-/// another length.
-const APPLICATION_LABEL: i32 = 23;
+/// Which points come first where a process has not enough breakpoints for all: those that pass all secrets, or those of
+/// TLS 1.3's application data; then what passes TLS 1.2's; then all others.
+fn rank(point: &Point) -> u8 {
+    match (&point.how, point.kind) {
+        (_, PointKind::KdfDerive) => 4,
+        // Of the default first, then of what a program may use in its place.
+        (How::MethodTable { all: false }, _) => 1,
+        (How::MethodTable { all: true }, _) => 2,
+        (How::CallSite { passes, .. }, _) => match passes {
+            Passes::All => 0,
+            Passes::Client | Passes::Server if point.also.is_some() => 0,
+            Passes::Client | Passes::Server => 1,
+            Passes::Master => 2,
+            Passes::Other => 3,
+        },
+        _ => 0,
+    }
+}
 
 impl Findings {
     /// `id` gives the next one. `only_fallback`: no point of OpenSSL is wanted but the fallback.
@@ -132,14 +116,11 @@ impl Findings {
             .filter(|point| !is_left_out(point))
             .collect();
         chosen.sort_by_key(|point| rank(point));
-        // A call that a watched word tells of needs no breakpoint of its own.
-        let watched = |library| {
-            let mut chosen = chosen.iter();
-            chosen.any(|point| point.library == library && point.watch.is_some())
-        };
+        // What a watched word tells of needs no breakpoint of its own.
+        let is_watched = chosen.iter().any(|point| point.word.is_some());
         let (instead, points): (Vec<&Point>, Vec<&Point>) = chosen
             .iter()
-            .partition(|point| point.watch.is_none() && watched(point.library));
+            .partition(|point| is_watched && is_master(point));
         let wants_fallback = found.wants_fallback()
             || only_fallback && found.key_log_points().any(|point| is_left_out(&point));
         Self {

@@ -105,7 +105,7 @@ fn attach(keeper: &Keeper, job: &Job) -> Result<AttachmentId, Refused> {
         places: vec![keeper::Place {
             program: job.program,
             file_offset: job.file_offset,
-            cookie: u64::from(job.spot.passed.key()) << 32 | u64::from(job.spot.point.0),
+            cookie: u64::from(job.spot.places) << 32 | u64::from(job.spot.point.0),
             returns: false,
         }],
     };

@@ -4,9 +4,9 @@
     reason = "the probes' map values are plain old data, which aya wants to be told"
 )]
 
-use super::places::Callers;
+use super::places::Passed;
 use crate::kernel::{
-    keylog::{Places, PointKind},
+    keylog::PointKind,
     probes::{Error, map, program},
 };
 use agent_common::abi;
@@ -28,15 +28,9 @@ unsafe impl Pod for FileValue {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
-struct PlacesValue(abi::Places);
+struct PassedValue(abi::Passed);
 // SAFETY: integers with explicit padding.
-unsafe impl Pod for PlacesValue {}
-
-#[repr(transparent)]
-#[derive(Clone, Copy)]
-struct CallerKey(abi::Caller);
-// SAFETY: integers with explicit padding.
-unsafe impl Pod for CallerKey {}
+unsafe impl Pod for PassedValue {}
 
 #[repr(transparent)]
 #[derive(Clone, Copy)]
@@ -50,8 +44,7 @@ pub struct AttachMaps {
     lost: Array<MapData, u64>,
     files: HashMap<MapData, FileValue, u32>,
     breakpoints: HashMap<MapData, u32, BreakpointsValue>,
-    places: HashMap<MapData, u32, PlacesValue>,
-    callers: HashMap<MapData, CallerKey, PlacesValue>,
+    places: HashMap<MapData, u32, PassedValue>,
     /// None, where the kernel refuses them.
     programs: Option<Programs>,
 }
@@ -60,7 +53,6 @@ pub struct AttachMaps {
 pub struct Programs {
     key_log: OwnedFd,
     placed: OwnedFd,
-    called: OwnedFd,
     kdf: OwnedFd,
 }
 
@@ -70,7 +62,6 @@ impl Programs {
         match kind {
             PointKind::KeyLog => self.key_log.as_fd(),
             PointKind::Placed(_) => self.placed.as_fd(),
-            PointKind::Called => self.called.as_fd(),
             PointKind::KdfDerive => self.kdf.as_fd(),
         }
     }
@@ -90,7 +81,6 @@ impl Programs {
         Ok(Self {
             key_log: load("breakpoint_keylog")?,
             placed: load("breakpoint_placed")?,
-            called: load("breakpoint_called")?,
             kdf: load("breakpoint_kdf")?,
         })
     }
@@ -106,7 +96,6 @@ impl AttachMaps {
             files: map(ebpf, "FILES")?,
             breakpoints: map(ebpf, "BREAKPOINTS")?,
             places: map(ebpf, "PLACES")?,
-            callers: map(ebpf, "CALLERS")?,
             programs,
         })
     }
@@ -157,8 +146,8 @@ impl AttachMaps {
 
     /// # Errors
     /// If the map takes no more.
-    pub fn set_places(&mut self, key: u32, places: Places) -> io::Result<()> {
-        let value = PlacesValue(places.into());
+    pub fn set_places(&mut self, key: u32, passed: &Passed) -> io::Result<()> {
+        let value = PassedValue(passed.into());
         self.places.insert(key, value, 0).map_err(io::Error::other)
     }
 
@@ -166,31 +155,6 @@ impl AttachMaps {
     pub fn remove_places(&mut self, key: u32) {
         let _ = self.places.remove(&key);
     }
-
-    /// # Errors
-    /// If the map takes no more. Some may be there then.
-    pub fn set_callers(&mut self, key: u32, callers: &Callers) -> io::Result<()> {
-        callers.iter().try_for_each(|(returns, places)| {
-            let value = PlacesValue((*places).into());
-            let set = self.callers.insert(caller(key, *returns), value, 0);
-            set.map_err(io::Error::other)
-        })
-    }
-
-    /// As [`remove_places`](Self::remove_places).
-    pub fn remove_callers(&mut self, key: u32, callers: &Callers) {
-        for (returns, _) in callers {
-            let _ = self.callers.remove(&caller(key, *returns));
-        }
-    }
-}
-
-fn caller(of: u32, returns: i64) -> CallerKey {
-    CallerKey(abi::Caller {
-        returns,
-        of,
-        _pad: 0,
-    })
 }
 
 impl AsFd for AttachMaps {

@@ -1,53 +1,49 @@
-//! The keys of the probes' maps `PLACES` and `CALLERS`: what a point passes that is no C function. Points of equal form
-//! share one.
+//! The entries of the probes' map `PLACES`: what a point passes that is no C function. Points of equal form share one.
 //!
-//! Invariant: what a key stands for stays as it is while an attachment refers to it.
+//! Invariant: an entry stays as it is while an attachment refers to it.
 
-use crate::kernel::keylog::Places;
-use std::{collections::HashMap, hash::Hash};
+use crate::kernel::keylog::{Places, Point, PointKind};
+use agent_common::abi;
+use std::collections::HashMap;
 
-/// Keys that a map has room for (`agent-ebpf/src/maps.rs`); of `CALLERS`, with four callers each.
+/// Entries that the map has room for (`agent-ebpf/src/maps.rs`).
 const MOST: u32 = 4_096;
 
-/// From a word that is watched to where a call of its method returns to, and what the caller has where.
-pub type Callers = Vec<(i64, Places)>;
-
-/// What the probes need to know of a point, besides its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Passed {
-    /// Nothing: it is a C function.
-    Usual,
-    /// A key of `PLACES`.
-    Places(u32),
-    /// A key of `CALLERS`.
-    Callers(u32),
+/// What one point passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Passed {
+    first: Places,
+    also: Option<Places>,
 }
 
 impl Passed {
-    /// As the probes know it.
-    pub fn key(self) -> u32 {
-        match self {
-            Self::Usual => u32::MAX,
-            Self::Places(key) | Self::Callers(key) => key,
+    /// `None` of a C function.
+    pub fn of(point: &Point) -> Option<Self> {
+        match point.kind {
+            PointKind::Placed(first) => Some(Self {
+                first,
+                also: point.also,
+            }),
+            PointKind::KeyLog | PointKind::KdfDerive => None,
         }
     }
 }
 
-#[derive(Debug)]
-pub struct Keys<T> {
-    entries: HashMap<T, Entry>,
+impl From<&Passed> for abi::Passed {
+    fn from(passed: &Passed) -> Self {
+        let also = passed.also.unwrap_or(passed.first);
+        Self {
+            count: 1 + u64::from(passed.also.is_some()),
+            secrets: [passed.first.into(), also.into()],
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct PlacesTable {
+    entries: HashMap<Passed, Entry>,
     free: Vec<u32>,
     next: u32,
-}
-
-impl<T> Default for Keys<T> {
-    fn default() -> Self {
-        Self {
-            entries: HashMap::new(),
-            free: Vec::new(),
-            next: 0,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -64,10 +60,10 @@ pub enum Taken {
     Known(u32),
 }
 
-impl<T: Clone + Eq + Hash> Keys<T> {
+impl PlacesTable {
     /// One more user of this; `None` if there is no room.
-    pub fn take(&mut self, what: &T) -> Option<Taken> {
-        if let Some(entry) = self.entries.get_mut(what) {
+    pub fn take(&mut self, passed: Passed) -> Option<Taken> {
+        if let Some(entry) = self.entries.get_mut(&passed) {
             entry.users += 1;
             return Some(Taken::Known(entry.key));
         }
@@ -79,24 +75,24 @@ impl<T: Clone + Eq + Hash> Keys<T> {
             }
             None => return None,
         };
-        self.entries.insert(what.clone(), Entry { key, users: 1 });
+        self.entries.insert(passed, Entry { key, users: 1 });
         Some(Taken::New(key))
     }
 
-    /// One user less. Gives what is to be removed from the map, if it was the last.
-    pub fn give_back(&mut self, key: u32) -> Option<T> {
-        let (what, entry) = self
+    /// One user less. Gives the key that is to be removed from the map, if it was the last.
+    pub fn give_back(&mut self, key: u32) -> Option<u32> {
+        let (passed, entry) = self
             .entries
             .iter_mut()
-            .find(|(_, entry)| entry.key == key)?;
+            .find(|(_, entry)| entry.key == key)
+            .map(|(passed, entry)| (*passed, entry))?;
         entry.users -= 1;
         if entry.users > 0 {
             return None;
         }
-        let what = what.clone();
-        self.entries.remove(&what);
+        self.entries.remove(&passed);
         self.free.push(key);
-        Some(what)
+        Some(key)
     }
 }
 
@@ -105,33 +101,34 @@ mod tests {
     use super::*;
     use crate::kernel::keylog::places::{LabelPlace, Place, Register};
 
-    fn places(offset: i32) -> Places {
-        Places {
+    fn places(offset: i32) -> Passed {
+        let first = Places {
             label: LabelPlace::Master,
             secret: Place::At(Register::Rsp, offset),
             length: Place::Constant(48),
             client_random: None,
-        }
+        };
+        Passed { first, also: None }
     }
 
     #[test]
     fn equal_places_share_an_entry_until_the_last_goes() {
-        let mut table = Keys::default();
-        assert_eq!(table.take(&places(1)), Some(Taken::New(0)));
-        assert_eq!(table.take(&places(1)), Some(Taken::Known(0)));
-        assert_eq!(table.take(&places(2)), Some(Taken::New(1)));
+        let mut table = PlacesTable::default();
+        assert_eq!(table.take(places(1)), Some(Taken::New(0)));
+        assert_eq!(table.take(places(1)), Some(Taken::Known(0)));
+        assert_eq!(table.take(places(2)), Some(Taken::New(1)));
         assert_eq!(table.give_back(0), None);
-        assert_eq!(table.give_back(0), Some(places(1)));
+        assert_eq!(table.give_back(0), Some(0));
         assert_eq!(table.give_back(0), None);
-        assert_eq!(table.take(&places(3)), Some(Taken::New(0)));
+        assert_eq!(table.take(places(3)), Some(Taken::New(0)));
     }
 
     #[test]
     fn there_are_no_more_than_the_map_takes() {
-        let mut table = Keys::default();
-        assert!((0..MOST).all(|number| table.take(&places(number as i32)).is_some()));
-        assert_eq!(table.take(&places(-1)), None);
+        let mut table = PlacesTable::default();
+        assert!((0..MOST).all(|number| table.take(places(number as i32)).is_some()));
+        assert_eq!(table.take(places(-1)), None);
         table.give_back(9);
-        assert_eq!(table.take(&places(-1)), Some(Taken::New(9)));
+        assert_eq!(table.take(places(-1)), Some(Taken::New(9)));
     }
 }

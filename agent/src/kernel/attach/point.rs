@@ -10,7 +10,7 @@ use super::{
     findings::Known,
     kept::{Done, Job, Kept},
     maps::AttachMaps,
-    places::{Callers, Keys, Passed, Taken},
+    places::{Passed, PlacesTable, Taken},
     processes::{Attachment, Processes, Spot},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     kernel::{
         decode::now,
         keeper::{AttachmentId, Keeper, Program},
-        keylog::{Places, PointKind},
+        keylog::PointKind,
         owner::Owner,
         points::Unattached,
         record::{PointId, ProcessKey},
@@ -117,8 +117,7 @@ pub struct Attachments {
     pub processes: Processes<Held>,
     pub maps: AttachMaps,
     way: Way,
-    places: Keys<Places>,
-    callers: Keys<Callers>,
+    places: PlacesTable,
     kept: Option<Kept>,
     /// What the keeper was asked for and has not answered.
     asked: HashSet<(ProcessKey, PointId, u64)>,
@@ -144,8 +143,7 @@ impl Attachments {
             processes: Processes::default(),
             maps,
             way,
-            places: Keys::default(),
-            callers: Keys::default(),
+            places: PlacesTable::default(),
             kept,
             asked: HashSet::new(),
             closing,
@@ -225,7 +223,7 @@ impl Attachments {
             Err(refused) => {
                 let before = self.processes.breakpoints(process, None);
                 self.tell(process, before);
-                self.give_back(spot.passed);
+                self.give_back(spot.places);
                 return Err(refused);
             }
         };
@@ -249,7 +247,6 @@ impl Attachments {
             PointKind::KeyLog => Program::KeylogPoint,
             PointKind::Placed(_) => Program::KeylogPlaced,
             PointKind::KdfDerive => Program::KdfDerive,
-            PointKind::Called => return Err(Refused::For(refused)),
         };
         if self.kept.is_none() || self.way == Way::Off || known.is_watched() {
             return Err(Refused::For(refused));
@@ -302,18 +299,18 @@ impl Attachments {
                         .add(process, job.spot, false, held, owner, since);
                     Ok(since)
                 } else {
-                    self.give_back(job.spot.passed);
+                    self.give_back(job.spot.places);
                     let _ = self.closing.send(held);
                     Err(Refused::Gone)
                 }
             }
             // That a program takes no uprobe is no news where it was to be the second choice.
             Err(Refused::For(Unattached::Executable)) if self.way.breakpoints() => {
-                self.give_back(job.spot.passed);
+                self.give_back(job.spot.places);
                 Err(Refused::For(job.refused))
             }
             Err(refused) => {
-                self.give_back(job.spot.passed);
+                self.give_back(job.spot.places);
                 Err(refused)
             }
         };
@@ -336,7 +333,7 @@ impl Attachments {
         }
         let (over, _) = self.processes.remove(is_lost);
         for attachment in over {
-            self.give_back(attachment.spot.passed);
+            self.give_back(attachment.spot.places);
         }
         without
     }
@@ -344,7 +341,7 @@ impl Attachments {
     /// Closes what belonged to these.
     fn detach(&mut self, over: Vec<Attachment<Held>>) {
         for attachment in over {
-            self.give_back(attachment.spot.passed);
+            self.give_back(attachment.spot.places);
             // The other thread takes from it to the end.
             let _ = self.closing.send(attachment.descriptors);
         }
@@ -423,50 +420,34 @@ impl Attachments {
 
     /// Where a point is in a process; the probes are told of what it passes.
     fn spot(&mut self, target: Target, known: &Known) -> Result<Spot, Refused> {
-        let no_room = Refused::For(Unattached::Limit);
-        let (passed, told) = match (known.point.kind, &known.point.watch) {
-            (PointKind::KeyLog | PointKind::KdfDerive, _) => (Passed::Usual, Ok(())),
-            (PointKind::Placed(places), _) => match self.places.take(&places).ok_or(no_room)? {
-                Taken::Known(key) => (Passed::Places(key), Ok(())),
-                Taken::New(key) => (Passed::Places(key), self.maps.set_places(key, places)),
-            },
-            (PointKind::Called, Some(watch)) => {
-                match self.callers.take(&watch.calls).ok_or(no_room)? {
-                    Taken::Known(key) => (Passed::Callers(key), Ok(())),
-                    Taken::New(key) => {
-                        let told = self.maps.set_callers(key, &watch.calls);
-                        (Passed::Callers(key), told)
+        let places = match Passed::of(&known.point) {
+            None => NO_PLACES,
+            Some(passed) => match self.places.take(passed) {
+                None => return Err(Refused::For(Unattached::Limit)),
+                Some(Taken::Known(key)) => key,
+                Some(Taken::New(key)) => {
+                    if let Err(error) = self.maps.set_places(key, &passed) {
+                        warn!(%error, "the probes cannot be told what a point passes");
+                        self.places.give_back(key);
+                        return Err(Refused::For(Unattached::Refused));
                     }
+                    key
                 }
-            }
-            (PointKind::Called, None) => return Err(Refused::For(Unattached::Refused)),
+            },
         };
-        if let Err(error) = told {
-            warn!(%error, "the probes cannot be told what a point passes");
-            self.give_back(passed);
-            return Err(Refused::For(Unattached::Refused));
-        }
         Ok(Spot {
             point: known.id,
             address: target.address,
             code: known.code_at(target.address),
-            passed,
+            places,
         })
     }
 
-    fn give_back(&mut self, passed: Passed) {
-        match passed {
-            Passed::Usual => {}
-            Passed::Places(key) => {
-                if self.places.give_back(key).is_some() {
-                    self.maps.remove_places(key);
-                }
-            }
-            Passed::Callers(key) => {
-                if let Some(callers) = self.callers.give_back(key) {
-                    self.maps.remove_callers(key, &callers);
-                }
-            }
+    fn give_back(&mut self, places: u32) {
+        if places != NO_PLACES
+            && let Some(key) = self.places.give_back(places)
+        {
+            self.maps.remove_places(key);
         }
     }
 
@@ -527,6 +508,9 @@ fn detach(held: Vec<Held>, keeper: Option<&Keeper>) {
         warn!(%error, "uprobes are not detached");
     }
 }
+
+/// What stands in the place of a key of a point that needs none.
+const NO_PLACES: u32 = u32::MAX;
 
 /// A breakpoint for each thread that there is: those that are made later inherit theirs.
 fn of_threads(

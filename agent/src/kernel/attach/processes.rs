@@ -7,7 +7,6 @@
 //! Invariant: an attachment has at least one member, and is in the list of each of them.
 //! Invariant: a process has at most [`abi::BREAKPOINTS_MAX`] attachments that are breakpoints.
 
-use super::places::Passed;
 use crate::{
     flow::Nanos,
     kernel::{
@@ -29,7 +28,8 @@ pub struct Spot {
     pub address: u64,
     /// The point's code: the same, but of a word of data.
     pub code: u64,
-    pub passed: Passed,
+    /// Key in the probes' map `PLACES`, of a point that is no C function.
+    pub places: u32,
 }
 
 /// One point in one program. `D` is what keeps it attached.
@@ -51,7 +51,7 @@ impl Spot {
         abi::Breakpoint {
             address: self.address,
             point: self.point.0,
-            places: self.passed.key(),
+            places: self.places,
         }
     }
 }
@@ -307,7 +307,7 @@ mod tests {
             point: PointId(point),
             address,
             code: address,
-            passed: Passed::Places(7),
+            places: 7,
         }
     }
 

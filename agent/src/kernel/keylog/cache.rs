@@ -131,9 +131,7 @@ fn weight(found: &Found) -> usize {
             How::GoFunction(function) => 160 + 6 * function.name.len(),
             How::CallSite { .. } | How::MethodTable { .. } => 64,
         };
-        let watch = point.watch.as_ref();
-        let calls = watch.map_or(0, |watch| 64 + 512 * watch.calls.len());
-        1024 + how + calls + text(&point.version)
+        1536 + how + text(&point.version)
     });
     let unread = found
         .unread

@@ -69,8 +69,6 @@ pub enum PointKind {
     KdfDerive,
     /// An instruction of code in another form, or the entry of a method, and where that has what it passes.
     Placed(Places),
-    /// The entry of a method whose callers have what is wanted, each where [`Watch::calls`] says.
-    Called,
 }
 
 impl PointKind {
@@ -147,10 +145,30 @@ pub enum How {
     /// A name in the table of functions that Go programs carry.
     GoFunction(GoFunction),
     /// Code that takes a label's address, or that of a table of labels, and then makes this indirect call.
-    CallSite { reference: u64, target: u64 },
+    CallSite {
+        reference: u64,
+        target: u64,
+        passes: Passes,
+    },
     /// The table of methods of an implementation of rustls's `KeyLog`. `all`: it asks for every secret, so that `log` is
     /// called of every one.
     MethodTable { all: bool },
+}
+
+/// Which secrets a call passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Passes {
+    /// All of TLS 1.3.
+    All,
+    /// Of TLS 1.3's application data the client's.
+    Client,
+    /// The server's.
+    Server,
+    /// Others of TLS 1.3.
+    Other,
+    /// TLS 1.2's.
+    Master,
 }
 
 /// Where the name of a Go function is bound to its address.
@@ -178,16 +196,6 @@ impl How {
     }
 }
 
-/// A word of data that is read where a method is called, and nowhere else.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Watch {
-    /// From the point's address to the word.
-    pub word: i64,
-    /// For [`PointKind::Called`]: from the word to where a call returns to, and what its caller has where.
-    pub calls: Vec<(i64, Places)>,
-}
-
 /// A place to probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -196,13 +204,16 @@ pub struct Point {
     /// What the kernel's uprobe wants: offset in the file.
     pub file_offset: u64,
     pub virtual_address: u64,
-    /// A hit is told by this word, and not by the code, which may be other methods' too. For breakpoints alone.
-    pub watch: Option<Watch>,
+    /// From the point's address to a word of data that is read where this method is called, and nowhere else: a hit is told
+    /// by that, and not by the code, which may be other methods' too. For breakpoints alone.
+    pub word: Option<i64>,
+    /// Another secret that passed before and is still there.
+    pub also: Option<Places>,
     pub library: Library,
     pub version: Option<String>,
     pub how: How,
-    /// To be attached by default: the most votes of its kind, ties included; every one of [`PointKind::Placed`] and of
-    /// [`PointKind::Called`].
+    /// To be attached by default: the most votes of its kind, ties included; every one of [`PointKind::Placed`], but such as
+    /// another's [`also`](Self::also) makes needless.
     pub chosen: bool,
 }
 

@@ -67,30 +67,6 @@ pub enum Place {
     Past(Register, i32, i32),
 }
 
-impl Place {
-    /// The same value where the stack has `by` bytes more.
-    pub fn below(self, by: i32) -> Self {
-        let moved = |offset: i32| offset.wrapping_add(by);
-        match self {
-            Self::In(Register::Rsp) => Self::Sum(Register::Rsp, by),
-            Self::At(Register::Rsp, offset) => Self::At(Register::Rsp, moved(offset)),
-            Self::Sum(Register::Rsp, offset) => Self::Sum(Register::Rsp, moved(offset)),
-            Self::Behind(Register::Rsp, first, second) => {
-                Self::Behind(Register::Rsp, moved(first), second)
-            }
-            Self::Past(Register::Rsp, first, second) => {
-                Self::Past(Register::Rsp, moved(first), second)
-            }
-            Self::Constant(_)
-            | Self::In(_)
-            | Self::At(..)
-            | Self::Behind(..)
-            | Self::Sum(..)
-            | Self::Past(..) => self,
-        }
-    }
-}
-
 /// What the label of a point is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -99,6 +75,10 @@ pub enum LabelPlace {
     Text { address: Place, length: Place },
     /// Always `CLIENT_RANDOM`, the master secret of TLS 1.2.
     Master,
+    /// Always `CLIENT_TRAFFIC_SECRET_0`.
+    Client,
+    /// Always `SERVER_TRAFFIC_SECRET_0`.
+    Server,
 }
 
 /// Addresses and lengths in bytes of what a hit passes.
@@ -110,24 +90,6 @@ pub struct Places {
     pub length: Place,
     /// Address of the 32 bytes of the client's random.
     pub client_random: Option<Place>,
-}
-
-impl Places {
-    /// The same values where the stack has `by` bytes more.
-    pub fn below(self, by: i32) -> Self {
-        Self {
-            label: match self.label {
-                LabelPlace::Text { address, length } => LabelPlace::Text {
-                    address: address.below(by),
-                    length: length.below(by),
-                },
-                LabelPlace::Master => LabelPlace::Master,
-            },
-            secret: self.secret.below(by),
-            length: self.length.below(by),
-            client_random: self.client_random.map(|random| random.below(by)),
-        }
-    }
 }
 
 impl From<Place> for abi::Place {
@@ -154,7 +116,9 @@ impl From<Places> for abi::Places {
         let nothing = Place::Constant(0);
         let (label, label_len) = match places.label {
             LabelPlace::Text { address, length } => (address, length),
-            LabelPlace::Master => (nothing, nothing),
+            LabelPlace::Master => (Place::Constant(abi::label::MASTER), nothing),
+            LabelPlace::Client => (Place::Constant(abi::label::CLIENT), nothing),
+            LabelPlace::Server => (Place::Constant(abi::label::SERVER), nothing),
         };
         Self {
             label: label.into(),

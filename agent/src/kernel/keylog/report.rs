@@ -274,7 +274,7 @@ impl FileReport {
 
 fn write_point(text: &mut String, point: &Point) -> std::fmt::Result {
     let kind = match point.kind {
-        PointKind::KeyLog | PointKind::Placed(_) | PointKind::Called => "key log ",
+        PointKind::KeyLog | PointKind::Placed(_) => "key log ",
         PointKind::KdfDerive => "fallback",
     };
     let version = version(point.version.as_deref());

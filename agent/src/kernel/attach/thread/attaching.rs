@@ -51,13 +51,11 @@ impl Thread {
                 results.push((Arc::clone(known), self.try_attach(target, known)));
             }
         }
+        let refused = results.iter().find_map(|(known, result)| match result {
+            Err(Refused::For(why)) if known.is_watched() => Some(*why),
+            _ => None,
+        });
         for known in findings.instead.iter().filter(|known| !known.is_dropped()) {
-            let refused = results.iter().find_map(|(watched, result)| match result {
-                Err(Refused::For(why)) if watched.is_watched() && known.stands_for(watched) => {
-                    Some(*why)
-                }
-                _ => None,
-            });
             if let (Some(why), Some(target)) = (refused, target(known)) {
                 let result = self.attachments.attach_instead(target, known, why);
                 results.push((Arc::clone(known), result));

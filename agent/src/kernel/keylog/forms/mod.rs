@@ -66,7 +66,6 @@ pub(super) fn still_holds(elf: &Elf<'_>, found: &Found) -> io::Result<bool> {
             PointKind::KdfDerive => {
                 kdf_derive::place(elf)? == Some((point.virtual_address, point.file_offset))
             }
-            PointKind::Called => rustls::check(elf, point)?,
             PointKind::Placed(_) => go::check(elf, point)? || rustls::check(elf, point)?,
         };
         if !holds {

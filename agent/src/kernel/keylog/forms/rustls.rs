@@ -7,8 +7,11 @@
 //!   the call of `will_log`, which a test of its answer follows; a run of the branch that would log says where label,
 //!   client random and secret already lie. The label stands in the code, or in a table that the code takes.
 //!
-//! Breakpoints are few, and there are more such calls: a program takes one or two for the words that they all read, see
-//! [`super::rustls_tables`]. The calls themselves are for uprobes, and for files in which no table is known.
+//! There are more of these calls than breakpoints that may be taken of a program:
+//!
+//! - Calls of `log` read its address in a table, which is watched instead ([`super::rustls_tables`]).
+//! - Where both secrets of application data are made in one function, the first is still on its stack when the second is
+//!   passed: that call stands for both.
 //!
 //! Trait objects' methods get `self`, then in `rsi`, `rdx`, `rcx`, `r8`, `r9` and on the stack: address and length of
 //! the label, of the client random (32 bytes), of the secret.
@@ -18,12 +21,12 @@ use super::rustls_tables::{self, NAMES, Table};
 use crate::kernel::keylog::code::Decoding;
 use crate::kernel::keylog::elf::{Elf, Kind};
 use crate::kernel::keylog::finder::{
-    How, Library, LookError, Point, PointKind, Unread, UnreadReason, Watch,
+    How, Library, LookError, Passes, Point, PointKind, Unread, UnreadReason,
 };
 use crate::kernel::keylog::places::{LabelPlace, Place, Places, Register as In};
 use crate::kernel::keylog::scan::Part;
 use crate::kernel::keylog::symbolic::{self, Value};
-use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
@@ -31,12 +34,14 @@ use std::io;
 const MARKS: [&[u8]; 2] = [b"/rustls-0.", b"received corrupt message of type "];
 const VERSION: &[u8] = b"/rustls-";
 const MASTER: &str = "CLIENT_RANDOM";
+const CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";
+const SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
 const LABELS: [&str; 6] = [
     MASTER,
     "CLIENT_HANDSHAKE_TRAFFIC_SECRET",
     "SERVER_HANDSHAKE_TRAFFIC_SECRET",
-    "CLIENT_TRAFFIC_SECRET_0",
-    "SERVER_TRAFFIC_SECRET_0",
+    CLIENT,
+    SERVER,
     "CLIENT_EARLY_TRAFFIC_SECRET",
 ];
 pub(super) const TEXTS: [&[u8]; 9] = [
@@ -56,6 +61,8 @@ const TABLE: u64 = 8;
 const POINTERS: usize = 1024;
 /// Points in one file.
 const POINTS: usize = 64;
+/// Farthest that two calls of one function are from one another.
+const NEAR: u64 = 2048;
 /// Instructions from the address of a label to the call.
 const REACH: usize = 70;
 
@@ -68,24 +75,24 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
     }
     let version = search.version_after(VERSION)?;
     let labels = labels(search)?;
-    let mut targets = labels.clone();
-    for pointer in pointers(search, &labels)? {
-        targets.extend((0..TABLE).filter_map(|before| pointer.checked_sub(8 * before)));
-    }
+    let texts: BTreeSet<u64> = labels.keys().copied().collect();
     let mut names = standing(search, &NAMES)?;
     names.extend(pointers(search, &names)?);
-    targets.extend(&names);
+    let mut targets: BTreeSet<u64> = texts.union(&names).copied().collect();
+    for pointer in pointers(search, &texts)? {
+        targets.extend((0..TABLE).filter_map(|before| pointer.checked_sub(8 * before)));
+    }
     let targets: Vec<u64> = targets.into_iter().collect();
     let immediates = search.elf.kind() == Kind::Fixed;
     let references = search.scanner.references(&targets, immediates)?;
 
     let mut decoding = Decoding::new(search.elf);
     let mut found = BTreeMap::new();
-    let mut naming = BTreeSet::new();
-    let mut calls = BTreeMap::new();
+    let mut naming = Vec::new();
+    let mut slots = Vec::new();
     for reference in references {
         if names.contains(&reference.target) {
-            naming.insert(reference.address);
+            naming.push(reference.address);
             continue;
         }
         if found.len() >= POINTS || !decoding.takes(reference.address, reference.target)? {
@@ -94,17 +101,22 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
         if let Some(call) = call(&mut decoding, reference.address)?
             && let Some(file_offset) = search.elf.offset_of(call.address)
         {
-            calls.insert(call.address, call);
+            let passes = call.passes(&labels, reference.target);
+            if passes == Passes::Master {
+                slots.push(call.slot);
+            }
             found.entry(call.address).or_insert(Point {
                 kind: PointKind::Placed(call.places),
                 file_offset,
                 virtual_address: call.address,
-                watch: None,
+                word: None,
+                also: None,
                 library: Library::Rustls,
                 version: version.clone(),
                 how: How::CallSite {
                     reference: reference.address,
                     target: reference.target,
+                    passes,
                 },
                 chosen: true,
             });
@@ -117,26 +129,27 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
             reason: UnreadReason::NotFound,
         });
     }
-    let calls: Vec<Call> = calls.into_values().collect();
-    if let Some(will_log) = slot(&calls) {
-        let naming: Vec<u64> = naming.into_iter().collect();
-        for table in rustls_tables::tables(search, will_log, &naming)? {
-            let watched = watched(search.elf, table, &calls, version.as_ref());
-            search.found.points.extend(watched);
+    if let Some(log) = same(&slots) {
+        naming.sort_unstable();
+        for table in rustls_tables::tables(search, log, &naming)? {
+            let point = watched(search.elf, table, version.as_ref());
+            search.found.points.extend(point);
         }
     }
-    search.found.points.extend(found.into_values());
+    let mut found: Vec<Point> = found.into_values().collect();
+    stand_for_both(&mut found);
+    leave_out_others(&mut found);
+    search.found.points.extend(found);
     Ok(())
 }
 
-/// How far `will_log` is into its table, if all calls of it say the same, and none has read its address before.
-fn slot(calls: &[Call]) -> Option<u64> {
-    let mut of_will_log = calls
+/// How far into the table all calls of `log` read where to go, if they all do, and at the same place.
+fn same(slots: &[Option<u64>]) -> Option<u64> {
+    let first = (*slots.first()?)?;
+    slots
         .iter()
-        .filter(|call| call.places.label != LabelPlace::Master)
-        .map(|call| call.slot);
-    let slot = of_will_log.next()??;
-    of_will_log.all(|other| other == Some(slot)).then_some(slot)
+        .all(|slot| *slot == Some(first))
+        .then_some(first)
 }
 
 /// What `log` gets, at its entry.
@@ -151,60 +164,87 @@ const LOG: Places = Places {
     client_random: Some(Place::In(In::Rcx)),
 };
 
-/// The points of a table: `log`, and `will_log` where no call of `log` follows.
-fn watched(elf: &Elf<'_>, table: Table, calls: &[Call], version: Option<&String>) -> Vec<Point> {
-    let point = |method: u64, word: u64, kind, calls| {
-        Some(Point {
-            kind,
-            file_offset: elf.offset_of(method)?,
-            virtual_address: method,
-            watch: Some(Watch {
-                word: word.wrapping_sub(method).cast_signed(),
-                calls,
-            }),
-            library: Library::Rustls,
-            version: version.cloned(),
-            how: How::MethodTable { all: table.will },
-            chosen: true,
-        })
+fn watched(elf: &Elf<'_>, table: Table, version: Option<&String>) -> Option<Point> {
+    Some(Point {
+        kind: PointKind::Placed(LOG),
+        file_offset: elf.offset_of(table.log)?,
+        virtual_address: table.log,
+        word: Some(table.word.wrapping_sub(table.log).cast_signed()),
+        also: None,
+        library: Library::Rustls,
+        version: version.cloned(),
+        how: How::MethodTable { all: table.will },
+        chosen: true,
+    })
+}
+
+/// Lets the second of two calls in one function, which pass the secrets of application data, stand for both. The points
+/// are in the order of their addresses.
+fn stand_for_both(points: &mut [Point]) {
+    for second in 1..points.len() {
+        let (before, after) = points.split_at_mut(second);
+        let (Some(first), Some(second)) = (before.last_mut(), after.first_mut()) else {
+            continue;
+        };
+        let label = match (passes(first), passes(second)) {
+            (Some(Passes::Client), Some(Passes::Server)) => LabelPlace::Client,
+            (Some(Passes::Server), Some(Passes::Client)) => LabelPlace::Server,
+            _ => continue,
+        };
+        let (PointKind::Placed(early), PointKind::Placed(late)) = (first.kind, second.kind) else {
+            continue;
+        };
+        let is_near = second.virtual_address - first.virtual_address < NEAR;
+        if is_near && is_on_stack(&early) && early.secret != late.secret && first.also.is_none() {
+            first.chosen = false;
+            second.also = Some(Places { label, ..early });
+        }
+    }
+}
+
+/// The secrets of handshakes, exporters and early data open nothing that is wanted where those of application data pass.
+fn leave_out_others(points: &mut [Point]) {
+    let is_wanted = |point: &Point| {
+        let passes = passes(point);
+        passes.is_some_and(|passes| matches!(passes, Passes::All | Passes::Client | Passes::Server))
     };
-    let will_log = table.word + 8;
-    let callers = calls
-        .iter()
-        .filter(|call| call.places.label != LabelPlace::Master)
-        // The call has put an address onto the stack.
-        .map(|call| {
-            (
-                call.after.wrapping_sub(will_log).cast_signed(),
-                call.places.below(8),
-            )
-        });
-    let log = point(table.log, table.word, PointKind::Placed(LOG), Vec::new());
-    let asked = (!table.will)
-        .then(|| {
-            let callers = callers.collect();
-            point(table.will_log, will_log, PointKind::Called, callers)
-        })
-        .flatten();
-    log.into_iter().chain(asked).collect()
+    if points.iter().any(is_wanted) {
+        let others = points.iter_mut();
+        for other in others.filter(|point| passes(point) == Some(Passes::Other)) {
+            other.chosen = false;
+        }
+    }
+}
+
+fn passes(point: &Point) -> Option<Passes> {
+    match point.how {
+        How::CallSite { passes, .. } => Some(passes),
+        _ => None,
+    }
+}
+
+/// Whether the secret is where it stays until its function returns.
+fn is_on_stack(places: &Places) -> bool {
+    matches!(places.secret, Place::Sum(In::Rsp | In::Rbp, _))
+        && matches!(places.length, Place::At(In::Rsp | In::Rbp, _))
 }
 
 /// Checks a point found earlier, in a file said to be the same.
 pub(super) fn check(elf: &Elf<'_>, point: &Point) -> io::Result<bool> {
-    if elf.offset_of(point.virtual_address) != Some(point.file_offset) {
-        return Ok(false);
-    }
-    let mut decoding = Decoding::new(elf);
     let (reference, target) = match point.how {
-        How::CallSite { reference, target } => (reference, target),
-        // That the calls are where they were is checked of their own points.
-        How::MethodTable { all: false } if point.kind == PointKind::Called => {
-            return rustls_tables::is_no(&mut decoding, point.virtual_address);
+        How::CallSite {
+            reference, target, ..
+        } => (reference, target),
+        // No search needs fewer steps than a check of it would.
+        How::MethodTable { .. } => {
+            return Ok(point.kind == PointKind::Placed(LOG) && elf.is_code(point.virtual_address));
         }
-        How::MethodTable { .. } => return Ok(point.kind == PointKind::Placed(LOG)),
         _ => return Ok(false),
     };
-    if !decoding.takes(reference, target)? {
+    let mut decoding = Decoding::new(elf);
+    if !decoding.takes(reference, target)?
+        || elf.offset_of(point.virtual_address) != Some(point.file_offset)
+    {
         return Ok(false);
     }
     let again = call(&mut decoding, reference)?;
@@ -214,10 +254,16 @@ pub(super) fn check(elf: &Elf<'_>, point: &Point) -> io::Result<bool> {
 }
 
 /// Addresses of the labels, which in Rust stand in the middle of other text.
-fn labels(search: &mut Search<'_>) -> Result<BTreeSet<u64>, LookError> {
-    standing(search, &LABELS.map(str::as_bytes))
+fn labels(search: &mut Search<'_>) -> Result<BTreeMap<u64, &'static str>, LookError> {
+    let mut labels = BTreeMap::new();
+    for label in LABELS {
+        let standing = standing(search, &[label.as_bytes()])?;
+        labels.extend(standing.into_iter().map(|address| (address, label)));
+    }
+    Ok(labels)
 }
 
+/// Addresses of these texts.
 fn standing(search: &mut Search<'_>, texts: &[&'static [u8]]) -> Result<BTreeSet<u64>, LookError> {
     let mut addresses = BTreeSet::new();
     for text in texts {
@@ -242,28 +288,81 @@ fn pointers(search: &mut Search<'_>, labels: &BTreeSet<u64>) -> Result<Vec<u64>,
     Ok(pointers)
 }
 
+/// Which addresses registers hold, straight on from an instruction.
+#[derive(Default)]
+struct Constants([Option<u64>; 16]);
+
+impl Constants {
+    fn of(&self, register: Register) -> Option<u64> {
+        *self.0.get(register.full_register().number())?
+    }
+
+    fn step(&mut self, decoding: &mut Decoding<'_>, instruction: &Instruction) {
+        let value = match instruction.code() {
+            Code::Lea_r64_m if instruction.is_ip_rel_memory_operand() => {
+                Some(instruction.ip_rel_memory_address())
+            }
+            Code::Mov_r32_imm32 => Some(instruction.immediate(1)),
+            Code::Mov_r64_rm64 | Code::Mov_rm64_r64 if instruction.op1_register().is_gpr64() => {
+                self.of(instruction.op1_register())
+            }
+            _ => None,
+        };
+        for register in decoding.written(instruction) {
+            if let Some(held) = self.0.get_mut(register.number()) {
+                *held = value;
+            }
+        }
+    }
+
+    /// What a call leaves.
+    fn called(&mut self) {
+        for (number, held) in self.0.iter_mut().enumerate() {
+            if !symbolic::is_kept(Register::RAX + number as u32) {
+                *held = None;
+            }
+        }
+    }
+}
+
 /// A call of a method of `KeyLog`.
 #[derive(Clone, Copy, Debug)]
 struct Call {
     address: u64,
-    /// Where it returns to.
-    after: u64,
     /// Where it has what is wanted.
     places: Places,
     /// How far into the table of methods it reads where to go; `None`: that was read before.
     slot: Option<u64>,
+    /// Address of the label, if it is one and the same.
+    label: Option<u64>,
 }
 
 impl Call {
-    fn new(instruction: &Instruction, places: Places) -> Self {
-        let by_memory = instruction.op0_kind() == OpKind::Memory
+    fn new(instruction: &Instruction, places: Places, label: Option<u64>) -> Self {
+        let reads_it = instruction.op0_kind() == OpKind::Memory
             && instruction.memory_index() == Register::None
-            && instruction.memory_base().is_gpr64();
+            && instruction.memory_base().is_gpr64()
+            // Not where it was put aside.
+            && instruction.memory_base() != Register::RSP;
         Self {
             address: instruction.ip(),
-            after: instruction.next_ip(),
             places,
-            slot: by_memory.then(|| instruction.memory_displacement64()),
+            slot: reads_it.then(|| instruction.memory_displacement64()),
+            label,
+        }
+    }
+
+    /// `target`: what the code took that led here, a label or a table of labels.
+    fn passes(&self, labels: &BTreeMap<u64, &'static str>, target: u64) -> Passes {
+        if self.places.label == LabelPlace::Master {
+            return Passes::Master;
+        }
+        match self.label.map(|label| labels.get(&label)) {
+            Some(Some(&CLIENT)) => Passes::Client,
+            Some(Some(&SERVER)) => Passes::Server,
+            Some(_) => Passes::Other,
+            None if labels.contains_key(&target) => Passes::Other,
+            None => Passes::All,
         }
     }
 }
@@ -272,6 +371,7 @@ impl Call {
 fn call(decoding: &mut Decoding<'_>, reference: u64) -> io::Result<Option<Call>> {
     let mut address = reference;
     let mut first = true;
+    let mut constants = Constants::default();
     for _ in 0..REACH {
         let Some(instruction) = decoding.decode(address)? else {
             return Ok(None);
@@ -295,11 +395,17 @@ fn call(decoding: &mut Decoding<'_>, reference: u64) -> io::Result<Option<Call>>
                     None
                 };
                 if let Some(places) = places {
-                    return Ok(Some(Call::new(&instruction, places)));
+                    return Ok(Some(Call::new(
+                        &instruction,
+                        places,
+                        constants.of(Register::RSI),
+                    )));
                 }
                 first = false;
+                constants.called();
             }
-            _ => {}
+            FlowControl::Call => constants.called(),
+            _ => constants.step(decoding, &instruction),
         }
     }
     Ok(None)

@@ -1,12 +1,12 @@
 //! The tables of methods of rustls's own implementations of `KeyLog` (`dyn KeyLog`'s vtables), in rustls/src/key_log.rs
 //! and key_log_file.rs.
 //!
-//! A call of a method reads the method's address in its table, whichever of many places the call is made at, and nothing
-//! else reads it there: two words stand for all the calls of a program. The methods' own code will not do, because linkers
-//! fold short functions of one content into one.
+//! A call of `log` reads the method's address in its table, whichever of many places the call is made at, and nothing else
+//! reads it there: a word stands for all the calls of a program. The method's own code will not do, because linkers fold
+//! short functions of one content into one. Nor will the word of `will_log`, which is read once for more than one call.
 //!
 //! A table is `drop_in_place` (or 0), size, alignment, and then the addresses of the methods: those of `Debug`, which
-//! `KeyLog` asks for, then `log` and `will_log`. How far they are into it is what the calls say.
+//! `KeyLog` asks for, then `log` and `will_log`. How far that is into it is what the calls say.
 //!
 //! - `NoKeyLog`, which is the default: of no size, `log` does nothing and `will_log` says no.
 //! - `KeyLogFile`: `will_log` says yes, so that `log` is called of every secret.
@@ -44,13 +44,12 @@ pub(super) struct Table {
     /// Address of the word that holds the address of `log`; that of `will_log` follows.
     pub word: u64,
     pub log: u64,
-    pub will_log: u64,
     /// What `will_log` says.
     pub will: bool,
 }
 
-/// The tables of a file in which `will_log` is `offset` bytes into its table. `naming`: instructions that take the
-/// address of one of [`NAMES`], in order.
+/// The tables of a file in which `log` is `offset` bytes into its table. `naming`: instructions that take the address of one
+/// of [`NAMES`], in order.
 pub(super) fn tables(
     search: &mut Search<'_>,
     offset: u64,
@@ -85,9 +84,9 @@ fn table(
     (word, offset): (u64, u64),
     naming: &[u64],
 ) -> io::Result<Option<Table>> {
-    // The offset is that of `will_log`; `log` is before it, and at least one of `Debug`.
-    let before = offset.saturating_sub(HEAD + 8) / 8;
-    let Some(begin) = word.checked_sub(offset.saturating_sub(8)) else {
+    // Before `log` there is at least one of `Debug`.
+    let before = offset.saturating_sub(HEAD) / 8;
+    let Some(begin) = word.checked_sub(offset) else {
         return Ok(None);
     };
     if offset % 8 != 0 || !(1..=BEFORE).contains(&before) {
@@ -118,17 +117,7 @@ fn table(
     } else {
         is_empty && does_nothing(decoding, log)?
     };
-    Ok(is_it.then_some(Table {
-        word,
-        log,
-        will_log,
-        will,
-    }))
-}
-
-/// Whether a function only says no.
-pub(super) fn is_no(decoding: &mut Decoding<'_>, entry: u64) -> io::Result<bool> {
-    Ok(constant(decoding, entry)? == Some(false))
+    Ok(is_it.then_some(Table { word, log, will }))
 }
 
 /// Pointers that the loader makes, by their address.

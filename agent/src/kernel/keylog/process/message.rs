@@ -87,10 +87,6 @@ fn is_sane(found: &Found) -> bool {
 
 fn is_sane_point(point: &Point) -> bool {
     is_plain(point.version.as_deref(), TEXT)
-        && point
-            .watch
-            .as_ref()
-            .is_none_or(|watch| watch.calls.len() <= SITES)
         && match &point.how {
             How::Labels(sites) => {
                 sites.len() <= SITES && sites.iter().all(|site| is_plain(Some(&site.label), TEXT))
@@ -128,7 +124,8 @@ pub(in crate::kernel::keylog) mod tests {
             kind: PointKind::KeyLog,
             file_offset: u64::MAX,
             virtual_address: u64::MAX,
-            watch: None,
+            word: None,
+            also: None,
             library: Library::Openssl,
             version: Some("3.0.0".into()),
             how: How::Labels(vec![site; 64]),

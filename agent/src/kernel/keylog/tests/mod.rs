@@ -4,6 +4,7 @@
 pub(super) mod compiled;
 mod flow;
 mod hostile;
+mod key_log_tables;
 mod remembered;
 mod reported;
 mod whereabouts;
