@@ -19,7 +19,7 @@ const COPIES: usize = 5;
 const AT_ONCE: usize = 20;
 
 /// Why a first handshake is not read: the program was quicker, or even ended before it was known.
-const LATE: [&str; 2] = ["attached_late", "no_key_log_point"];
+const LATE: [&str; 3] = ["attached_late", "not_searched", "no_key_log_point"];
 
 /// What a search says in the log.
 const LOG: &str = "info,tokentrail_agent::kernel::attach=debug";

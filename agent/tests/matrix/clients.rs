@@ -175,7 +175,10 @@ fn tell_share(first: &[Expected], fingerprints: &[String], events: &[Event]) {
     ));
 }
 
-/// Read, or listed as attached late.
+/// Why a first handshake is not read. The last: its end was told before anything was known of it.
+const LATE: [&str; 3] = ["attached_late", "not_searched", "no_key_log_point"];
+
+/// Read, or listed: the program was quicker than the agent, or ended before its files were searched.
 fn read_or_late(first: &Expected, fingerprint: &str, events: &[Event]) -> Result<()> {
     if events
         .iter()
@@ -184,7 +187,7 @@ fn read_or_late(first: &Expected, fingerprint: &str, events: &[Event]) -> Result
         return Ok(());
     }
     let (local, peer) = first.ends.context("its ends")?;
-    unread_in(events, local, peer, &["attached_late", "no_key_log_point"]).map(drop)
+    unread_in(events, local, peer, &LATE).map(drop)
 }
 
 /// Both ends' events, and that curl and the server agree about the socket.

@@ -349,7 +349,20 @@ impl Thread {
             }
             Record::Exited { process } => {
                 self.attachments.leave(process);
-                self.pending.remove(&process.pid);
+                self.ended_before(process);
+            }
+        }
+    }
+
+    /// The process has ended before all its files were searched: nobody is to take it for one without a library.
+    fn ended_before(&mut self, process: ProcessKey) {
+        let Some(waiting) = self.pending.remove(&process.pid) else {
+            return;
+        };
+        if waiting.start == process.start {
+            self.unsearched(process, Unattached::Unsearched);
+            for _ in &waiting.places {
+                self.points.looked_at(process);
             }
         }
     }

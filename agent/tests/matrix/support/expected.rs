@@ -66,17 +66,7 @@ pub struct Expected {
     pub provider: Option<&'static str>,
 }
 
-/// Programs whose secrets pass in more places than the agent takes breakpoints of a thread, and which those of TLS 1.2 are
-/// left to: each of their TLS 1.2 connections is read, or listed with its reason.
-const MORE_PLACES: [&str; 1] = ["deno"];
-
 impl Expected {
-    /// Instead of the event, its connection may be listed as unread for want of a breakpoint.
-    pub fn may_be_listed(&self) -> bool {
-        let name = self.executable.file_name().and_then(|name| name.to_str());
-        self.tls == "TLSv1.2" && name.is_some_and(|name| MORE_PLACES.contains(&name))
-    }
-
     /// The server's own event, by what the server says.
     pub fn server(cell: &str, credential: &str, fact: &Fact, server: &Server) -> Self {
         Self {

@@ -9,7 +9,10 @@
 //!
 //! There are more of these calls than breakpoints that may be taken of a program:
 //!
-//! - Calls of `log` read its address in a table, which is watched instead ([`super::rustls_tables`]).
+//! - TLS 1.2 makes its keys in one function, whoever began and whoever logs: where that is compiled once, the call with the
+//!   label "key expansion" is the point, and it has the master secret (RFC 5246, section 6.3).
+//! - Where it is compiled into more places, the calls of `log`, which read its address in a table, are told by that word
+//!   ([`super::rustls_tables`]).
 //! - Where both secrets of application data are made in one function, the first is still on its stack when the second is
 //!   passed: that call stands for both.
 //!
@@ -44,7 +47,10 @@ const LABELS: [&str; 6] = [
     SERVER,
     "CLIENT_EARLY_TRAFFIC_SECRET",
 ];
-pub(super) const TEXTS: [&[u8]; 9] = [
+/// What TLS 1.2 makes keys with.
+const EXPANSION: &[u8] = b"key expansion";
+pub(super) const TEXTS: [&[u8]; 10] = [
+    EXPANSION,
     MARKS[0],
     MARKS[1],
     VERSION,
@@ -78,7 +84,9 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
     let texts: BTreeSet<u64> = labels.keys().copied().collect();
     let mut names = standing(search, &NAMES)?;
     names.extend(pointers(search, &names)?);
+    let expansion = standing(search, &[EXPANSION])?;
     let mut targets: BTreeSet<u64> = texts.union(&names).copied().collect();
+    targets.extend(&expansion);
     for pointer in pointers(search, &texts)? {
         targets.extend((0..TABLE).filter_map(|before| pointer.checked_sub(8 * before)));
     }
@@ -90,7 +98,12 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
     let mut found = BTreeMap::new();
     let mut naming = Vec::new();
     let mut slots = Vec::new();
+    let mut expansions = Vec::new();
     for reference in references {
+        if expansion.contains(&reference.target) {
+            expansions.extend(expands(&mut decoding, reference.address, reference.target)?);
+            continue;
+        }
         if names.contains(&reference.target) {
             naming.push(reference.address);
             continue;
@@ -129,7 +142,30 @@ pub(super) fn search(search: &mut Search<'_>) -> Result<(), LookError> {
             reason: UnreadReason::NotFound,
         });
     }
-    if let Some(log) = same(&slots) {
+    if let [(reference, target, address)] = expansions[..] {
+        // Calls of `log` pass nothing more.
+        for point in found.values_mut() {
+            point.chosen = passes(point) != Some(Passes::Master);
+        }
+        search
+            .found
+            .points
+            .extend(search.elf.offset_of(address).map(|file_offset| Point {
+                kind: PointKind::Placed(KEYS),
+                file_offset,
+                virtual_address: address,
+                word: None,
+                also: None,
+                library: Library::Rustls,
+                version: version.clone(),
+                how: How::CallSite {
+                    reference,
+                    target,
+                    passes: Passes::Master,
+                },
+                chosen: true,
+            }));
+    } else if let Some(log) = same(&slots) {
         naming.sort_unstable();
         for table in rustls_tables::tables(search, log, &naming)? {
             let point = watched(search.elf, table, version.as_ref());
@@ -150,6 +186,34 @@ fn same(slots: &[Option<u64>]) -> Option<u64> {
         .iter()
         .all(|slot| *slot == Some(first))
         .then_some(first)
+}
+
+/// What the function for keys of TLS 1.2 gets (`Prf::for_secret`, rustls/src/crypto/tls12.rs), at its call: `self`, then
+/// address and length of the output, the secret, the label and the seed, which is both randoms, the server's first.
+const KEYS: Places = Places {
+    label: LabelPlace::Master,
+    secret: Place::In(In::Rcx),
+    length: Place::In(In::R8),
+    client_random: Some(Place::Past(In::Rsp, 8, 32)),
+};
+
+/// The call by a table of methods that gets this label, with the secret's length before it and its own behind: where the
+/// label is taken, the label, the call.
+fn expands(
+    decoding: &mut Decoding<'_>,
+    reference: u64,
+    target: u64,
+) -> io::Result<Option<(u64, u64, u64)>> {
+    if !decoding.takes(reference, target)? {
+        return Ok(None);
+    }
+    let Some((address, state)) = symbolic::run(decoding, reference, false)? else {
+        return Ok(None);
+    };
+    let fits = state.register(Register::R9) == Value::Constant(target)
+        && state.top() == Value::Constant(EXPANSION.len() as u64)
+        && address - reference < NEAR;
+    Ok(fits.then_some((reference, target, address)))
 }
 
 /// What `log` gets, at its entry.
@@ -246,6 +310,10 @@ pub(super) fn check(elf: &Elf<'_>, point: &Point) -> io::Result<bool> {
         || elf.offset_of(point.virtual_address) != Some(point.file_offset)
     {
         return Ok(false);
+    }
+    if point.kind == PointKind::Placed(KEYS) {
+        let again = expands(&mut decoding, reference, target)?;
+        return Ok(again == Some((reference, target, point.virtual_address)));
     }
     let again = call(&mut decoding, reference)?;
     Ok(again.is_some_and(|call| {
