@@ -74,7 +74,8 @@ pub(super) fn sanitize(path: &[u8], known: &Known<'_>) -> Sanitized {
             continue;
         }
         let after_name = || index > 0 && is_secret_name(segments[index - 1]);
-        let heavy = opaque[index] || (weights[index] >= AFTER_NAME_MIN && after_name());
+        let heavy =
+            opaque[index] || (weights[index] >= AFTER_NAME_MIN && after_name()) || is_bot(segment);
         push_segment(segment, weights[index], heavy, known, &mut out);
     }
     if cut {
@@ -93,6 +94,17 @@ fn weigh(segment: &[u8]) -> usize {
     } else {
         opaque::weight(&text::decoded(segment, 2))
     }
+}
+
+/// `bot<id>:<secret>`, as Telegram has it, whatever the secret is like.
+fn is_bot(segment: &[u8]) -> bool {
+    let decoded = text::decoded(segment, 2);
+    let Some(token) = decoded.strip_prefix(b"bot") else {
+        return false;
+    };
+    let digits = token.iter().take_while(|byte| byte.is_ascii_digit());
+    let (id, rest) = token.split_at(digits.count());
+    !id.is_empty() && rest.len() > 1 && rest[0] == b':'
 }
 
 fn opaque_segments(weights: &[usize]) -> Vec<bool> {

@@ -121,6 +121,22 @@ fn base64_in_the_place_of_a_user() {
     }
 }
 
+/// Reads like words, but for ten characters of it.
+#[test]
+fn a_bot_whose_secret_reads_like_words() {
+    let secret = "agqeA-fip-81EhtLi2Do-CUr";
+    for config in configurations() {
+        let observer = observer(config);
+        for text in [
+            format!("GET /bot123456789:{secret}/getMe"),
+            format!("GET /file/bot1%3A{}/a", secret.replace('-', "%2D")),
+        ] {
+            let observed = observer.observe(&exchange(&text), NOW);
+            assert_absent(secret, &observed, &text);
+        }
+    }
+}
+
 #[test]
 fn every_template_holds_the_secret() {
     for template in CARRIERS {
