@@ -59,6 +59,8 @@ pub enum Unattached {
     Limit,
     /// The agent has no file descriptor left.
     Descriptors,
+    /// It had ended before that.
+    Ended,
     /// A file of it was not searched to the end.
     Unsearched,
     /// Nothing that this kernel allows can be attached there.
@@ -81,6 +83,7 @@ impl Unattached {
             Self::NoBreakpoint => "the process's breakpoints are taken",
             Self::Limit => "the bound on attached points is reached",
             Self::Descriptors => "no file descriptor is left",
+            Self::Ended => "the process has ended before",
             Self::Unsearched => "a file that it has mapped as code was not searched to the end",
             Self::Refused => "the kernel allows nothing that could be attached",
             Self::Written => "the library's file is open for writing, or was written to",

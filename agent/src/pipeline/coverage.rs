@@ -326,6 +326,7 @@ fn unattached(why: Unattached) -> Option<CoverageReason> {
         Unattached::NoBreakpoint => Some(CoverageReason::BreakpointsTaken),
         Unattached::Limit => Some(CoverageReason::AttachLimit),
         Unattached::Descriptors => Some(CoverageReason::DescriptorsExhausted),
+        Unattached::Ended => Some(CoverageReason::AttachedLate),
         Unattached::Unsearched => Some(CoverageReason::NotSearched),
         Unattached::Refused
         | Unattached::Written

@@ -80,20 +80,19 @@ fn is_master(point: &Point) -> bool {
     )
 }
 
-/// Which points come first where a process has not enough breakpoints for all: those that pass all secrets, or those of
-/// TLS 1.3's application data; then what passes TLS 1.2's; then all others.
+/// Which points come first where a process has not enough breakpoints for all: those that pass all secrets; those that pass
+/// TLS 1.3's, or what of it opens application data; then what passes TLS 1.2's; then all others.
 fn rank(point: &Point) -> u8 {
     match (&point.how, point.kind) {
-        (_, PointKind::KdfDerive) => 4,
+        (_, PointKind::KdfDerive) => 5,
         // Of the default first, then of what a program may use in its place.
-        (How::MethodTable { all: false }, _) => 1,
-        (How::MethodTable { all: true }, _) => 2,
+        (How::MethodTable { all: false }, _) => 2,
+        (How::MethodTable { all: true }, _) => 3,
         (How::CallSite { passes, .. }, _) => match passes {
-            Passes::All => 0,
-            Passes::Client | Passes::Server if point.also.is_some() => 0,
+            Passes::All => 1,
             Passes::Client | Passes::Server => 1,
             Passes::Master => 2,
-            Passes::Other => 3,
+            Passes::Other => 4,
         },
         _ => 0,
     }

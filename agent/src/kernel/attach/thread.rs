@@ -35,7 +35,7 @@ use agent_common::abi::{self, TICK};
 use lru::LruCache;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     io,
     num::NonZeroUsize,
     path::PathBuf,
@@ -59,8 +59,18 @@ const PAUSE: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000_000,
 };
+/// The same where a process was moved into the scope.
+const SHORT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 500_000,
+};
 /// How often processes are looked for that have ended without a word.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How long a process that was moved into the scope has to execute another program, which it does where it was moved to
+/// begin one there.
+const MOVED: Duration = Duration::from_millis(1);
+/// Processes that were moved and are not looked at yet.
+const MOVES: usize = 4_096;
 /// Longest that the start waits for searches.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -152,6 +162,8 @@ pub(super) struct Thread {
     asked: HashMap<u64, Asked>,
     searching: HashMap<abi::File, HashSet<u32>>,
     pending: HashMap<u32, Waiting>,
+    /// Processes that were moved into the scope, to be looked at when nothing else is to be done.
+    moved: VecDeque<(Instant, ProcessKey)>,
     next_token: u64,
     next_point: u32,
     done: u64,
@@ -197,6 +209,7 @@ impl Thread {
             asked: HashMap::new(),
             searching: HashMap::new(),
             pending: HashMap::new(),
+            moved: VecDeque::new(),
             next_token: 0,
             next_point: 0,
             done: 0,
@@ -243,8 +256,9 @@ impl Thread {
     pub fn run(mut self) {
         self.first = Breakpoint::never_hit().ok();
         loop {
-            self.wait(PAUSE);
+            self.wait(if self.moved.is_empty() { PAUSE } else { SHORT });
             self.drain();
+            self.look_at_moved();
             self.take_results();
             self.take_kept();
             self.ask_ahead();
@@ -296,6 +310,7 @@ impl Thread {
             } => {
                 self.attachments.leave(process);
                 self.pending.remove(&process.pid);
+                self.moved.retain(|(_, moved)| *moved != process);
                 if self.own.contains(&process.pid) {
                     return;
                 }
@@ -336,8 +351,8 @@ impl Thread {
                 process,
                 inside: true,
             } => {
-                if self.attachments.processes.of(process).next().is_none() {
-                    self.look(process);
+                if self.moved.len() < MOVES && !self.own.contains(&process.pid) {
+                    self.moved.push_back((Instant::now(), process));
                 }
             }
             Record::Moved {
@@ -346,11 +361,24 @@ impl Thread {
             } => {
                 self.attachments.leave_scope(process);
                 self.pending.remove(&process.pid);
+                self.moved.retain(|(_, moved)| *moved != process);
             }
             Record::Exited { process } => {
                 self.attachments.leave(process);
+                self.moved.retain(|(_, moved)| *moved != process);
                 self.ended_before(process);
             }
+        }
+    }
+
+    /// Looks at one process that was moved into the scope and runs what it ran before. Whoever begins a program comes first.
+    fn look_at_moved(&mut self) {
+        let is_due = |(since, _): &(Instant, ProcessKey)| since.elapsed() >= MOVED;
+        if let Some((_, process)) = self.moved.pop_front_if(|moved| is_due(moved))
+            && !self.is_resting()
+            && self.attachments.processes.of(process).next().is_none()
+        {
+            self.look(process);
         }
     }
 

@@ -140,8 +140,8 @@ impl Thread {
             Ok(Now::Since(since)) => (Some(since), None),
             Ok(Now::Asked) => return self.points.asked(process),
             Err(Refused::For(why)) => (None, Some(why)),
-            // Nobody is there to be told of.
-            Err(Refused::Gone) => return,
+            // Its connections are there to be told of.
+            Err(Refused::Gone) => (None, Some(Unattached::Ended)),
         };
         let point = &known.point;
         if known.tell() {
