@@ -62,13 +62,13 @@ const PAUSE: Timespec = Timespec {
 /// The same where a process was moved into the scope.
 const SHORT: Timespec = Timespec {
     tv_sec: 0,
-    tv_nsec: 500_000,
+    tv_nsec: 150_000,
 };
 /// How often processes are looked for that have ended without a word.
 const SWEEP: Duration = Duration::from_secs(5);
 /// How long a process that was moved into the scope has to execute another program, which it does where it was moved to
 /// begin one there.
-const MOVED: Duration = Duration::from_millis(1);
+const MOVED: Duration = Duration::from_micros(300);
 /// Processes that were moved and are not looked at yet.
 const MOVES: usize = 4_096;
 /// Longest that the start waits for searches.

@@ -33,7 +33,7 @@ const REMEMBERED: usize = 7 << 20;
 /// Largest cache file read, in bytes.
 const CACHE_BYTES: u64 = 16 << 20;
 /// Raised whenever the search or the format changes: older answers are then searched anew.
-const VERSION: u32 = 5;
+const VERSION: u32 = 6;
 const NAME: &str = "key-log-points.json";
 /// Where the agent keeps it.
 pub const FOLDER: &str = "/var/cache/tokentrail";

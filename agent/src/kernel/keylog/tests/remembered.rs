@@ -196,9 +196,9 @@ fn a_bad_cache_is_ignored_with_a_reason() {
         );
     }
     let text = String::from_utf8(whole.clone()).unwrap();
-    fs::write(&path, text.replacen("\"version\":5", "\"version\":6", 1)).unwrap();
+    fs::write(&path, text.replacen("\"version\":6", "\"version\":7", 1)).unwrap();
     assert!(
-        problem().contains("not a cache of version 5"),
+        problem().contains("not a cache of version 6"),
         "{}",
         problem()
     );
