@@ -3,12 +3,12 @@
 
 use super::stage::{NOBODY, Stage};
 use crate::support::agent::Agent;
-use crate::support::clients::CURL;
 use crate::support::expect::{stop, unread_in};
 use crate::support::fakes::Fake;
 use crate::support::known;
 use crate::support::process::{Place, Program, Spec, run};
 use crate::support::report::Cells;
+use crate::support::scenario::requests;
 use crate::support::{fixtures, repeat, say, seconds, turn, wait_for};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -109,18 +109,20 @@ fn limit() {
     let programs = fakes(&stage, "programs", COUNT).unwrap();
     let held = mapped(&programs, &stage.lab.inside_as(NOBODY)).unwrap();
     known::settled(&stage.agent);
-    // The last of these is past every doubt about its first handshake.
-    let mut asked = Vec::new();
-    for _ in 0..3 {
-        let place = stage.lab.inside();
-        let (errand, _) = stage
-            .ask_once(&CURL, &place, |spec| spec.env("LD_LIBRARY_PATH", &library))
-            .unwrap();
-        let fact = stage.web.fact(&errand.path).unwrap();
-        asked.push((errand.credential, fact));
+    // One process, which stays: its last connection is past every doubt about a first handshake.
+    let asked = requests(&stage.lab, "limit-user", 4);
+    let script = stage.script("anew", &library, &asked).unwrap();
+    let mut user = script.start(&stage.lab.inside()).unwrap();
+    for request in &asked {
+        user.reach(&request.cell).unwrap();
+        user.go().unwrap();
+        assert_eq!(user.exchange().unwrap().status, 200);
         known::settled(&stage.agent);
     }
-    let (credential, fact) = asked.pop().unwrap();
+    let last = asked.last().unwrap();
+    let fact = stage.web.fact(&last.path).unwrap();
+    let credential = last.credential.clone();
+    user.finish().unwrap();
     let fingerprint = stage.agent.fingerprint(&credential).unwrap();
     drop(held);
     if let Some(stopped) = end(stage.agent, &mut cells) {
