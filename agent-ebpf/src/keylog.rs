@@ -15,7 +15,8 @@ use crate::{
     scope,
 };
 use agent_common::abi::{
-    self, Breakpoint, LABEL_MAX, Passed, Place, Places, RANDOM_LEN, SECRET_MAX, TICK, kind, probe, reason,
+    self, Breakpoint, LABEL_MAX, Passed, Place, Places, RANDOM_LEN, SECRET_MAX, TICK, kind, probe,
+    reason,
 };
 use aya_ebpf::{
     EbpfContext,

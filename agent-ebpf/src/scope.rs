@@ -59,7 +59,9 @@ pub fn holds_cgroup_of(task: u64) -> bool {
             .checked_add(offset!(cgroup_self) as u64)
             .and_then(|css| read::<u64>(css, offset!(css_parent)));
         match parent {
-            Some(parent) if parent != 0 => cgroup = parent.wrapping_sub(offset!(cgroup_self) as u64),
+            Some(parent) if parent != 0 => {
+                cgroup = parent.wrapping_sub(offset!(cgroup_self) as u64)
+            }
             _ => return false,
         }
     }
