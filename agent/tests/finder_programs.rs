@@ -387,7 +387,8 @@ fn found_as_by_symbols(linked: &Path, name: &str) {
     fs::remove_file(&stripped).unwrap();
 }
 
-/// Every point is an indirect call, and the cache's second look finds the same.
+/// Every point is an indirect call, of programs there are no more than breakpoints that may be taken, and the cache's second
+/// look finds the same.
 #[test]
 fn rustls_in_programs_and_wheels() {
     for (name, version) in [
@@ -410,7 +411,10 @@ fn rustls_in_programs_and_wheels() {
         );
         let points: Vec<&Point> = found.key_log_points().collect();
         // Both versions of TLS.
-        assert!(points.len() >= 3, "{name}: {found:?}");
+        assert!(points.len() >= 2, "{name}: {found:?}");
+        if name.starts_with("bin/") {
+            assert_eq!(points.len(), 2, "{name}: {found:?}");
+        }
         let bytes = fs::read(&path).unwrap();
         for point in points {
             assert_eq!(point.library, Library::Rustls, "{name}");
