@@ -212,7 +212,8 @@ fn expands(
     };
     let fits = state.register(Register::R9) == Value::Constant(target)
         && state.top() == Value::Constant(EXPANSION.len() as u64)
-        && address - reference < NEAR;
+        // Jumps may have led back.
+        && address.wrapping_sub(reference) < NEAR;
     Ok(fits.then_some((reference, target, address)))
 }
 
@@ -299,7 +300,7 @@ pub(super) fn check(elf: &Elf<'_>, point: &Point) -> io::Result<bool> {
         How::CallSite {
             reference, target, ..
         } => (reference, target),
-        // No search needs fewer steps than a check of it would.
+        // Its build id is the reason to believe that the table is where it was.
         How::MethodTable { .. } => {
             return Ok(point.kind == PointKind::Placed(LOG) && elf.is_code(point.virtual_address));
         }

@@ -64,7 +64,7 @@ pub(super) fn tables(
         let &[(word, _), (next, _)] = pair else {
             continue;
         };
-        if next != word + 8 {
+        if word.checked_add(8) != Some(next) {
             continue;
         }
         if let Some(table) = table(&mut decoding, elf, &pointers, (word, offset), naming)? {
@@ -92,14 +92,16 @@ fn table(
     if offset % 8 != 0 || !(1..=BEFORE).contains(&before) {
         return Ok(None);
     }
-    let method = |number: u64| pointers.at(begin + HEAD + 8 * number);
+    // A stranger may have written any address into the file.
+    let at = |within: u64| begin.wrapping_add(within);
+    let method = |number: u64| pointers.at(at(HEAD + 8 * number));
     let (Some(debug), Some(log), Some(will_log)) = (method(0), method(before), method(before + 1))
     else {
         return Ok(None);
     };
     let next = naming.partition_point(|at| *at < debug);
     let is_named = naming.get(next).is_some_and(|at| at - debug < NAMING);
-    if !is_named || pointers.at(begin + 8).is_some() || pointers.at(begin + 16).is_some() {
+    if !is_named || pointers.at(at(8)).is_some() || pointers.at(at(16)).is_some() {
         return Ok(None);
     }
     if ![debug, log, will_log]
@@ -111,7 +113,7 @@ fn table(
     let Some(will) = constant(decoding, will_log)? else {
         return Ok(None);
     };
-    let is_empty = number(elf, begin + 8)? == Some(0) && number(elf, begin + 16)? == Some(1);
+    let is_empty = number(elf, at(8))? == Some(0) && number(elf, at(16))? == Some(1);
     let is_it = if will {
         !is_empty
     } else {
