@@ -87,8 +87,8 @@ pub enum CoverageReason {
     AttachLimit,
     /// The agent had no file descriptor left to attach with.
     DescriptorsExhausted,
-    /// A file that the process has mapped as code was not searched to the end: it is too large, changed meanwhile, or
-    /// cannot be read.
+    /// A file that the process has mapped as code was not searched to the end (it is too large, changed meanwhile, or
+    /// cannot be read), or not yet when the connection had ended.
     NotSearched,
     /// Nothing that this kernel allows could be attached to the process.
     AttachRefused,

@@ -420,8 +420,21 @@ fn library(driver: &Driver, number: u8, attached: Option<u64>) {
 fn why_tls_was_not_opened() {
     use CoverageReason as R;
     type Case = (&'static str, fn(&mut Driver), R);
-    let cases: [Case; 7] = [
+    let cases: [Case; 9] = [
         ("no library", |_| {}, R::NoKeyLogPoint),
+        (
+            "nothing is known of it yet",
+            |driver| driver.points.executed(synthetic::process(1)),
+            R::NotSearched,
+        ),
+        (
+            "a search of its files is not done",
+            |driver| {
+                library(driver, 1, Some(1));
+                driver.points.asked(synthetic::process(1));
+            },
+            R::NotSearched,
+        ),
         (
             "a file that was not searched",
             |driver| {
@@ -475,6 +488,7 @@ fn why_tls_was_not_opened() {
     ];
     for (name, prepare, reason) in cases {
         let mut driver = Driver::new(2);
+        driver.points.looked_at(synthetic::process(1));
         prepare(&mut driver);
         sealed(&mut driver, 1);
         assert_eq!(driver.reasons(), [reason], "{name}");

@@ -3,7 +3,7 @@
 
 use crate::support::agent::{Agent, Options};
 use crate::support::clients::{CLIENTS, Call, Errand};
-use crate::support::expect::{Expectations, Expected, Who, stop, unread_in};
+use crate::support::expect::{Expectations, Expected, LATE, Who, stop, unread_in};
 use crate::support::lab::Lab;
 use crate::support::process::{Place, Program, Spec};
 use crate::support::report::Cells;
@@ -17,9 +17,6 @@ use std::path::Path;
 const COPIES: usize = 5;
 /// Of what is written and run at once.
 const AT_ONCE: usize = 20;
-
-/// Why a first handshake is not read: the program was quicker, or even ended before it was known.
-const LATE: [&str; 3] = ["attached_late", "not_searched", "no_key_log_point"];
 
 /// What a search says in the log.
 const LOG: &str = "info,tokentrail_agent::kernel::attach=debug";

@@ -4,7 +4,7 @@
 use crate::support::agent::Agent;
 use crate::support::clients::{CLIENTS, CURL, Client, Errand, Ran, run};
 use crate::support::event::Event;
-use crate::support::expect::{Expectations, Expected, Side, Who, stop, unread_in};
+use crate::support::expect::{Expectations, Expected, LATE, Side, Who, stop, unread_in};
 use crate::support::lab::Lab;
 use crate::support::process::Place;
 use crate::support::programs::{Trial, Tried};
@@ -174,9 +174,6 @@ fn tell_share(first: &[Expected], fingerprints: &[String], events: &[Event]) {
         first.len()
     ));
 }
-
-/// Why a first handshake is not read. The last: its end was told before anything was known of it.
-const LATE: [&str; 3] = ["attached_late", "not_searched", "no_key_log_point"];
 
 /// Read, or listed: the program was quicker than the agent, or ended before its files were searched.
 fn read_or_late(first: &Expected, fingerprint: &str, events: &[Event]) -> Result<()> {

@@ -1,7 +1,8 @@
 //! Points that the keeper holds (`crate::kernel::keeper`): uprobes, where no breakpoint is to be had or the configuration
 //! asks for them.
 //!
-//! Attaching one takes tens of milliseconds and opens a file, so that a thread of its own does it.
+//! Attaching one takes tens of milliseconds and opens a file, so that a thread of its own does it. Owners take turns: of
+//! one's many programs the others' need not wait for more than one.
 //!
 //! Invariant: the file that is passed on is the one that was searched, in the state that it was searched in.
 
@@ -9,11 +10,13 @@ use super::{Bell, point::Refused, processes::Spot};
 use crate::kernel::{
     keeper::{self, AttachmentId, Keeper, Program, Request, Scope},
     keylog::{FileState, discover},
+    owner::Owner,
     points::Unattached,
     record::ProcessKey,
 };
 use agent_common::abi::{self, TICK};
 use std::{
+    collections::{BTreeMap, VecDeque},
     fs::File,
     io,
     sync::{
@@ -26,6 +29,7 @@ use tracing::debug;
 /// What is to be attached.
 pub struct Job {
     pub process: ProcessKey,
+    pub owner: Owner,
     /// Where the point is in the process.
     pub spot: Spot,
     pub program: Program,
@@ -59,7 +63,8 @@ impl Kept {
         std::thread::Builder::new().name("uprobes".into()).spawn({
             let keeper = Arc::clone(&keeper);
             move || {
-                for job in receiver {
+                let mut turns = Turns::default();
+                while let Some(job) = next(&receiver, &mut turns) {
                     let result = attach(&keeper, &job);
                     if sender.send(Done { job, result }).is_err() {
                         return;
@@ -83,6 +88,55 @@ impl Kept {
     pub fn keeper(&self) -> &Arc<Keeper> {
         &self.keeper
     }
+}
+
+/// What waits, by owner.
+struct Turns<J> {
+    waiting: BTreeMap<Owner, VecDeque<J>>,
+    turns: VecDeque<Owner>,
+}
+
+impl<J> Default for Turns<J> {
+    fn default() -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            turns: VecDeque::new(),
+        }
+    }
+}
+
+impl<J> Turns<J> {
+    fn push(&mut self, owner: Owner, job: J) {
+        let of_owner = self.waiting.entry(owner.clone()).or_default();
+        if of_owner.is_empty() {
+            self.turns.push_back(owner);
+        }
+        of_owner.push_back(job);
+    }
+
+    fn next(&mut self) -> Option<J> {
+        let owner = self.turns.pop_front()?;
+        let of_owner = self.waiting.get_mut(&owner)?;
+        let job = of_owner.pop_front();
+        if of_owner.is_empty() {
+            self.waiting.remove(&owner);
+        } else {
+            self.turns.push_back(owner);
+        }
+        job
+    }
+}
+
+/// The job whose turn it is; waits where there is none. `None`: there will be no more.
+fn next(jobs: &Receiver<Job>, turns: &mut Turns<Job>) -> Option<Job> {
+    if turns.turns.is_empty() {
+        let job = jobs.recv().ok()?;
+        turns.push(job.owner.clone(), job);
+    }
+    for job in jobs.try_iter() {
+        turns.push(job.owner.clone(), job);
+    }
+    turns.next()
 }
 
 fn attach(keeper: &Keeper, job: &Job) -> Result<AttachmentId, Refused> {
@@ -142,4 +196,22 @@ fn reason(refused: &keeper::Refused) -> Refused {
         | R::NoKeeper
         | R::Channel(_) => Unattached::Refused,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobodys_many_jobs_hold_another_owners() {
+        let mut turns = Turns::default();
+        for job in 0..3 {
+            turns.push(Owner::named("many"), job);
+        }
+        assert_eq!(turns.next(), Some(0));
+        turns.push(Owner::named("one"), 100);
+        let rest: Vec<_> = std::iter::from_fn(|| turns.next()).collect();
+        assert_eq!(rest, [1, 100, 2]);
+        assert!(turns.waiting.is_empty());
+    }
 }

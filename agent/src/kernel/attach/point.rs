@@ -31,7 +31,7 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs, io,
     os::fd::BorrowedFd,
     sync::{
@@ -43,7 +43,9 @@ use tracing::{debug, warn};
 
 /// Descriptors that are left for everything else.
 const OTHERS: usize = 256;
-/// The part of all descriptors that one owner's processes may take.
+/// What the keeper may be asked for and not have answered.
+const ASKED: usize = 2_048;
+/// The part of all descriptors, and of what the keeper is asked for, that one owner's processes may take.
 const SHARE: usize = 4;
 /// How often threads are listed again, to find those that were made meanwhile.
 const ROUNDS: usize = 16;
@@ -101,7 +103,12 @@ pub enum Held {
 pub enum Attached {
     Since(Nanos),
     /// The keeper was asked: [`Attachments::kept`] has the answer later.
-    Asked,
+    Asked {
+        /// Not while an earlier answer is awaited.
+        first: bool,
+        /// Why there is no breakpoint.
+        refused: Unattached,
+    },
 }
 
 /// A point in a process.
@@ -120,7 +127,7 @@ pub struct Attachments {
     places: PlacesTable,
     kept: Option<Kept>,
     /// What the keeper was asked for and has not answered.
-    asked: HashSet<(ProcessKey, PointId, u64)>,
+    asked: HashMap<(ProcessKey, PointId, u64), Owner>,
     /// Closing a breakpoint takes up to half a millisecond, detaching a uprobe tens of them: not for the thread that
     /// attaches.
     closing: Sender<Vec<Held>>,
@@ -145,7 +152,7 @@ impl Attachments {
             way,
             places: PlacesTable::default(),
             kept,
-            asked: HashSet::new(),
+            asked: HashMap::new(),
             closing,
         })
     }
@@ -259,19 +266,21 @@ impl Attachments {
             }
         }
         let name = (target.process, known.id, target.address);
-        if !self.asked.insert(name) {
-            return Ok(Attached::Asked);
+        if self.asked.contains_key(&name) {
+            let first = false;
+            return Ok(Attached::Asked { first, refused });
         }
-        let spot = match self.spot(target, known) {
-            Ok(spot) => spot,
-            Err(refused) => {
-                self.asked.remove(&name);
-                return Err(refused);
-            }
-        };
+        let owner = Owner::of(target.process.pid);
+        let of_owner = self.asked.values().filter(|other| **other == owner);
+        if self.asked.len() >= ASKED || of_owner.count() >= ASKED / SHARE {
+            return Err(Refused::For(Unattached::Limit));
+        }
+        let spot = self.spot(target, known)?;
+        self.asked.insert(name, owner.clone());
         if let Some(kept) = &self.kept {
             kept.ask(Job {
                 process: target.process,
+                owner,
                 spot,
                 program,
                 file: target.file,
@@ -280,7 +289,8 @@ impl Attachments {
                 refused,
             });
         }
-        Ok(Attached::Asked)
+        let first = true;
+        Ok(Attached::Asked { first, refused })
     }
 
     /// What the keeper has answered since: process, point, its address, and what came of it.
@@ -288,7 +298,7 @@ impl Attachments {
         let Done { job, result } = self.kept.as_ref()?.next()?;
         let (process, point, address) = (job.process, job.spot.point, job.spot.address);
         // Not there any more where the process has left meanwhile.
-        let wanted = self.asked.remove(&(process, point, address));
+        let wanted = self.asked.remove(&(process, point, address)).is_some();
         let result = match result {
             Ok(id) => {
                 let held = vec![Held::Uprobe { id, host: job.host }];
@@ -383,7 +393,7 @@ impl Attachments {
 
     /// The process has ended or executes another program.
     pub fn leave(&mut self, process: ProcessKey) {
-        self.asked.retain(|(asked, ..)| *asked != process);
+        self.asked.retain(|(asked, ..), _| *asked != process);
         let over = self.processes.leave(process);
         self.detach(over);
     }

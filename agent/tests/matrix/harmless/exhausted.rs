@@ -16,9 +16,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// Descriptors of each process of the agent from now on.
+/// Descriptors that each process of the agent has at most from now on. The finder gives itself fewer, which not every
+/// root may raise.
 fn limit_descriptors(agent: &Agent, most: u64) -> Result<()> {
     for pid in agent.processes() {
+        if hard_limit(pid)? <= most {
+            continue;
+        }
         let limit = Rlimit {
             current: Some(most),
             maximum: Some(most),
@@ -27,6 +31,15 @@ fn limit_descriptors(agent: &Agent, most: u64) -> Result<()> {
         prlimit(process, Resource::Nofile, limit).context("limit the agent's descriptors")?;
     }
     Ok(())
+}
+
+fn hard_limit(pid: u32) -> Result<u64> {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let mut lines = limits.lines();
+    let line = lines.find_map(|line| line.strip_prefix("Max open files"));
+    let hard = line.and_then(|line| line.split_whitespace().nth(1));
+    let hard = hard.with_context(|| format!("no limit of files in {limits}"))?;
+    Ok(hard.parse()?)
 }
 
 /// So many small programs in a folder of the lab.

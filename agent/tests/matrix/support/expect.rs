@@ -202,6 +202,9 @@ fn instead(expected: &Expected, fingerprint: &str, events: &[Event]) -> String {
     }
 }
 
+/// Why a first handshake is not read: the program was quicker than the agent, or ended before its files were searched.
+pub const LATE: [&str; 2] = ["attached_late", "not_searched"];
+
 /// The coverage event of one connection, with one of these reasons.
 pub fn unread_in(
     events: &[Event],

@@ -138,7 +138,13 @@ impl Thread {
     ) {
         let (attached, why) = match result {
             Ok(Now::Since(since)) => (Some(since), None),
-            Ok(Now::Asked) => return self.points.asked(process),
+            Ok(Now::Asked { first, refused }) => {
+                if first {
+                    self.points.asked(process);
+                }
+                // That breakpoints are not used at all says nothing of this point.
+                (None, Some(refused).filter(|why| *why != Unattached::Refused))
+            }
             Err(Refused::For(why)) => (None, Some(why)),
             // Its connections are there to be told of.
             Err(Refused::Gone) => (None, Some(Unattached::Ended)),
