@@ -106,10 +106,13 @@ impl Guest<'_> {
         if !kvm {
             command.arg("--disable-kvm");
         }
+        // One thread for all of its processors: with one for each QEMU now and then runs code that the kernel has just
+        // changed on another one, and the kernel then dies of a breakpoint that it has taken out again (`Oops: int3`).
+        let emulator = if kvm { "" } else { "-accel tcg,thread=single " };
         // Warnings and worse, and what a kernel says in its end: on a console of their own.
         command.arg("--append=console=hvc0 loglevel=5");
         command.arg(format!(
-            "--qemu-opts=-chardev file,id=kernel,path={} -device virtio-serial-pci -device virtconsole,chardev=kernel",
+            "--qemu-opts={emulator}-chardev file,id=kernel,path={} -device virtio-serial-pci -device virtconsole,chardev=kernel",
             log.display()
         ));
         for (index, folder) in self.writable.iter().enumerate() {

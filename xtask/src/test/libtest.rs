@@ -116,6 +116,11 @@ impl Reader {
         self.kept.push(line.to_owned());
     }
 
+    /// The program has said how many of its tests failed.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// What the program showed; `name` is for a failure that no test has.
     pub fn finish(self, name: &str, status: &Result<ExitStatus>) -> Tally {
         let mut tally = Tally::default();

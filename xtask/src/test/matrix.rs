@@ -11,18 +11,19 @@ use crate::setup::{self, Machine};
 use crate::vm::Guest;
 use crate::workspace::Workspace;
 use crate::{interrupt, process};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rustix::process::geteuid;
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::thread;
 use std::time::{Duration, Instant};
 
 const HOST_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// With everything that takes hours.
 const ALL_LIMIT: Duration = Duration::from_secs(12 * 3_600);
-/// For all virtual machines together: each run gets an equal part of what is left. An emulated machine is 10 to 20
+/// For all virtual machines together: each variant gets an equal part of what is left. An emulated machine is 10 to 20
 /// times slower than its host, so what does not fit is stopped and listed as skipped.
 pub const MACHINES_LIMIT: Duration = Duration::from_secs(48 * 60);
 /// What a machine needs before the first cell.
@@ -154,24 +155,36 @@ pub fn in_machines(
 ) -> Result<()> {
     let machines = setup::kernel_images(workspace);
     let start = Instant::now();
-    let mut runs = (machines.len() * IN_MACHINES.len()) as u32;
-    for variant in IN_MACHINES {
-        for machine in &machines {
-            let name = variant.on(machine);
-            if quick {
-                tally.skip(name, "--quick leaves the virtual machines out");
-                continue;
+    for (variant, rounds) in IN_MACHINES.into_iter().zip((1..=IN_MACHINES.len()).rev()) {
+        let left = limit.saturating_sub(start.elapsed()) / rounds as u32;
+        let reason = match (quick, left < BOOT) {
+            (true, _) => Some("--quick leaves the virtual machines out"),
+            (false, true) => Some("no time is left for it"),
+            (false, false) => None,
+        };
+        if let Some(reason) = reason {
+            for machine in &machines {
+                tally.skip(variant.on(machine), reason);
             }
-            let left = limit.saturating_sub(start.elapsed()) / runs;
-            runs -= 1;
-            if left < BOOT {
-                tally.skip(name, "no time is left for it");
-                continue;
-            }
-            let result = in_machine(workspace, program, words, machine, variant, left)?;
-            tally.add(&name, result);
-            interrupt::check()?;
+            continue;
         }
+        // All kernels at once: each machine has one thread of this one's.
+        let results = thread::scope(|scope| {
+            let runs: Vec<_> = machines
+                .iter()
+                .map(|machine| {
+                    scope.spawn(move || {
+                        in_machine(workspace, program, words, machine, variant, left)
+                    })
+                })
+                .collect();
+            runs.into_iter().map(|run| run.join()).collect::<Vec<_>>()
+        });
+        for (machine, result) in machines.iter().zip(results) {
+            let result = result.map_err(|_| anyhow!("a panic, which was printed"))?;
+            tally.add(&variant.on(machine), result?);
+        }
+        interrupt::check()?;
     }
     if machines.is_empty() && quick {
         tally.skip(
@@ -252,7 +265,7 @@ fn watch(
         if let Some(cell) = line.strip_prefix("cell ") {
             step.tick(cell);
             if !cell.starts_with("passed ") {
-                step.note(cell);
+                step.note(&format!("{name}: {cell}"));
             }
         } else {
             reader.line(line);
@@ -275,7 +288,8 @@ struct Cell {
     reason: String,
 }
 
-/// Cells count one by one; a test counts as a failure only when no cell says why it failed.
+/// Cells count one by one; a test counts as a failure only when no cell says why it failed. A program that ended before
+/// its tests did is one more.
 fn add_up(name: &str, cells: &str, reader: Reader, status: &Result<ExitStatus>) -> Tally {
     let mut tally = Tally::default();
     for line in cells.lines() {
@@ -300,8 +314,9 @@ fn add_up(name: &str, cells: &str, reader: Reader, status: &Result<ExitStatus>) 
         );
         return tally;
     }
+    let came_to_its_end = reader.is_closed();
     let tests = reader.finish(name, status);
-    if tests.failed() == 0 || tally.failed() == 0 {
+    if tests.failed() == 0 || tally.failed() == 0 || !came_to_its_end {
         tally.merge(tests);
     } else {
         tally.merge(tests.without_failures());
@@ -334,6 +349,8 @@ mod tests {
             "\n"
         );
         assert_eq!(read(cells, FAILED, 101), "2 passed, 1 failed, 1 skipped");
+        // Killed, after a cell had failed.
+        assert_eq!(read(cells, "", 137), "1 passed, 2 failed, 1 skipped");
     }
 
     #[test]

@@ -143,7 +143,10 @@ impl Thread {
                     self.points.asked(process);
                 }
                 // That breakpoints are not used at all says nothing of this point.
-                (None, Some(refused).filter(|why| *why != Unattached::Refused))
+                (
+                    None,
+                    Some(refused).filter(|why| *why != Unattached::Refused),
+                )
             }
             Err(Refused::For(why)) => (None, Some(why)),
             // Its connections are there to be told of.
