@@ -32,7 +32,15 @@ use aya_ebpf::{
 /// The label of a TLS 1.2 master secret.
 const MASTER: [u8; 16] = *b"CLIENT_RANDOM\0\0\0";
 /// Labels that stand nowhere, by [`abi::label`].
-const MASTER_SECRET: [u8; 24] = *b"CLIENT_RANDOM\0\0\0\0\0\0\0\0\0\0\0";
+const MASTER_SECRET: [u8; 24] = {
+    let mut label = [0; 24];
+    let mut at = 0;
+    while at < MASTER.len() {
+        label[at] = MASTER[at];
+        at += 1;
+    }
+    label
+};
 const CLIENT: [u8; 24] = *b"CLIENT_TRAFFIC_SECRET_0\0";
 const SERVER: [u8; 24] = *b"SERVER_TRAFFIC_SECRET_0\0";
 

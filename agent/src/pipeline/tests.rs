@@ -416,11 +416,22 @@ fn library(driver: &Driver, number: u8, attached: Option<u64>) {
     driver.points.map(synthetic::process(number), mapped);
 }
 
+fn refused(driver: &mut Driver, why: Unattached) {
+    let mapped = Mapped {
+        library: Library::Openssl,
+        path: "/lib/libssl.so.3".into(),
+        attached: None,
+        point: Some(PointId(0)),
+        why: Some(why),
+    };
+    driver.points.map(synthetic::process(1), mapped);
+}
+
 #[test]
 fn why_tls_was_not_opened() {
     use CoverageReason as R;
     type Case = (&'static str, fn(&mut Driver), R);
-    let cases: [Case; 9] = [
+    let cases: [Case; 14] = [
         ("no library", |_| {}, R::NoKeyLogPoint),
         (
             "nothing is known of it yet",
@@ -437,17 +448,33 @@ fn why_tls_was_not_opened() {
         ),
         (
             "a file that was not searched",
-            |driver| {
-                let mapped = Mapped {
-                    library: Library::Unknown,
-                    path: "/a".into(),
-                    attached: None,
-                    point: None,
-                    why: Some(Unattached::Unsearched),
-                };
-                driver.points.map(synthetic::process(1), mapped);
-            },
+            |driver| refused(driver, Unattached::Unsearched),
             R::NotSearched,
+        ),
+        (
+            "its breakpoints are taken",
+            |driver| refused(driver, Unattached::NoBreakpoint),
+            R::BreakpointsTaken,
+        ),
+        (
+            "a bound",
+            |driver| refused(driver, Unattached::Limit),
+            R::AttachLimit,
+        ),
+        (
+            "no descriptor",
+            |driver| refused(driver, Unattached::Descriptors),
+            R::DescriptorsExhausted,
+        ),
+        (
+            "a file that somebody writes to",
+            |driver| refused(driver, Unattached::Written),
+            R::AttachRefused,
+        ),
+        (
+            "code that runs elsewhere",
+            |driver| refused(driver, Unattached::TextCopied),
+            R::TextCopied,
         ),
         (
             "a library without a point",

@@ -18,6 +18,16 @@ const COPIES: usize = 5;
 /// Of what is written and run at once.
 const AT_ONCE: usize = 20;
 
+/// Becomes the program of this file, from a copy in memory (memfd_create(2)).
+const FROM_MEMORY: &str = "
+import os, sys
+memory = os.memfd_create('client')
+with open(sys.argv[1], 'rb') as program:
+    os.sendfile(memory, program.fileno(), None, os.fstat(program.fileno()).st_size)
+os.execve(memory, ['client'], dict(os.environ))
+";
+const IN_MEMORY: &str = "/memfd:client (deleted)";
+
 /// What a search says in the log.
 const LOG: &str = "info,tokentrail_agent::kernel::attach=debug";
 
@@ -71,6 +81,11 @@ fn searched_ahead() {
         let made = stage.at_once(&program, &cell);
         stage.took("at-once", &cell, made);
     }
+    for number in 0..COPIES {
+        let cell = format!("memory-{number:02}");
+        let made = stage.from_memory(&program, &cell);
+        stage.took("memory", &cell, made);
+    }
     stage.conclude();
 }
 
@@ -117,6 +132,19 @@ impl Stage<'_> {
         self.run(shell, &copy, cell)
     }
 
+    /// Executed from memory, without a name in any folder.
+    fn from_memory(&mut self, program: &Path, cell: &str) -> Result<Vec<Expected>> {
+        let script = self.lab.path("memory.py");
+        std::fs::write(&script, FROM_MEMORY)?;
+        let shell = self.shell(&self.lab.inside(), &[])?;
+        let command = format!(
+            "/usr/bin/python3 -I {} {}",
+            script.display(),
+            program.display()
+        );
+        self.run_by(shell, &command, Path::new(IN_MEMORY), cell)
+    }
+
     /// A shell that does what it is told, line by line. `by` runs it.
     fn shell(&self, place: &Place, by: &[&str]) -> Result<Program> {
         let mut words = by.iter().copied().chain(["/bin/sh"]);
@@ -135,7 +163,19 @@ impl Stage<'_> {
     }
 
     /// The shell becomes the program, which makes one request.
-    fn run(&mut self, mut shell: Program, program: &Path, cell: &str) -> Result<Vec<Expected>> {
+    fn run(&mut self, shell: Program, program: &Path, cell: &str) -> Result<Vec<Expected>> {
+        let command = program.display().to_string();
+        self.run_by(shell, &command, program, cell)
+    }
+
+    /// The same by a command that becomes the program.
+    fn run_by(
+        &mut self,
+        mut shell: Program,
+        command: &str,
+        program: &Path,
+        cell: &str,
+    ) -> Result<Vec<Expected>> {
         let client = CLIENTS.iter().find(|client| client.name == "go");
         let errand = Errand {
             lab: self.lab,
@@ -148,8 +188,7 @@ impl Stage<'_> {
         // A shell reads ahead of the line that it is at.
         let plan = self.lab.path(&format!("{cell}.plan"));
         std::fs::write(&plan, &call.spec.stdin)?;
-        let words = (program.display(), plan.display());
-        shell.send(&format!("exec {} <{}\n", words.0, words.1))?;
+        shell.send(&format!("exec {command} <{}\n", plan.display()))?;
         shell.finish()?.said_200()?;
         let fact = self.web.fact(&call.path)?;
         let executable = program.to_owned();
@@ -201,7 +240,7 @@ impl Stage<'_> {
         let Some(stopped) = stop(self.agent, &mut self.cells) else {
             return self.cells.finish();
         };
-        for way in ["made", "path", "at-once"] {
+        for way in ["made", "path", "at-once", "memory"] {
             let of_way = self.first.iter().zip(&fingerprints);
             let of_way: Vec<_> = of_way.filter(|((one, _), _)| *one == way).collect();
             let mut read = 0;
@@ -224,7 +263,7 @@ impl Stage<'_> {
                 of_way.len()
             ));
             // How many are is measured: on a busy machine a program may be faster than whoever attaches.
-            if way != "at-once" {
+            if matches!(way, "made" | "path") {
                 let any = (read > 0).then_some(()).context("none was read");
                 self.cells.check(&format!("{way}-read"), any);
             }

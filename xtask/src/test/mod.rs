@@ -27,6 +27,8 @@ const MATRIX: &str = "matrix";
 /// The package's trial, with a Debian that must be made first.
 const TRIAL: Duration = Duration::from_secs(30 * 60);
 const UNIT_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// With 1,000 overwrites by each writer.
+const UNIT_LIMIT_OF_ALL: Duration = Duration::from_secs(3 * 3_600);
 
 #[derive(Args, Default)]
 pub struct Options {
@@ -92,7 +94,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<bool> {
     if options.end_to_end.is_none() {
         say::heading("unit and integration tests");
         for program in programs.iter().filter(|program| program.target != MATRIX) {
-            unit(workspace, program, &mut tally)?;
+            unit(workspace, program, options.all, &mut tally)?;
         }
         doc_tests(workspace, &mut tally)?;
     } else {
@@ -158,7 +160,7 @@ fn build_tests(workspace: &Workspace, tally: &mut Tally) -> Result<Vec<Program>>
     Ok(programs)
 }
 
-fn unit(workspace: &Workspace, program: &Program, tally: &mut Tally) -> Result<()> {
+fn unit(workspace: &Workspace, program: &Program, all: bool, tally: &mut Tally) -> Result<()> {
     let mut command = Command::new(&program.path);
     command
         .current_dir(&program.folder)
@@ -170,19 +172,30 @@ fn unit(workspace: &Workspace, program: &Program, tally: &mut Tally) -> Result<(
         .env("TOKENTRAIL_PYTHON", setup::python(workspace))
         // Setup brought the programs that `agent/tests/receivers` starts.
         .env("TOKENTRAIL_RECEIVERS", "1");
-    listen(&program.name, &mut command, tally)
+    let limit = if all {
+        command.env("TOKENTRAIL_OVERWRITES", "1000");
+        UNIT_LIMIT_OF_ALL
+    } else {
+        UNIT_LIMIT
+    };
+    listen(&program.name, &mut command, limit, tally)
 }
 
 fn doc_tests(workspace: &Workspace, tally: &mut Tally) -> Result<()> {
     let mut command = workspace.cargo();
     command.args(["test", "--workspace", "--doc", "--no-fail-fast"]);
-    listen("examples in the documentation", &mut command, tally)
+    listen(
+        "examples in the documentation",
+        &mut command,
+        UNIT_LIMIT,
+        tally,
+    )
 }
 
-fn listen(name: &str, command: &mut Command, tally: &mut Tally) -> Result<()> {
+fn listen(name: &str, command: &mut Command, limit: Duration, tally: &mut Tally) -> Result<()> {
     let mut step = Step::start(name);
     let mut reader = Reader::default();
-    let status = process::lines(command, UNIT_LIMIT, |line| {
+    let status = process::lines(command, limit, |line| {
         step.tick(line);
         reader.line(line);
     });

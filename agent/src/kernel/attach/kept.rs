@@ -1,28 +1,36 @@
 //! Points that the keeper holds (`crate::kernel::keeper`): uprobes, where no breakpoint is to be had or the configuration
 //! asks for them.
 //!
-//! Attaching one takes tens of milliseconds and opens a file, so that a thread of its own does it. Owners take turns: of
-//! one's many programs the others' need not wait for more than one.
+//! Attaching one takes tens of milliseconds and opens a file, whose server may hang: threads of their own do it, one of
+//! them unless that hangs. Owners take turns, and none has all threads.
 //!
 //! Invariant: the file that is passed on is the one that was searched, in the state that it was searched in.
 
 use super::{Bell, point::Refused, processes::Spot};
 use crate::kernel::{
-    keeper::{self, AttachmentId, Keeper, Program, Request, Scope},
-    keylog::{FileState, discover},
+    keeper::{self, Attachment, Keeper, Program, Request, Scope},
+    keylog::{
+        FileState, discover,
+        process::{
+            Lane,
+            pool::{Pool, Threads},
+        },
+        searches::{Queue, Shares, Taken},
+    },
     owner::Owner,
     points::Unattached,
     record::ProcessKey,
 };
 use agent_common::abi::{self, TICK};
+use rustix::io::Errno;
 use std::{
-    collections::{BTreeMap, VecDeque},
-    fs::File,
+    collections::HashMap,
     io,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, channel},
     },
+    time::Instant,
 };
 use tracing::debug;
 
@@ -44,41 +52,67 @@ pub struct Job {
 /// What came of a job.
 pub struct Done {
     pub job: Job,
-    pub result: Result<AttachmentId, Refused>,
+    pub result: Result<Attachment, Refused>,
 }
 
-/// The thread that asks the keeper.
+/// Of which the keeper has heard nothing for long so often: it gets no more of the keeper's threads.
+const LATE: usize = 4;
+const THREADS: [Threads; 3] = [
+    Threads { usual: 1, most: 16 },
+    Threads { usual: 0, most: 0 },
+    Threads { usual: 0, most: 0 },
+];
+
+/// The threads that ask the keeper.
 pub struct Kept {
     keeper: Arc<Keeper>,
-    jobs: Sender<Job>,
+    pool: Pool<Queue<Job>>,
     done: Receiver<Done>,
+}
+
+/// What the threads share.
+struct Asking {
+    keeper: Arc<Keeper>,
+    done: Sender<Done>,
+    bell: Bell,
+    /// How often the keeper did not answer, by owner.
+    late: Mutex<HashMap<Owner, usize>>,
 }
 
 impl Kept {
     /// # Errors
     /// If there can be no thread.
     pub fn start(keeper: Arc<Keeper>, bell: Bell) -> io::Result<Self> {
-        let (jobs, receiver) = channel::<Job>();
         let (sender, done) = channel();
-        std::thread::Builder::new().name("uprobes".into()).spawn({
-            let keeper = Arc::clone(&keeper);
-            move || {
-                let mut turns = Turns::default();
-                while let Some(job) = next(&receiver, &mut turns) {
-                    let result = attach(&keeper, &job);
-                    if sender.send(Done { job, result }).is_err() {
-                        return;
-                    }
-                    bell.ring();
-                }
-            }
-        })?;
-        Ok(Self { keeper, jobs, done })
+        let asking = Asking {
+            keeper: Arc::clone(&keeper),
+            done: sender,
+            bell,
+            late: Mutex::default(),
+        };
+        let queue = Queue::new(Shares::default());
+        let pool = Pool::start(
+            queue,
+            THREADS,
+            |_| {},
+            move |line, _, taken| {
+                let Taken { owner, ticket, job } = taken;
+                asking.ask(&owner, job);
+                line.with(|queue| queue.done(&owner, ticket, Instant::now()));
+            },
+        )?;
+        Ok(Self { keeper, pool, done })
     }
 
-    pub fn ask(&self, job: Job) {
-        // The thread ends with the other end of its channel alone.
-        let _ = self.jobs.send(job);
+    /// False: too many of its owner's wait, or of all.
+    #[must_use]
+    pub fn ask(&self, job: Job) -> bool {
+        let owner = job.owner.clone();
+        let pushed = self
+            .pool
+            .handle()
+            .with(|queue| queue.push(&owner, Lane::Prompt, job, Instant::now()));
+        pushed.is_ok()
     }
 
     pub fn next(&self) -> Option<Done> {
@@ -90,71 +124,54 @@ impl Kept {
     }
 }
 
-/// What waits, by owner.
-struct Turns<J> {
-    waiting: BTreeMap<Owner, VecDeque<J>>,
-    turns: VecDeque<Owner>,
-}
-
-impl<J> Default for Turns<J> {
-    fn default() -> Self {
-        Self {
-            waiting: BTreeMap::new(),
-            turns: VecDeque::new(),
-        }
-    }
-}
-
-impl<J> Turns<J> {
-    fn push(&mut self, owner: Owner, job: J) {
-        let of_owner = self.waiting.entry(owner.clone()).or_default();
-        if of_owner.is_empty() {
-            self.turns.push_back(owner);
-        }
-        of_owner.push_back(job);
-    }
-
-    fn next(&mut self) -> Option<J> {
-        let owner = self.turns.pop_front()?;
-        let of_owner = self.waiting.get_mut(&owner)?;
-        let job = of_owner.pop_front();
-        if of_owner.is_empty() {
-            self.waiting.remove(&owner);
+impl Asking {
+    fn ask(&self, owner: &Owner, job: Job) {
+        let late = |late: &mut HashMap<Owner, usize>| late.get(owner).copied().unwrap_or(0);
+        let result = if late(&mut self.late()) < LATE {
+            attach(&self.keeper, &job)
         } else {
-            self.turns.push_back(owner);
+            Err(keeper::Refused::Late)
+        };
+        if matches!(result, Err(keeper::Refused::Late)) {
+            *self.late().entry(owner.clone()).or_default() += 1;
         }
-        job
+        let result = result.map_err(|refused| {
+            debug!(%refused, pid = job.process.pid, "no uprobe");
+            reason(&refused)
+        });
+        // Nobody takes it at the end.
+        let _ = self.done.send(Done { job, result });
+        self.bell.ring();
+    }
+
+    fn late(&self) -> MutexGuard<'_, HashMap<Owner, usize>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The job whose turn it is; waits where there is none. `None`: there will be no more.
-fn next(jobs: &Receiver<Job>, turns: &mut Turns<Job>) -> Option<Job> {
-    if turns.turns.is_empty() {
-        let job = jobs.recv().ok()?;
-        turns.push(job.owner.clone(), job);
-    }
-    for job in jobs.try_iter() {
-        turns.push(job.owner.clone(), job);
-    }
-    turns.next()
-}
-
-fn attach(keeper: &Keeper, job: &Job) -> Result<AttachmentId, Refused> {
-    let file = open(job).map_err(|error| {
+fn attach(keeper: &Keeper, job: &Job) -> Result<Attachment, keeper::Refused> {
+    use keeper::Refused as R;
+    let scope = match job.host {
+        true => Scope::Host,
+        false => Scope::Process(job.process.pid),
+    };
+    let file = discover::open_at(job.process.pid, job.spot.address).map_err(|error| {
         debug!(%error, pid = job.process.pid, "a file is not attached to");
-        Refused::Gone
+        match error.errno() {
+            Some(Errno::MFILE | Errno::NFILE) => R::Descriptors,
+            _ => R::Ended,
+        }
     })?;
-    let state = FileState::of(&file).map_err(|_| Refused::For(Unattached::Refused))?;
+    // Here already, since its server may hang.
+    keeper::check_file(&file, scope, None)?;
+    let state = FileState::of(&file).map_err(|error| R::Kernel(error.to_string()))?;
     if !state.as_kernel().has_content_of(&job.file) {
-        return Err(Refused::For(Unattached::Written));
+        return Err(R::Changed);
     }
     let request = Request {
         file: &file,
         state,
-        scope: match job.host {
-            true => Scope::Host,
-            false => Scope::Process(job.process.pid),
-        },
+        scope,
         start_ticks: job.process.start / TICK,
         places: vec![keeper::Place {
             program: job.program,
@@ -163,17 +180,7 @@ fn attach(keeper: &Keeper, job: &Job) -> Result<AttachmentId, Refused> {
             returns: false,
         }],
     };
-    match keeper.attach(&request) {
-        Ok(attachment) => Ok(attachment.id),
-        Err(refused) => {
-            debug!(%refused, pid = job.process.pid, "no uprobe");
-            Err(reason(&refused))
-        }
-    }
-}
-
-fn open(job: &Job) -> io::Result<File> {
-    discover::open_at(job.process.pid, job.spot.address).map_err(io::Error::other)
+    keeper.attach(&request)
 }
 
 fn reason(refused: &keeper::Refused) -> Refused {
@@ -196,22 +203,4 @@ fn reason(refused: &keeper::Refused) -> Refused {
         | R::NoKeeper
         | R::Channel(_) => Unattached::Refused,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nobodys_many_jobs_hold_another_owners() {
-        let mut turns = Turns::default();
-        for job in 0..3 {
-            turns.push(Owner::named("many"), job);
-        }
-        assert_eq!(turns.next(), Some(0));
-        turns.push(Owner::named("one"), 100);
-        let rest: Vec<_> = std::iter::from_fn(|| turns.next()).collect();
-        assert_eq!(rest, [1, 100, 2]);
-        assert!(turns.waiting.is_empty());
-    }
 }

@@ -17,7 +17,7 @@ use crate::{
     flow::Nanos,
     kernel::{
         decode::now,
-        keeper::{AttachmentId, Keeper, Program},
+        keeper::{self, AttachmentId, Keeper, Program},
         keylog::PointKind,
         owner::Owner,
         points::Unattached,
@@ -43,9 +43,7 @@ use tracing::{debug, warn};
 
 /// Descriptors that are left for everything else.
 const OTHERS: usize = 256;
-/// What the keeper may be asked for and not have answered.
-const ASKED: usize = 2_048;
-/// The part of all descriptors, and of what the keeper is asked for, that one owner's processes may take.
+/// The part of all descriptors, and of all uprobes, that one owner's processes may take.
 const SHARE: usize = 4;
 /// How often threads are listed again, to find those that were made meanwhile.
 const ROUNDS: usize = 16;
@@ -128,6 +126,8 @@ pub struct Attachments {
     kept: Option<Kept>,
     /// What the keeper was asked for and has not answered.
     asked: HashMap<(ProcessKey, PointId, u64), Owner>,
+    /// What the keeper can hold.
+    most_uprobes: usize,
     /// Closing a breakpoint takes up to half a millisecond, detaching a uprobe tens of them: not for the thread that
     /// attaches.
     closing: Sender<Vec<Held>>,
@@ -153,6 +153,7 @@ impl Attachments {
             places: PlacesTable::default(),
             kept,
             asked: HashMap::new(),
+            most_uprobes: keeper::ATTACHMENTS,
             closing,
         })
     }
@@ -271,24 +272,26 @@ impl Attachments {
             return Ok(Attached::Asked { first, refused });
         }
         let owner = Owner::of(target.process.pid);
-        let of_owner = self.asked.values().filter(|other| **other == owner);
-        if self.asked.len() >= ASKED || of_owner.count() >= ASKED / SHARE {
+        let asked = self.asked.values().filter(|other| **other == owner);
+        if asked.count() + self.processes.uprobes_of(&owner) >= self.most_uprobes / SHARE {
             return Err(Refused::For(Unattached::Limit));
         }
         let spot = self.spot(target, known)?;
-        self.asked.insert(name, owner.clone());
-        if let Some(kept) = &self.kept {
-            kept.ask(Job {
-                process: target.process,
-                owner,
-                spot,
-                program,
-                file: target.file,
-                file_offset: known.point.file_offset,
-                host,
-                refused,
-            });
+        let job = Job {
+            process: target.process,
+            owner: owner.clone(),
+            spot,
+            program,
+            file: target.file,
+            file_offset: known.point.file_offset,
+            host,
+            refused,
+        };
+        if !self.kept.as_ref().is_some_and(|kept| kept.ask(job)) {
+            self.give_back(spot.places);
+            return Err(Refused::For(Unattached::Limit));
         }
+        self.asked.insert(name, owner);
         let first = true;
         Ok(Attached::Asked { first, refused })
     }
@@ -300,7 +303,12 @@ impl Attachments {
         // Not there any more where the process has left meanwhile.
         let wanted = self.asked.remove(&(process, point, address)).is_some();
         let result = match result {
-            Ok(id) => {
+            Ok(attachment) => {
+                self.most_uprobes = match attachment.way {
+                    keeper::Way::Multi => keeper::ATTACHMENTS,
+                    keeper::Way::Perf => keeper::EVENTS,
+                };
+                let id = attachment.id;
                 let held = vec![Held::Uprobe { id, host: job.host }];
                 let since = now();
                 if wanted && start_ticks(process.pid) == Some(process.start / TICK) {

@@ -100,6 +100,12 @@ impl<D> Processes<D> {
         self.by_owner.get(owner).copied().unwrap_or(0)
     }
 
+    /// Attachments of this owner's processes that are no breakpoints.
+    pub fn uprobes_of(&self, owner: &Owner) -> usize {
+        let uprobes = self.attachments.values().filter(|one| !one.is_breakpoint);
+        uprobes.filter(|one| one.owner == *owner).count()
+    }
+
     pub fn keys(&self) -> Vec<ProcessKey> {
         let key = |(pid, process): (&u32, &Process)| ProcessKey {
             pid: *pid,

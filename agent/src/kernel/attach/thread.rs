@@ -310,7 +310,7 @@ impl Thread {
             } => {
                 self.attachments.leave(process);
                 self.pending.remove(&process.pid);
-                self.moved.retain(|(_, moved)| *moved != process);
+                self.forget_move(process);
                 if self.own.contains(&process.pid) {
                     return;
                 }
@@ -361,14 +361,19 @@ impl Thread {
             } => {
                 self.attachments.leave_scope(process);
                 self.pending.remove(&process.pid);
-                self.moved.retain(|(_, moved)| *moved != process);
+                self.forget_move(process);
             }
             Record::Exited { process } => {
                 self.attachments.leave(process);
-                self.moved.retain(|(_, moved)| *moved != process);
+                self.forget_move(process);
                 self.ended_before(process);
             }
         }
+    }
+
+    /// What it is now is told by another record.
+    fn forget_move(&mut self, process: ProcessKey) {
+        self.moved.retain(|(_, moved)| *moved != process);
     }
 
     /// Looks at one process that was moved into the scope and runs what it ran before. Whoever begins a program comes first.

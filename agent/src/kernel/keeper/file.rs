@@ -41,7 +41,11 @@ const OTHERS: &[(u64, &str)] = &[
 /// Whether a lease on it holds everybody back who writes; true if all but those who write into an overlay's layers.
 ///
 /// `memory`: the device of files that are in memory alone.
-pub(super) fn check(file: impl AsFd, scope: Scope, memory: Option<u64>) -> Result<bool, Refused> {
+pub(in crate::kernel) fn check(
+    file: impl AsFd,
+    scope: Scope,
+    memory: Option<u64>,
+) -> Result<bool, Refused> {
     let file = file.as_fd();
     let stat = fstat(file).map_err(|error| Refused::Kernel(error.to_string()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {

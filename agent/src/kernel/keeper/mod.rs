@@ -39,6 +39,7 @@ pub mod trial;
 mod watch;
 
 pub use client::{Keeper, Request, StartError, Started};
+pub(in crate::kernel) use file::check as check_file;
 pub use hold::{ATTACHMENTS, EVENTS, FILES};
 pub(in crate::kernel) use programs::Maps;
 pub use programs::{Programs, ProgramsError};

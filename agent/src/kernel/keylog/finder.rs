@@ -15,6 +15,7 @@ use super::places::Places;
 use super::scan::Scanner;
 use super::state::FileState;
 use crate::kernel::bridge::functions::{self, Place};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::fs::File;
@@ -56,6 +57,17 @@ pub enum LookError {
     Earlier(String),
     #[error("cannot be read: {0}")]
     Read(#[from] io::Error),
+}
+
+impl LookError {
+    /// The kernel's reason, if it gave one.
+    #[must_use]
+    pub fn errno(&self) -> Option<Errno> {
+        match self {
+            Self::Read(error) => Errno::from_io_error(error),
+            _ => None,
+        }
+    }
 }
 
 /// What a point gives when it is hit.

@@ -2,7 +2,7 @@
 //! of the four are always theirs, and what they count is right.
 
 use super::stage::Stage;
-use crate::support::clients::CURL;
+use crate::support::clients::{CLIENTS, CURL};
 use crate::support::expect::stop;
 use crate::support::process::{Place, Program, Spec};
 use crate::support::report::Cells;
@@ -28,6 +28,7 @@ fn debugged() {
             Err(error) => cells.skip(cell, &format!("not out of scope either: {error:#}")),
         }
     }
+    taken(&mut stage, &library, &mut cells);
     match fixtures::system("/usr/bin/gdb") {
         Ok(gdb) => {
             for session in SESSIONS {
@@ -70,6 +71,56 @@ fn counts(stage: &mut Stage, library: &Path, cell: &str, scenario: &'static str)
     let place = stage.lab.inside();
     let done = run(stage, library, scenario, &asked, &place)?;
     read_from_second(stage, cell, &asked, &done)
+}
+
+/// Puts four instruction breakpoints that only count on this thread and on those that it makes (perf_event_open(2)), and
+/// becomes another program, which keeps them.
+const TAKE_ALL: &str = r#"
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+place = ctypes.cast(libc.getppid, ctypes.c_void_p).value
+attributes = bytearray(128)
+struct.pack_into("IIQQQQQIIQQ", attributes, 0, 5, 128, 0, 0, 0, 0, 1 << 1 | 1 << 5 | 1 << 6, 0, 4, place, 8)
+held = (ctypes.c_char * 128).from_buffer(attributes)
+for _ in range(4):
+    if libc.syscall(298, held, 0, -1, -1, 0) < 0:
+        sys.exit(os.strerror(ctypes.get_errno()))
+os.execv(sys.argv[1], sys.argv[1:])
+"#;
+
+/// Programs that hold all four debug registers themselves: a library is read by a uprobe, and a program, whose own text
+/// takes none, is listed.
+fn taken(stage: &mut Stage, library: &Path, cells: &mut Cells) {
+    let wrap = |mut spec: Spec| {
+        let program = std::mem::replace(&mut spec.program, "/usr/bin/python3".into());
+        let words = ["-I".into(), "-c".into(), TAKE_ALL.into()];
+        let words = words.into_iter().chain([program.into_os_string()]);
+        spec.args.splice(0..0, words);
+        spec
+    };
+    let curl = |stage: &Stage, place: &Place| {
+        stage.ask(&CURL, place, |spec| {
+            wrap(spec.env("LD_LIBRARY_PATH", library))
+        })
+    };
+    let place = stage.lab.inside();
+    if let Err(error) = curl(stage, &stage.lab.outside()) {
+        return cells.skip("taken", &format!("not out of scope either: {error:#}"));
+    }
+    let read = stage.until_read(|stage| curl(stage, &place));
+    cells.check("taken-library", read.map(drop));
+    let go = CLIENTS.iter().find(|client| client.name == "go");
+    let (Some(go), Ok(_)) = (go, fixtures::go_client()) else {
+        return cells.skip("taken-program", "there is no Go");
+    };
+    let asked = stage.ask_once(go, &place, wrap);
+    let asked = asked.map(|(errand, _)| (errand.path, errand.credential));
+    let listed = asked.and_then(|(path, credential)| {
+        let listed = stage.read_or_listed(&path, &credential, &["breakpoints_taken"]);
+        ensure!(!stage.was_read(&credential)?, "it was read");
+        listed
+    });
+    cells.check("taken-program", listed);
 }
 
 /// The first handshake may be over before anything can be attached: it is not what is asked here.

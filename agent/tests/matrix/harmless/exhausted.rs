@@ -3,6 +3,7 @@
 
 use super::stage::{NOBODY, Stage};
 use crate::support::agent::Agent;
+use crate::support::cgroup::Cgroup;
 use crate::support::expect::{stop, unread_in};
 use crate::support::fakes::Fake;
 use crate::support::known;
@@ -33,13 +34,21 @@ fn limit_descriptors(agent: &Agent, most: u64) -> Result<()> {
     Ok(())
 }
 
+fn soft_limit(pid: u32) -> Result<u64> {
+    limit_of(pid, 0)
+}
+
 fn hard_limit(pid: u32) -> Result<u64> {
+    limit_of(pid, 1)
+}
+
+fn limit_of(pid: u32, column: usize) -> Result<u64> {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
     let mut lines = limits.lines();
     let line = lines.find_map(|line| line.strip_prefix("Max open files"));
-    let hard = line.and_then(|line| line.split_whitespace().nth(1));
-    let hard = hard.with_context(|| format!("no limit of files in {limits}"))?;
-    Ok(hard.parse()?)
+    let limit = line.and_then(|line| line.split_whitespace().nth(column));
+    let limit = limit.with_context(|| format!("no limit of files in {limits}"))?;
+    Ok(limit.parse()?)
 }
 
 /// So many small programs in a folder of the lab.
@@ -120,12 +129,20 @@ fn limit() {
     limit_descriptors(&stage.agent, LIMIT).unwrap();
     let library = stage.library("library").unwrap();
     let programs = fakes(&stage, "programs", COUNT).unwrap();
-    let held = mapped(&programs, &stage.lab.inside_as(NOBODY)).unwrap();
+    // Each of them an owner of its own.
+    let scope = stage.lab.scope().unwrap();
+    let (many, one) = (scope.child("many.service"), scope.child("one.service"));
+    let (many, one) = (many.unwrap(), one.unwrap());
+    let place = |group: &Cgroup, user| Place {
+        procs: Some(group.procs()),
+        user,
+    };
+    let held = mapped(&programs, &place(&many, Some(NOBODY))).unwrap();
     known::settled(&stage.agent);
     // One process, which stays: its last connection is past every doubt about a first handshake.
     let asked = requests(&stage.lab, "limit-user", 4);
     let script = stage.script("anew", &library, &asked).unwrap();
-    let mut user = script.start(&stage.lab.inside()).unwrap();
+    let mut user = script.start(&place(&one, None)).unwrap();
     for request in &asked {
         user.reach(&request.cell).unwrap();
         user.go().unwrap();
@@ -185,17 +202,25 @@ fn many_at_the_end() {
     let stage = Stage::new("many-at-the-end").unwrap();
     let mut cells = Cells::new("many_at_the_end");
     let all = fakes(&stage, "programs", repeat(COUNT)).unwrap();
+    let at_rest = stage.agent.descriptors();
     let held: Vec<_> = all
         .chunks(all.len().div_ceil(USERS))
         .zip(FIRST_USER..)
         .map(|(share, user)| mapped(share, &stage.lab.inside_as(user)).unwrap())
         .collect();
     known::settled(&stage.agent);
+    // All of them have one owner.
+    let limit = soft_limit(stage.agent.pid()).unwrap();
+    let share = usize::try_from(limit).unwrap_or(usize::MAX) / 5;
+    let attached = wait_for(seconds(60), || {
+        let attached = stage.agent.descriptors().saturating_sub(at_rest);
+        (attached >= all.len().min(share)).then_some(attached)
+    });
     say(&format!(
-        "many_at_the_end: {} processes, {} descriptors",
-        all.len(),
-        stage.agent.descriptors()
+        "many_at_the_end: {} processes, {attached:?} descriptors for them",
+        all.len()
     ));
+    cells.check("attached", attached.map(drop).context("too few points"));
     end(stage.agent, &mut cells);
     drop(held);
     cells.finish();

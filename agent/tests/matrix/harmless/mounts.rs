@@ -79,6 +79,8 @@ fn containers(stage: &mut Stage, cell: &str, kind: Kind) -> Result<()> {
     let image = library_in(&stage.lab.path(&format!("image-{cell}")))?;
     let plain = stage.library(&format!("plain-{cell}"))?;
     let alone = hits_of_one(stage, &format!("{cell}-alone"), &plain)?;
+    // Of each direction a handshake and an application secret, and the exporter's.
+    ensure!(alone == 5, "one handshake has {alone} hits");
     let mut there = (0..repeat(CONTAINERS))
         .map(|number| start(stage, &format!("{cell}-{number}"), kind, &image))
         .collect::<Result<Vec<_>>>()?;

@@ -5,7 +5,7 @@ use super::stage::{Stage, unhurt};
 use super::{LONG_SUM, SHORT_SUM};
 use crate::support::clients::{CLIENTS, CURL, Client};
 use crate::support::expect::stop;
-use crate::support::known;
+use crate::support::known::{self, Searches};
 use crate::support::process::{Place, Program, Spec, run};
 use crate::support::report::Cells;
 use crate::support::{all, brief, fixtures, repeat, say, turn};
@@ -14,6 +14,7 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Overwrites by each way.
 const ROUNDS: usize = 20;
@@ -282,6 +283,17 @@ fn mapper(file: &Path, place: &Place) -> Result<Program> {
 /// Files made in one folder until one has the inode number of one that is gone.
 const FILES: usize = 2_000;
 
+/// Age at which a file's state says which content it has.
+const OLD_ENOUGH: Duration = Duration::from_millis(300);
+
+/// Searches of files that were executed or mapped.
+fn searches(stage: &Stage) -> Result<u64> {
+    let told = Searches::of(&stage.agent.coverage()?);
+    Ok(told
+        .context("the agent does not tell of its searches")?
+        .done)
+}
+
 /// A program with nothing to read in it is deleted, and a TLS library gets its inode number, length and times: it is
 /// read. False if no number came again.
 fn inode_again(stage: &mut Stage) -> Result<bool> {
@@ -293,7 +305,15 @@ fn inode_again(stage: &mut Stage) -> Result<bool> {
     content.resize(original.len(), 0);
     fs::write(&sum, content)?;
     fs::set_permissions(&sum, fs::Permissions::from_mode(0o755))?;
+    // A file that was just written is searched at every use: its state is believed only later.
+    std::thread::sleep(OLD_ENOUGH);
     known::introduce(&stage.agent, &Spec::new(&sum), &stage.lab.inside())?;
+    let searched = searches(stage)?;
+    known::introduce(&stage.agent, &Spec::new(&sum), &stage.lab.inside())?;
+    ensure!(
+        searches(stage)? == searched,
+        "a file that was searched was not remembered"
+    );
     let before = fs::metadata(&sum)?;
     fs::remove_file(&sum)?;
     let mut again = None;
@@ -321,6 +341,7 @@ fn inode_again(stage: &mut Stage) -> Result<bool> {
             == (before.ino(), before.len(), before.mtime_nsec()),
         "the file is not made as it must be"
     );
+    std::thread::sleep(OLD_ENOUGH);
     // A client's first handshake may come before the search, which is not asked here.
     let place = stage.lab.inside();
     let took = stage.until_read(|stage| {

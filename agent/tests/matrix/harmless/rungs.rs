@@ -3,6 +3,7 @@
 
 use super::SHORT_SUM;
 use super::stage::{Stage, library_in, unhurt};
+use crate::support::agent;
 use crate::support::expect::stop;
 use crate::support::known;
 use crate::support::process::{Place, Program, Spec};
@@ -21,6 +22,7 @@ use std::time::Instant;
 fn rungs() {
     let Some(_turn) = turn("rungs") else { return };
     let mut cells = Cells::new("rungs");
+    cells.check("doctor", told_by_doctor());
     for rung in ["breakpoint", "uprobe", "uprobe-host"] {
         match Stage::on_rung("rungs", rung) {
             Ok(Some(stage)) => {
@@ -33,6 +35,25 @@ fn rungs() {
         }
     }
     cells.finish();
+}
+
+/// What the self-tests found.
+fn told_by_doctor() -> Result<()> {
+    let spec = Spec::new(agent::program()).args(["doctor", "--json"]);
+    let finished = Program::start(&spec, &Place::default())?.finish()?;
+    let report: serde_json::Value = serde_json::from_str(&finished.stdout.join("\n"))?;
+    for rung in ["breakpoints", "keeper"] {
+        ensure!(report[rung].get("Ok").is_some(), "{rung}: {}", report[rung]);
+    }
+    let spec = Spec::new(agent::program()).arg("doctor");
+    let finished = Program::start(&spec, &Place::default())?.finish()?;
+    let chosen = |line: &String| line.contains("breakpoint") && line.contains("<- chosen");
+    ensure!(
+        finished.stdout.iter().any(chosen),
+        "doctor names no rung: {}",
+        finished.stdout.join("\n")
+    );
+    Ok(())
 }
 
 fn smoke(mut stage: Stage, rung: &str, cells: &mut Cells) -> Result<()> {

@@ -5,7 +5,8 @@
 
 use crate::support::agent::{Agent, Options};
 use crate::support::clients::{self, CURL, Client, Errand, Ran};
-use crate::support::expect::Side;
+use crate::support::event::Event;
+use crate::support::expect::{Side, unread_in};
 use crate::support::known;
 use crate::support::lab::Lab;
 use crate::support::process::{Place, Program, Spec};
@@ -123,6 +124,25 @@ impl Stage {
                     && event.fingerprints().contains(&fingerprint.as_str())
             })
         })
+    }
+
+    /// The connection of the request of this path is read, or listed with one of these reasons.
+    pub fn read_or_listed(&mut self, path: &str, credential: &str, reasons: &[&str]) -> Result<()> {
+        let fact = self.web.fact(path)?;
+        let ends = fact.local().zip(fact.remote());
+        let (server, client) = ends.context("the connection's ends")?;
+        let fingerprint = self.agent.fingerprint(credential)?;
+        let is_read = |event: &Event| {
+            event.is_usage() && event.fingerprints().contains(&fingerprint.as_str())
+        };
+        let listed = |events: &[Event]| unread_in(events, client, server, reasons);
+        self.agent.wait_until(seconds(20), |events| {
+            events.iter().any(is_read) || listed(events).is_ok()
+        })?;
+        match self.agent.events.iter().any(is_read) {
+            true => Ok(()),
+            false => listed(&self.agent.events).map(drop).context("not read"),
+        }
     }
 
     /// Asks until a request is read: how many that took.

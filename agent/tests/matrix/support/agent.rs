@@ -221,13 +221,13 @@ impl Agent {
         serde_json::from_str(&told).context("a snapshot")
     }
 
-    /// How often a key-log point was met by a process of the scope.
+    /// How often a key-log point was met, by a process of the scope or by another one.
     pub fn hits(&self) -> Result<u64> {
         // Counters that are 0 are left out.
         let told = self.coverage()?;
         let counters = told["counters"].as_object().context("no counters")?;
-        let seen = counters.get("probe.keylog.seen");
-        Ok(seen.and_then(Value::as_u64).unwrap_or(0))
+        let count = |name: &str| counters.get(name).and_then(Value::as_u64).unwrap_or(0);
+        Ok(count("probe.keylog.seen") + count("probe.keylog.stray"))
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) -> Result<()> {

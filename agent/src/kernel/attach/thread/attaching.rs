@@ -178,6 +178,11 @@ impl Thread {
             refused = ?why,
             "key-log point"
         );
+        // What runs translated comes to no breakpoint, and may end before it is looked at again.
+        let why = match attached {
+            Some(_) if is_translated(process.pid) => Some(Unattached::TextCopied),
+            _ => why,
+        };
         if attached.is_some() {
             self.fresh.push(process);
         }
@@ -225,8 +230,7 @@ impl Thread {
             return;
         }
         let moved = look::is_mapped_at(process.pid, &addresses) == Some(false);
-        let translated = look::program(process.pid).is_some_and(|path| is_translator(&path));
-        if moved || translated {
+        if moved || is_translated(process.pid) {
             for mut mapped in self.points.of_process(process) {
                 if mapped.attached.is_some() {
                     mapped.why = Some(Unattached::TextCopied);
@@ -235,4 +239,9 @@ impl Thread {
             }
         }
     }
+}
+
+/// Whether the process's program runs others' code translated.
+fn is_translated(pid: u32) -> bool {
+    look::program(pid).is_some_and(|path| is_translator(&path))
 }

@@ -10,7 +10,7 @@
 
 mod queue;
 
-pub use queue::Shares;
+pub use queue::{Queue, Shares, Taken};
 
 use super::cache::{Cache, CacheProblem};
 use super::elf::FileSource;
@@ -22,7 +22,7 @@ use super::process::{Class, Failure, Lane, SearchError};
 use super::state::{FileState, Seen};
 use crate::kernel::{bare, owner::Owner};
 use lru::LruCache;
-use queue::{Queue, Taken, Ticket};
+use queue::Ticket;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -95,11 +95,7 @@ pub enum Reason {
 
 impl From<LookError> for Reason {
     fn from(error: LookError) -> Self {
-        let errno = match &error {
-            LookError::Read(error) => Errno::from_io_error(error),
-            _ => None,
-        };
-        match errno {
+        match error.errno() {
             Some(Errno::MFILE | Errno::NFILE) => Self::NoDescriptor,
             _ => Self::Open(error),
         }
@@ -163,8 +159,8 @@ struct Shared {
     answer: Box<dyn Fn(Searched) + Send + Sync>,
 }
 
-impl Line for Queue<Step> {
-    type Job = Taken<Step>;
+impl<J: Send + 'static> Line for Queue<J> {
+    type Job = Taken<J>;
 
     fn next(&mut self, lane: Lane, now: Instant) -> Option<Self::Job> {
         Self::next(self, lane, now)
