@@ -10,6 +10,7 @@
 //! Invariant: bounded: points and processes are forgotten least recently used first.
 
 use super::{
+    decode::now,
     keylog::{Library, PointKind},
     record::{PointId, ProcessKey},
 };
@@ -141,8 +142,11 @@ pub enum Change {
     },
     /// Files of this process will be searched.
     Asked(ProcessKey),
-    /// A search that was told of is done.
-    LookedAt(ProcessKey),
+    /// A search that was told of was done at this time.
+    LookedAt {
+        process: ProcessKey,
+        time: Nanos,
+    },
     State {
         point: PointId,
         state: State,
@@ -186,6 +190,8 @@ type Follower = Box<dyn Fn(&Change) + Send>;
 struct Inner {
     points: LruCache<PointId, Attached>,
     processes: LruCache<(u32, u64), OfProcess>,
+    /// When processes last executed another program, as the worker was told: the attacher may not have come to it yet.
+    executed: LruCache<(u32, u64), Nanos>,
     searches: SearchCounts,
     /// Called with the lock held, so that changes arrive in their order.
     follower: Option<Follower>,
@@ -208,8 +214,8 @@ struct OfProcess {
     libraries: Vec<Mapped>,
     /// Searches that are not done.
     awaited: u32,
-    /// At least one look is done.
-    looked: bool,
+    /// When the last look was done.
+    looked: Option<Nanos>,
 }
 
 /// Shared between the attacher and the pipeline.
@@ -221,6 +227,7 @@ impl Default for Points {
         Self(Arc::new(Mutex::new(Inner {
             points: LruCache::new(POINTS),
             processes: LruCache::new(PROCESSES),
+            executed: LruCache::new(PROCESSES),
             searches: SearchCounts::default(),
             follower: None,
         })))
@@ -249,7 +256,7 @@ impl Points {
             Change::Executed(process) => self.executed(process),
             Change::Forked { parent, child } => self.forked(parent, child),
             Change::Asked(process) => self.asked(process),
-            Change::LookedAt(process) => self.looked_at(process),
+            Change::LookedAt { process, time } => self.looked_at_time(process, time),
             Change::State { point, state } => self.set_state(point, state),
             Change::Cleared => self.clear(),
             Change::Searches(counts) => self.set_searches(counts),
@@ -306,7 +313,12 @@ impl Points {
         let mut inner = self.lock();
         inner.follow(&Change::Forked { parent, child });
         if let Some(of_parent) = inner.processes.get(&coarse(parent)).cloned() {
-            inner.processes.put(coarse(child), of_parent);
+            // What is awaited for the child is told as the child's.
+            let of_child = OfProcess {
+                awaited: 0,
+                ..of_parent
+            };
+            inner.processes.put(coarse(child), of_child);
         }
     }
 
@@ -322,21 +334,33 @@ impl Points {
 
     /// A look that was asked for is done, whatever was found.
     pub fn looked_at(&self, process: ProcessKey) {
+        self.looked_at_time(process, now());
+    }
+
+    fn looked_at_time(&self, process: ProcessKey, time: Nanos) {
         let mut inner = self.lock();
-        inner.follow(&Change::LookedAt(process));
+        inner.follow(&Change::LookedAt { process, time });
         let known = inner
             .processes
             .get_or_insert_mut(coarse(process), OfProcess::default);
         known.awaited = known.awaited.saturating_sub(1);
-        known.looked = true;
+        known.looked = Some(time);
     }
 
     /// Whether what [`of_process`](Self::of_process) says of it is final for now.
     pub fn knows(&self, process: ProcessKey) -> bool {
-        self.lock()
+        let inner = self.lock();
+        let key = coarse(process);
+        let executed = inner.executed.peek(&key).copied().unwrap_or(0);
+        inner
             .processes
-            .peek(&coarse(process))
-            .is_some_and(|known| known.looked && known.awaited == 0)
+            .peek(&key)
+            .is_some_and(|known| known.looked >= Some(executed) && known.awaited == 0)
+    }
+
+    /// The process has executed another program: what is known of it is of the former one, until it is looked at again.
+    pub fn is_another_since(&self, process: ProcessKey, time: Nanos) {
+        self.lock().executed.put(coarse(process), time);
     }
 
     pub fn get(&self, id: PointId) -> Option<Attached> {
@@ -550,6 +574,31 @@ mod tests {
         assert!(!points.knows(process));
         points.looked_at(process);
         assert!(points.knows(process));
+    }
+
+    #[test]
+    fn a_process_is_not_known_between_exec_and_the_next_look() {
+        let (points, process) = (Points::default(), ProcessKey { pid: 7, start: 0 });
+        points.looked_at(process);
+        assert!(points.knows(process));
+        points.is_another_since(process, now());
+        assert!(!points.knows(process));
+        points.executed(process);
+        points.looked_at(process);
+        assert!(points.knows(process));
+    }
+
+    #[test]
+    fn a_child_waits_for_its_own_searches_alone() {
+        let points = Points::default();
+        let (parent, child) = (
+            ProcessKey { pid: 7, start: 0 },
+            ProcessKey { pid: 8, start: 5 },
+        );
+        points.looked_at(parent);
+        points.asked(parent);
+        points.forked(parent, child);
+        assert!(points.knows(child) && !points.knows(parent));
     }
 
     #[test]

@@ -355,6 +355,9 @@ impl Pipeline {
 
     fn process(&mut self, record: &ProcessRecord) {
         self.processes.apply(record);
+        if let ProcessRecord::Exec { time, caller, .. } = record {
+            self.points.is_another_since(caller.process, *time);
+        }
         if let ProcessRecord::Exit { time, process } = record {
             self.ended.push_back((*time, *process));
         }

@@ -4,12 +4,12 @@
 use crate::clients::{Stage, first_handshakes, left_out};
 use crate::support::agent::Agent;
 use crate::support::clients::{CLIENTS, Call, Client, Errand, Ran, Running, run};
-use crate::support::expect::{Expected, conclude};
+use crate::support::expect::{Expected, Side, stop};
 use crate::support::lab::Lab;
 use crate::support::programs::{Trial, Tried};
 use crate::support::servers::{Server, Wire};
 use crate::support::token;
-use crate::support::{known, nginx, repeat, turn};
+use crate::support::{known, nginx, repeat, say, turn};
 use anyhow::{Context, Result, ensure};
 use std::collections::HashSet;
 
@@ -90,10 +90,11 @@ fn repeated() {
     };
     let lab = Lab::new("repeated").unwrap();
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
-    let agent = Agent::start(&lab).unwrap();
+    let mut agent = Agent::start(&lab).unwrap();
     known::usual(&agent, &lab).unwrap();
     let mut stage = Stage::new(&lab, "repeated");
     first_handshakes(&mut stage, &web, &agent);
+    let mut of_many = Vec::new();
     for client in &CLIENTS {
         if let Some(reason) = left_out(client) {
             stage.cells.skip(client.name, reason);
@@ -111,13 +112,68 @@ fn repeated() {
                 let tried = Tried::both(client.name, web.name, way.wire, way.http2, trial);
                 stage.cells.about(&cell, tried);
                 match made {
-                    Ok(expected) => stage.expected.add(expected),
+                    Ok(mut expected) => {
+                        if matches!(trial, Trial::AtOnce(_)) && way.wire != Wire::Clear {
+                            may_be_late(&mut expected);
+                            of_many.push((cell, clients_of(&expected)));
+                        }
+                        stage.expected.add(expected);
+                    }
                     Err(error) => stage.cells.check(&cell, Err(error)),
                 }
             }
         }
     }
-    conclude(&stage.expected, agent, stage.cells);
+    let expected = stage.expected.check(&mut agent, &mut stage.cells);
+    expected.expect("the agent's events can be read");
+    let mut all = (0, 0);
+    for (cell, credentials) in &of_many {
+        let read = read_of(&agent, credentials).expect("fingerprints can be told");
+        all = (all.0 + read, all.1 + credentials.len());
+        let told = format!(
+            "{read} of {} processes at once were read",
+            credentials.len()
+        );
+        let enough = (2 * read >= credentials.len()).then_some(()).context(told);
+        stage.cells.check(&format!("{cell}-share"), enough);
+    }
+    say(&format!(
+        "repeated: {} of {} first handshakes of processes at once were read",
+        all.0, all.1
+    ));
+    let strangers = stage.expected.no_strangers(&agent, &mut stage.cells);
+    strangers.expect("fingerprints can be told");
+    stop(agent, &mut stage.cells);
+    stage.cells.finish();
+}
+
+/// Of processes at once some are quicker than whoever attaches, with few processors: a matter of time, which is measured.
+fn may_be_late(expected: &mut [Expected]) {
+    for one in expected.iter_mut().filter(|one| one.side == Side::Client) {
+        one.may_be_late = true;
+    }
+}
+
+fn clients_of(expected: &[Expected]) -> Vec<String> {
+    let clients = expected.iter().filter(|one| one.side == Side::Client);
+    clients.map(|one| one.credential.clone()).collect()
+}
+
+/// So many of these credentials have an event of the client's.
+fn read_of(agent: &Agent, credentials: &[String]) -> Result<usize> {
+    let wanted: HashSet<String> = credentials
+        .iter()
+        .map(|credential| agent.fingerprint(credential))
+        .collect::<Result<_>>()?;
+    let clients = agent
+        .events
+        .iter()
+        .filter(|event| event.is_usage() && event.direction() == Side::Client.name());
+    let seen: HashSet<&str> = clients
+        .flat_map(|event| event.fingerprints())
+        .filter(|fingerprint| wanted.contains(*fingerprint))
+        .collect();
+    Ok(seen.len())
 }
 
 type Form = fn(&Lab, &Server, &Client, &Way, &str) -> Option<Result<Vec<Expected>>>;

@@ -28,14 +28,17 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tracing::debug;
 
 /// What is to be attached.
 pub struct Job {
+    /// Never used twice.
+    pub number: u64,
     pub process: ProcessKey,
     pub owner: Owner,
     /// Where the point is in the process.
@@ -47,6 +50,8 @@ pub struct Job {
     pub host: bool,
     /// Why there is no breakpoint instead.
     pub refused: Unattached,
+    /// [`Kept`]'s own.
+    pub rests: u64,
 }
 
 /// What came of a job.
@@ -55,8 +60,10 @@ pub struct Done {
     pub result: Result<Attachment, Refused>,
 }
 
-/// Of which the keeper has heard nothing for long so often: it gets no more of the keeper's threads.
+/// An owner whose jobs the keeper did not answer so often in a row, since their file may hang: the others of it are
+/// refused, until so long after the last one.
 const LATE: usize = 4;
+const FORGIVEN: Duration = Duration::from_secs(60);
 const THREADS: [Threads; 3] = [
     Threads { usual: 1, most: 16 },
     Threads { usual: 0, most: 0 },
@@ -68,6 +75,8 @@ pub struct Kept {
     keeper: Arc<Keeper>,
     pool: Pool<Queue<Job>>,
     done: Receiver<Done>,
+    /// How often everything was detached: jobs from before are not done.
+    rests: Arc<AtomicU64>,
 }
 
 /// What the threads share.
@@ -75,8 +84,9 @@ struct Asking {
     keeper: Arc<Keeper>,
     done: Sender<Done>,
     bell: Bell,
-    /// How often the keeper did not answer, by owner.
-    late: Mutex<HashMap<Owner, usize>>,
+    /// How often the keeper did not answer, and when it did not last, by owner.
+    late: Mutex<HashMap<Owner, (usize, Instant)>>,
+    rests: Arc<AtomicU64>,
 }
 
 impl Kept {
@@ -89,8 +99,13 @@ impl Kept {
             done: sender,
             bell,
             late: Mutex::default(),
+            rests: Arc::default(),
         };
-        let queue = Queue::new(Shares::default());
+        let rests = Arc::clone(&asking.rests);
+        let queue = Queue::new(Shares {
+            running_of_owner: 2,
+            ..Shares::default()
+        });
         let pool = Pool::start(
             queue,
             THREADS,
@@ -101,18 +116,29 @@ impl Kept {
                 line.with(|queue| queue.done(&owner, ticket, Instant::now()));
             },
         )?;
-        Ok(Self { keeper, pool, done })
+        Ok(Self {
+            keeper,
+            pool,
+            done,
+            rests,
+        })
     }
 
     /// False: too many of its owner's wait, or of all.
     #[must_use]
-    pub fn ask(&self, job: Job) -> bool {
+    pub fn ask(&self, mut job: Job) -> bool {
         let owner = job.owner.clone();
+        job.rests = self.rests.load(Ordering::Relaxed);
         let pushed = self
             .pool
             .handle()
             .with(|queue| queue.push(&owner, Lane::Prompt, job, Instant::now()));
         pushed.is_ok()
+    }
+
+    /// What waits is not attached any more.
+    pub fn rest(&self) {
+        self.rests.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn next(&self) -> Option<Done> {
@@ -126,15 +152,15 @@ impl Kept {
 
 impl Asking {
     fn ask(&self, owner: &Owner, job: Job) {
-        let late = |late: &mut HashMap<Owner, usize>| late.get(owner).copied().unwrap_or(0);
-        let result = if late(&mut self.late()) < LATE {
-            attach(&self.keeper, &job)
-        } else {
+        let result = if job.rests != self.rests.load(Ordering::Relaxed) {
+            Err(keeper::Refused::Ended)
+        } else if self.is_late(owner) {
             Err(keeper::Refused::Late)
+        } else {
+            let result = attach(&self.keeper, &job);
+            self.answered(owner, !matches!(result, Err(keeper::Refused::Late)));
+            result
         };
-        if matches!(result, Err(keeper::Refused::Late)) {
-            *self.late().entry(owner.clone()).or_default() += 1;
-        }
         let result = result.map_err(|refused| {
             debug!(%refused, pid = job.process.pid, "no uprobe");
             reason(&refused)
@@ -144,7 +170,25 @@ impl Asking {
         self.bell.ring();
     }
 
-    fn late(&self) -> MutexGuard<'_, HashMap<Owner, usize>> {
+    fn is_late(&self, owner: &Owner) -> bool {
+        let mut late = self.late();
+        late.retain(|_, (_, last)| last.elapsed() < FORGIVEN);
+        late.get(owner).is_some_and(|(count, _)| *count >= LATE)
+    }
+
+    fn answered(&self, owner: &Owner, in_time: bool) {
+        let mut late = self.late();
+        if in_time {
+            late.remove(owner);
+        } else {
+            let now = Instant::now();
+            let (count, last) = late.entry(owner.clone()).or_insert((0, now));
+            *count += 1;
+            *last = now;
+        }
+    }
+
+    fn late(&self) -> MutexGuard<'_, HashMap<Owner, (usize, Instant)>> {
         self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -31,11 +31,11 @@ use rustix::{
     process::{Resource, getrlimit},
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     fs, io,
     os::fd::BorrowedFd,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Sender, channel},
     },
 };
@@ -109,6 +109,20 @@ pub enum Attached {
     },
 }
 
+/// What the keeper was asked for.
+struct Asked {
+    owner: Owner,
+    /// The job's.
+    number: u64,
+}
+
+/// What is to be closed.
+struct Closing {
+    owner: Owner,
+    uprobes: usize,
+    held: Vec<Held>,
+}
+
 /// A point in a process.
 #[derive(Clone, Copy)]
 pub struct Target {
@@ -125,25 +139,40 @@ pub struct Attachments {
     places: PlacesTable,
     kept: Option<Kept>,
     /// What the keeper was asked for and has not answered.
-    asked: HashMap<(ProcessKey, PointId, u64), Owner>,
-    /// What the keeper can hold.
-    most_uprobes: usize,
+    asked: HashMap<(ProcessKey, PointId, u64), Asked>,
+    jobs: u64,
     /// Closing a breakpoint takes up to half a millisecond, detaching a uprobe tens of them: not for the thread that
     /// attaches.
-    closing: Sender<Vec<Held>>,
+    closing: Sender<Closing>,
+    /// Uprobes that are being detached, by owner.
+    leaving: Arc<Mutex<HashMap<Owner, usize>>>,
 }
 
 impl Attachments {
     /// # Errors
     /// If there can be no thread.
     pub fn new(maps: AttachMaps, way: Way, kept: Option<Kept>) -> io::Result<Self> {
-        let (closing, closed) = channel::<Vec<Held>>();
+        let (closing, closed) = channel::<Closing>();
+        let leaving: Arc<Mutex<HashMap<Owner, usize>>> = Arc::default();
+        let gone = Arc::clone(&leaving);
         let keeper = kept.as_ref().map(|kept| Arc::clone(kept.keeper()));
         std::thread::Builder::new()
             .name("detacher".into())
             .spawn(move || {
-                for held in closed {
+                for Closing {
+                    owner,
+                    uprobes,
+                    held,
+                } in closed
+                {
                     detach(held, keeper.as_deref());
+                    let mut leaving = gone.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Entry::Occupied(mut count) = leaving.entry(owner) {
+                        *count.get_mut() -= uprobes.min(*count.get());
+                        if *count.get() == 0 {
+                            count.remove();
+                        }
+                    }
                 }
             })?;
         Ok(Self {
@@ -153,7 +182,8 @@ impl Attachments {
             places: PlacesTable::default(),
             kept,
             asked: HashMap::new(),
-            most_uprobes: keeper::ATTACHMENTS,
+            jobs: 0,
+            leaving,
             closing,
         })
     }
@@ -272,12 +302,15 @@ impl Attachments {
             return Ok(Attached::Asked { first, refused });
         }
         let owner = Owner::of(target.process.pid);
-        let asked = self.asked.values().filter(|other| **other == owner);
-        if asked.count() + self.processes.uprobes_of(&owner) >= self.most_uprobes / SHARE {
+        if !self.has_uprobes_left(&owner, known.id) {
             return Err(Refused::For(Unattached::Limit));
         }
         let spot = self.spot(target, known)?;
+        self.jobs += 1;
+        let number = self.jobs;
         let job = Job {
+            number,
+            rests: 0,
             process: target.process,
             owner: owner.clone(),
             spot,
@@ -291,34 +324,71 @@ impl Attachments {
             self.give_back(spot.places);
             return Err(Refused::For(Unattached::Limit));
         }
-        self.asked.insert(name, owner);
+        self.asked.insert(name, Asked { owner, number });
         let first = true;
         Ok(Attached::Asked { first, refused })
     }
 
-    /// What the keeper has answered since: process, point, its address, and what came of it.
+    /// Whether this owner's share of what the keeper can hold has room for one more: of uprobes, and of files.
+    fn has_uprobes_left(&self, owner: &Owner, point: PointId) -> bool {
+        let way = self.kept.as_ref().map(|kept| kept.keeper().facts().way);
+        let most = match way {
+            Some(keeper::Way::Multi) => keeper::ATTACHMENTS,
+            _ => keeper::EVENTS,
+        };
+        let asked = self.asked.iter().filter(|(_, asked)| asked.owner == *owner);
+        let asked = asked.map(|((_, point, _), _)| *point);
+        let mut points: HashSet<PointId> = HashSet::from([point]);
+        let mut count = self.leaving().get(owner).copied().unwrap_or(0);
+        for point in asked.chain(self.processes.uprobes_of(owner)) {
+            points.insert(point);
+            count += 1;
+        }
+        count < most / SHARE && points.len() <= keeper::FILES / SHARE
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, HashMap<Owner, usize>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the keeper has answered since: process, point, its address, and what came of it. Not what nobody waits for
+    /// any more.
     pub fn kept(&mut self) -> Option<(ProcessKey, PointId, u64, Result<Nanos, Refused>)> {
-        let Done { job, result } = self.kept.as_ref()?.next()?;
-        let (process, point, address) = (job.process, job.spot.point, job.spot.address);
-        // Not there any more where the process has left meanwhile.
-        let wanted = self.asked.remove(&(process, point, address)).is_some();
-        let result = match result {
-            Ok(attachment) => {
-                self.most_uprobes = match attachment.way {
-                    keeper::Way::Multi => keeper::ATTACHMENTS,
-                    keeper::Way::Perf => keeper::EVENTS,
+        loop {
+            let done = self.kept.as_ref()?.next()?;
+            let name = (done.job.process, done.job.spot.point, done.job.spot.address);
+            let number = self.asked.get(&name).map(|asked| asked.number);
+            if number == Some(done.job.number) {
+                self.asked.remove(&name);
+                return Some((name.0, name.1, name.2, self.take(done)));
+            }
+            // The process has left meanwhile.
+            self.give_back(done.job.spot.places);
+            if let Ok(attachment) = done.result {
+                let held = Held::Uprobe {
+                    id: attachment.id,
+                    host: done.job.host,
                 };
+                self.close(done.job.owner, vec![held]);
+            }
+        }
+    }
+
+    fn take(&mut self, done: Done) -> Result<Nanos, Refused> {
+        let Done { job, result } = done;
+        let process = job.process;
+        match result {
+            Ok(attachment) => {
                 let id = attachment.id;
                 let held = vec![Held::Uprobe { id, host: job.host }];
                 let since = now();
-                if wanted && start_ticks(process.pid) == Some(process.start / TICK) {
-                    let owner = Owner::of(process.pid);
+                if start_ticks(process.pid) == Some(process.start / TICK) {
                     self.processes
-                        .add(process, job.spot, false, held, owner, since);
+                        .add(process, job.spot, false, held, job.owner, since);
                     Ok(since)
                 } else {
                     self.give_back(job.spot.places);
-                    let _ = self.closing.send(held);
+                    self.close(job.owner, held);
                     Err(Refused::Gone)
                 }
             }
@@ -331,8 +401,22 @@ impl Attachments {
                 self.give_back(job.spot.places);
                 Err(refused)
             }
-        };
-        Some((process, point, address, result))
+        }
+    }
+
+    /// Another thread closes it, and only then it is its owner's no more.
+    fn close(&self, owner: Owner, held: Vec<Held>) {
+        let is_uprobe = |held: &&Held| matches!(held, Held::Uprobe { .. });
+        let uprobes = held.iter().filter(is_uprobe).count();
+        if uprobes > 0 {
+            *self.leaving().entry(owner.clone()).or_default() += uprobes;
+        }
+        // The other thread takes from it to the end.
+        let _ = self.closing.send(Closing {
+            owner,
+            uprobes,
+            held,
+        });
     }
 
     /// The keeper has lost these: gives the processes and points that are without them now.
@@ -360,8 +444,7 @@ impl Attachments {
     fn detach(&mut self, over: Vec<Attachment<Held>>) {
         for attachment in over {
             self.give_back(attachment.spot.places);
-            // The other thread takes from it to the end.
-            let _ = self.closing.send(attachment.descriptors);
+            self.close(attachment.owner, attachment.descriptors);
         }
     }
 
@@ -396,21 +479,28 @@ impl Attachments {
     /// Nothing is attached any more, nor what the keeper was asked for and has not answered.
     pub fn rest(&mut self) {
         self.asked.clear();
+        if let Some(kept) = &self.kept {
+            kept.rest();
+        }
         self.detach_all(|_| true);
     }
 
-    /// The process has ended or executes another program.
-    pub fn leave(&mut self, process: ProcessKey) {
+    /// The process has ended or executes another program. Gives how many answers it has waited for.
+    pub fn leave(&mut self, process: ProcessKey) -> usize {
+        let before = self.asked.len();
         self.asked.retain(|(asked, ..), _| *asked != process);
         let over = self.processes.leave(process);
         self.detach(over);
+        before - self.asked.len()
     }
 
     /// The process is no longer in scope. What it shares with others that are stays attached, and nothing of it is read.
-    pub fn leave_scope(&mut self, process: ProcessKey) {
-        self.leave(process);
+    /// Gives how many answers it has waited for.
+    pub fn leave_scope(&mut self, process: ProcessKey) -> usize {
+        let waited = self.leave(process);
         // The probe has removed them; they may have been told since.
         self.tell(process, self.processes.breakpoints(process, None));
+        waited
     }
 
     /// A child was forked at `time`. Gives what it has not: point and address.
@@ -420,10 +510,13 @@ impl Attachments {
         child: ProcessKey,
         time: Nanos,
     ) -> Vec<(PointId, u64)> {
-        self.processes.fork(parent, child, time, |held| match held {
+        let missed = self.processes.fork(parent, child, time, |held| match held {
             Held::Breakpoint { .. } => true,
             Held::Uprobe { host, .. } => *host,
-        })
+        });
+        let asked = self.asked.keys().filter(|(asked, ..)| *asked == parent);
+        let asked = asked.map(|(_, point, address)| (*point, *address));
+        missed.into_iter().chain(asked).collect()
     }
 
     /// Descriptors that this owner's processes may still take.

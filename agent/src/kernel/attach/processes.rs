@@ -100,10 +100,11 @@ impl<D> Processes<D> {
         self.by_owner.get(owner).copied().unwrap_or(0)
     }
 
-    /// Attachments of this owner's processes that are no breakpoints.
-    pub fn uprobes_of(&self, owner: &Owner) -> usize {
+    /// The points of this owner's attachments that are no breakpoints.
+    pub fn uprobes_of(&self, owner: &Owner) -> impl Iterator<Item = PointId> {
         let uprobes = self.attachments.values().filter(|one| !one.is_breakpoint);
-        uprobes.filter(|one| one.owner == *owner).count()
+        let of_owner = uprobes.filter(move |one| one.owner == *owner);
+        of_owner.map(|one| one.spot.point)
     }
 
     pub fn keys(&self) -> Vec<ProcessKey> {

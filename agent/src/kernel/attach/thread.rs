@@ -359,14 +359,14 @@ impl Thread {
                 process,
                 inside: false,
             } => {
-                self.attachments.leave_scope(process);
-                self.pending.remove(&process.pid);
+                let waited = self.attachments.leave_scope(process);
                 self.forget_move(process);
+                self.ended_before(process, waited);
             }
             Record::Exited { process } => {
-                self.attachments.leave(process);
+                let waited = self.attachments.leave(process);
                 self.forget_move(process);
-                self.ended_before(process);
+                self.ended_before(process, waited);
             }
         }
     }
@@ -387,16 +387,18 @@ impl Thread {
         }
     }
 
-    /// The process has ended before all its files were searched: nobody is to take it for one without a library.
-    fn ended_before(&mut self, process: ProcessKey) {
-        let Some(waiting) = self.pending.remove(&process.pid) else {
-            return;
-        };
-        if waiting.start == process.start {
+    /// The process has ended, or left the scope, before all its files were searched: nobody is to take it for one without
+    /// a library. `waited`: for so many answers of the keeper.
+    fn ended_before(&mut self, process: ProcessKey, waited: usize) {
+        let pending = self.pending.remove(&process.pid);
+        let places = pending
+            .filter(|waiting| waiting.start == process.start)
+            .map_or(0, |waiting| waiting.places.len());
+        if places > 0 {
             self.unsearched(process, Unattached::Unsearched);
-            for _ in &waiting.places {
-                self.points.looked_at(process);
-            }
+        }
+        for _ in 0..places + waited {
+            self.points.looked_at(process);
         }
     }
 
@@ -562,12 +564,14 @@ impl Thread {
                 self.attachments.leave(process);
             }
         }
-        self.pending.retain(|pid, waiting| {
-            runs(&ProcessKey {
-                pid: *pid,
-                start: waiting.start,
-            })
+        let pending = self.pending.iter().map(|(pid, waiting)| ProcessKey {
+            pid: *pid,
+            start: waiting.start,
         });
+        let ended: Vec<ProcessKey> = pending.filter(|process| !runs(process)).collect();
+        for process in ended {
+            self.ended_before(process, 0);
+        }
         let fresh: HashSet<ProcessKey> = std::mem::take(&mut self.fresh).into_iter().collect();
         for process in fresh {
             self.check_code(process);

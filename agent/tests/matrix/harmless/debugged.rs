@@ -7,7 +7,7 @@ use crate::support::expect::stop;
 use crate::support::process::{Place, Program, Spec};
 use crate::support::report::Cells;
 use crate::support::scenario::{Exchange, Request, requests};
-use crate::support::{fixtures, say, turn};
+use crate::support::{fixtures, known, say, turn};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
@@ -91,36 +91,50 @@ os.execv(sys.argv[1], sys.argv[1:])
 /// Programs that hold all four debug registers themselves: a library is read by a uprobe, and a program, whose own text
 /// takes none, is listed.
 fn taken(stage: &mut Stage, library: &Path, cells: &mut Cells) {
-    let wrap = |mut spec: Spec| {
+    match taken_outside(stage, library) {
+        Ok(()) => cells.check("taken-library", taken_library(stage, library)),
+        Err(error) => {
+            return cells.skip("taken", &format!("not out of scope either: {error:#}"));
+        }
+    }
+    match fixtures::go_client() {
+        Ok(program) => cells.check("taken-program", taken_program(stage, &program)),
+        Err(missing) => cells.skip("taken-program", &format!("{missing:#}")),
+    }
+}
+
+/// Whether a process may take them all for whom nobody watches.
+fn taken_outside(stage: &Stage, library: &Path) -> Result<()> {
+    let asked = requests(&stage.lab, "taken-outside", 1);
+    let place = stage.lab.outside();
+    let mut running = stage.script("taken", library, &asked)?.start(&place)?;
+    running.reach(&asked[0].cell)?;
+    running.go()?;
+    running.finish().map(drop)
+}
+
+fn taken_library(stage: &mut Stage, library: &Path) -> Result<()> {
+    let mut user = stage.user_as("taken", library, "taken")?;
+    user.go()?;
+    user.finish().map(drop)
+}
+
+fn taken_program(stage: &mut Stage, program: &Path) -> Result<()> {
+    let client = CLIENTS.iter().find(|client| client.name == "go");
+    let place = stage.lab.inside();
+    known::introduce(&stage.agent, &Spec::new(program), &place)?;
+    let asked = stage.ask_once(client.context("the Go client")?, &place, |mut spec| {
         let program = std::mem::replace(&mut spec.program, "/usr/bin/python3".into());
         let words = ["-I".into(), "-c".into(), TAKE_ALL.into()];
         let words = words.into_iter().chain([program.into_os_string()]);
         spec.args.splice(0..0, words);
         spec
-    };
-    let curl = |stage: &Stage, place: &Place| {
-        stage.ask(&CURL, place, |spec| {
-            wrap(spec.env("LD_LIBRARY_PATH", library))
-        })
-    };
-    let place = stage.lab.inside();
-    if let Err(error) = curl(stage, &stage.lab.outside()) {
-        return cells.skip("taken", &format!("not out of scope either: {error:#}"));
-    }
-    let read = stage.until_read(|stage| curl(stage, &place));
-    cells.check("taken-library", read.map(drop));
-    let go = CLIENTS.iter().find(|client| client.name == "go");
-    let (Some(go), Ok(_)) = (go, fixtures::go_client()) else {
-        return cells.skip("taken-program", "there is no Go");
-    };
-    let asked = stage.ask_once(go, &place, wrap);
-    let asked = asked.map(|(errand, _)| (errand.path, errand.credential));
-    let listed = asked.and_then(|(path, credential)| {
-        let listed = stage.read_or_listed(&path, &credential, &["breakpoints_taken"]);
-        ensure!(!stage.was_read(&credential)?, "it was read");
-        listed
     });
-    cells.check("taken-program", listed);
+    let (errand, _) = asked?;
+    let (path, credential) = (errand.path, errand.credential);
+    stage.read_or_listed(&path, &credential, &["breakpoints_taken"])?;
+    ensure!(!stage.was_read(&credential)?, "it was read");
+    Ok(())
 }
 
 /// The first handshake may be over before anything can be attached: it is not what is asked here.

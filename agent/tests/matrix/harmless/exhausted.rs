@@ -211,7 +211,7 @@ fn many_at_the_end() {
     known::settled(&stage.agent);
     // All of them have one owner.
     let limit = soft_limit(stage.agent.pid()).unwrap();
-    let share = usize::try_from(limit).unwrap_or(usize::MAX) / 5;
+    let share = usize::try_from(limit - limit.div_ceil(2).min(256)).unwrap_or(usize::MAX) / 4;
     let attached = wait_for(seconds(60), || {
         let attached = stage.agent.descriptors().saturating_sub(at_rest);
         (attached >= all.len().min(share)).then_some(attached)

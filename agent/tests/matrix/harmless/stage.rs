@@ -165,10 +165,20 @@ impl Stage {
     /// A process that asks over this library until a request of it is read, and stays. On rungs that take longer to
     /// attach than a process takes to its first handshake, only such a one is read.
     pub fn user(&mut self, library: &Path, cell: &str) -> Result<Scenario> {
+        self.user_as("anew", library, cell)
+    }
+
+    /// The same by a script that has the steps of `anew`.
+    pub fn user_as(
+        &mut self,
+        script: &'static str,
+        library: &Path,
+        cell: &str,
+    ) -> Result<Scenario> {
         const MOST: usize = 5;
         let asked = requests(&self.lab, &format!("user-{cell}"), MOST + 1);
         let place = self.lab.inside();
-        let mut user = self.script("anew", library, &asked)?.start(&place)?;
+        let mut user = self.script(script, library, &asked)?.start(&place)?;
         for (number, request) in asked[..MOST].iter().enumerate() {
             user.reach(&request.cell)?;
             user.go()?;

@@ -64,6 +64,8 @@ pub struct Expected {
     pub scheme: &'static str,
     /// `None` does not look at it.
     pub provider: Option<&'static str>,
+    /// A first handshake of a process among many: its connection may be listed as late instead.
+    pub may_be_late: bool,
 }
 
 impl Expected {
@@ -114,6 +116,7 @@ impl Expected {
             carrier: "header:authorization",
             scheme: "Bearer",
             provider: None,
+            may_be_late: false,
         }
     }
 

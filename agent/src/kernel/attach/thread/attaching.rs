@@ -136,6 +136,7 @@ impl Thread {
         path: PathBuf,
         result: Result<Now, Refused>,
     ) {
+        let is_asked = matches!(result, Ok(Now::Asked { .. }));
         let (attached, why) = match result {
             Ok(Now::Since(since)) => (Some(since), None),
             Ok(Now::Asked { first, refused }) => {
@@ -153,7 +154,8 @@ impl Thread {
             Err(Refused::Gone) => (None, Some(Unattached::Ended)),
         };
         let point = &known.point;
-        if known.tell() {
+        // What is to come is told when it is there.
+        if !is_asked && known.tell() {
             self.points.add(
                 known.id,
                 Attached {
