@@ -10,7 +10,6 @@
 //! Invariant: bounded: points and processes are forgotten least recently used first.
 
 use super::{
-    decode::now,
     keylog::{Library, PointKind},
     record::{PointId, ProcessKey},
 };
@@ -142,7 +141,9 @@ pub enum Change {
     },
     /// Files of this process will be searched.
     Asked(ProcessKey),
-    /// A search that was told of was done at this time.
+    /// What was asked for is done, whatever was found.
+    Answered(ProcessKey),
+    /// What it had executed and mapped by this time is known, or has been asked for.
     LookedAt {
         process: ProcessKey,
         time: Nanos,
@@ -214,7 +215,7 @@ struct OfProcess {
     libraries: Vec<Mapped>,
     /// Searches that are not done.
     awaited: u32,
-    /// When the last look was done.
+    /// When it was last looked at.
     looked: Option<Nanos>,
 }
 
@@ -256,7 +257,8 @@ impl Points {
             Change::Executed(process) => self.executed(process),
             Change::Forked { parent, child } => self.forked(parent, child),
             Change::Asked(process) => self.asked(process),
-            Change::LookedAt { process, time } => self.looked_at_time(process, time),
+            Change::Answered(process) => self.answered(process),
+            Change::LookedAt { process, time } => self.looked_at(process, time),
             Change::State { point, state } => self.set_state(point, state),
             Change::Cleared => self.clear(),
             Change::Searches(counts) => self.set_searches(counts),
@@ -332,19 +334,23 @@ impl Points {
         known.awaited = known.awaited.saturating_add(1);
     }
 
-    /// A look that was asked for is done, whatever was found.
-    pub fn looked_at(&self, process: ProcessKey) {
-        self.looked_at_time(process, now());
+    /// One of the things that were asked for is done, whatever was found.
+    pub fn answered(&self, process: ProcessKey) {
+        let mut inner = self.lock();
+        inner.follow(&Change::Answered(process));
+        if let Some(known) = inner.processes.get_mut(&coarse(process)) {
+            known.awaited = known.awaited.saturating_sub(1);
+        }
     }
 
-    fn looked_at_time(&self, process: ProcessKey, time: Nanos) {
+    /// What the process had executed and mapped by this time is known, or has been asked for.
+    pub fn looked_at(&self, process: ProcessKey, time: Nanos) {
         let mut inner = self.lock();
         inner.follow(&Change::LookedAt { process, time });
         let known = inner
             .processes
             .get_or_insert_mut(coarse(process), OfProcess::default);
-        known.awaited = known.awaited.saturating_sub(1);
-        known.looked = Some(time);
+        known.looked = known.looked.max(Some(time));
     }
 
     /// Whether what [`of_process`](Self::of_process) says of it is final for now.
@@ -488,8 +494,9 @@ mod tests {
             here.map(process, mapped(path, Some(1)));
         }
         here.asked(process);
+        here.looked_at(process, 1);
         assert!(!there.knows(process));
-        here.looked_at(process);
+        here.answered(process);
         here.forked(process, child);
         here.set_state(PointId(3), State::Dropped);
         here.set_state(PointId(9), State::Dropped);
@@ -565,26 +572,27 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_known_when_every_look_is_done() {
+    fn a_process_is_known_when_everything_is_answered() {
         let (points, process) = (Points::default(), ProcessKey { pid: 7, start: 0 });
         assert!(!points.knows(process));
         points.asked(process);
         points.asked(process);
-        points.looked_at(process);
+        points.looked_at(process, 1);
+        points.answered(process);
         assert!(!points.knows(process));
-        points.looked_at(process);
+        points.answered(process);
         assert!(points.knows(process));
     }
 
     #[test]
     fn a_process_is_not_known_between_exec_and_the_next_look() {
         let (points, process) = (Points::default(), ProcessKey { pid: 7, start: 0 });
-        points.looked_at(process);
+        points.looked_at(process, 1);
         assert!(points.knows(process));
-        points.is_another_since(process, now());
+        points.is_another_since(process, 2);
         assert!(!points.knows(process));
         points.executed(process);
-        points.looked_at(process);
+        points.looked_at(process, 2);
         assert!(points.knows(process));
     }
 
@@ -595,7 +603,7 @@ mod tests {
             ProcessKey { pid: 7, start: 0 },
             ProcessKey { pid: 8, start: 5 },
         );
-        points.looked_at(parent);
+        points.looked_at(parent, 1);
         points.asked(parent);
         points.forked(parent, child);
         assert!(points.knows(child) && !points.knows(parent));

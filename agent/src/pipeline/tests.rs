@@ -515,7 +515,7 @@ fn why_tls_was_not_opened() {
     ];
     for (name, prepare, reason) in cases {
         let mut driver = Driver::new(2);
-        driver.points.looked_at(synthetic::process(1));
+        driver.points.looked_at(synthetic::process(1), 1);
         prepare(&mut driver);
         sealed(&mut driver, 1);
         assert_eq!(driver.reasons(), [reason], "{name}");

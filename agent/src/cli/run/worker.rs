@@ -300,7 +300,7 @@ impl Worker {
         // Here first, so that the answer cannot come before the question.
         self.points.asked(process);
         if !self.ask(&Ask::Look(process)) {
-            self.points.looked_at(process);
+            self.points.answered(process);
         }
     }
 

@@ -220,7 +220,7 @@ impl Attacher {
     pub fn look(&self, process: ProcessKey) {
         if !self.send(Request::Look(record::in_ticks(process))) {
             // Nothing was looked at: the worker must not wait for it.
-            self.points.looked_at(process);
+            self.points.answered(process);
         }
     }
 

@@ -11,6 +11,7 @@ pub enum Record {
     /// A process has executed a file: it has nothing of what it had before.
     Executed {
         process: ProcessKey,
+        time: Nanos,
         file: abi::File,
         code: Code,
         /// What it asked for, not resolved.
@@ -88,6 +89,7 @@ impl Record {
                 let after = FILE + size_of::<abi::File>();
                 Self::Executed {
                     process: process(bytes)?,
+                    time: header.time,
                     file: file(bytes)?,
                     code: Code {
                         start: word(bytes, after)?,

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     flow::Nanos,
     kernel::{
+        decode::now,
         keeper::Lost,
         keylog::{Class, Searches, discover},
         owner::Owner,
@@ -304,6 +305,7 @@ impl Thread {
         match record {
             Record::Executed {
                 process,
+                time,
                 file,
                 code,
                 name,
@@ -317,7 +319,7 @@ impl Thread {
                 self.points.executed(process);
                 let asked = name.clone();
                 self.met(process, file, Place::Program { code, name }, None);
-                self.points.looked_at(process);
+                self.points.looked_at(process, time);
                 if let Some(ahead) = &mut self.ahead {
                     ahead.met(process, Some(asked));
                 }
@@ -398,7 +400,7 @@ impl Thread {
             self.unsearched(process, Unattached::Unsearched);
         }
         for _ in 0..places + waited {
-            self.points.looked_at(process);
+            self.points.answered(process);
         }
     }
 
@@ -477,6 +479,7 @@ impl Thread {
 
     /// Looks at everything that a process has mapped.
     fn look(&mut self, process: ProcessKey) {
+        let time = now();
         if !self.own.contains(&process.pid) {
             match look::code(process) {
                 Ok(all) => {
@@ -491,7 +494,7 @@ impl Thread {
                 ahead.met(process, None);
             }
         }
-        self.points.looked_at(process);
+        self.points.looked_at(process, time);
     }
 
     fn take_drops(&mut self) {
@@ -517,10 +520,12 @@ impl Thread {
     fn take_requests(&mut self) -> bool {
         while let Ok(request) = self.requests.try_recv() {
             match request {
-                Request::Look(process) if self.is_resting() => self.points.looked_at(process),
                 Request::Look(process) => {
-                    self.drain();
-                    self.look(process);
+                    if !self.is_resting() {
+                        self.drain();
+                        self.look(process);
+                    }
+                    self.points.answered(process);
                 }
                 // Done already.
                 Request::Drops => {}

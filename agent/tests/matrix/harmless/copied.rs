@@ -27,7 +27,7 @@ fn copied() {
         ("out-of-scope", stage.lab.outside()),
         ("as-nobody", stage.lab.inside_as(NOBODY)),
     ] {
-        let copied = anonymous(&mut stage, &library, &place, name != "out-of-scope");
+        let copied = anonymous(&mut stage, &library, &place, name);
         cells.check(&format!("anonymous-{name}"), copied);
     }
     match fixtures::system("/usr/bin/valgrind") {
@@ -52,8 +52,8 @@ fn both(stage: &Stage) -> [(&'static str, Place); 2] {
 }
 
 /// The library's text is replaced by a copy in anonymous memory, at the same addresses.
-fn anonymous(stage: &mut Stage, library: &Path, place: &Place, is_in_scope: bool) -> Result<()> {
-    let asked = requests(&stage.lab, "anonymous", 3);
+fn anonymous(stage: &mut Stage, library: &Path, place: &Place, name: &str) -> Result<()> {
+    let asked = requests(&stage.lab, &format!("anonymous-{name}"), 3);
     let mut scenario = stage.script("copied_text", library, &asked)?.start(place)?;
     scenario.reach("begun")?;
     scenario.go()?;
@@ -61,7 +61,7 @@ fn anonymous(stage: &mut Stage, library: &Path, place: &Place, is_in_scope: bool
     let untouched = text_is_untouched(scenario.pid());
     scenario.go()?;
     scenario.finish()?;
-    if is_in_scope {
+    if name != "out-of-scope" {
         for one in &asked {
             stage
                 .read_or_listed(&one.path, &one.credential, &MOVED)

@@ -11,8 +11,9 @@ use crate::kernel::{
     keeper::{Lost, Why, is_translator},
     points::{Attached, Mapped, State, Unattached},
     record::ProcessKey,
+    scope::start_ticks,
 };
-use agent_common::abi;
+use agent_common::abi::{self, TICK};
 use std::{path::PathBuf, sync::Arc};
 use tracing::info;
 
@@ -47,9 +48,13 @@ impl Thread {
             .chain(instead)
             .chain(fallback)
         {
-            if let Some(target) = target(known) {
-                results.push((Arc::clone(known), self.try_attach(target, known)));
-            }
+            let result = match target(known) {
+                Some(target) => self.try_attach(target, known),
+                None if start_ticks(process.pid) == Some(process.start / TICK) => continue,
+                // Nobody can say any more where it was.
+                None => Err(Refused::Gone),
+            };
+            results.push((Arc::clone(known), result));
         }
         let refused = results.iter().find_map(|(known, result)| match result {
             Err(Refused::For(why)) if known.is_watched() => Some(*why),
@@ -104,7 +109,7 @@ impl Thread {
                 let path = look::path_at(process.pid, address).unwrap_or_default();
                 self.report(process, &known, path, result.map(Now::Since));
             }
-            self.points.looked_at(process);
+            self.points.answered(process);
         }
         let lost: Vec<Lost> = match &self.lost_uprobes {
             Some(lost) => lost.try_iter().collect(),

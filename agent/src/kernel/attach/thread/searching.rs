@@ -302,7 +302,7 @@ impl Thread {
                 if let Some(why) = why {
                     self.unsearched(process, why);
                 }
-                self.points.looked_at(process);
+                self.points.answered(process);
             }
         }
     }
