@@ -83,7 +83,7 @@ fn searched_ahead() {
     }
     for number in 0..COPIES {
         let cell = format!("memory-{number:02}");
-        let made = stage.from_memory(&program, &cell);
+        let made = stage.in_memory(&program, &cell);
         stage.took("memory", &cell, made);
     }
     stage.conclude();
@@ -133,7 +133,7 @@ impl Stage<'_> {
     }
 
     /// Executed from memory, without a name in any folder.
-    fn from_memory(&mut self, program: &Path, cell: &str) -> Result<Vec<Expected>> {
+    fn in_memory(&mut self, program: &Path, cell: &str) -> Result<Vec<Expected>> {
         let script = self.lab.path("memory.py");
         std::fs::write(&script, FROM_MEMORY)?;
         let shell = self.shell(&self.lab.inside(), &[])?;

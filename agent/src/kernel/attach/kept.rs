@@ -73,7 +73,7 @@ const THREADS: [Threads; 3] = [
 /// The threads that ask the keeper.
 pub struct Kept {
     keeper: Arc<Keeper>,
-    pool: Pool<Queue<Job>>,
+    pool: Pool<Queue<Box<Job>>>,
     done: Receiver<Done>,
     /// How often everything was detached: jobs from before are not done.
     rests: Arc<AtomicU64>,
@@ -102,7 +102,7 @@ impl Kept {
             rests: Arc::default(),
         };
         let rests = Arc::clone(&asking.rests);
-        let queue = Queue::new(Shares {
+        let queue: Queue<Box<Job>> = Queue::new(Shares {
             running_of_owner: 2,
             ..Shares::default()
         });
@@ -112,7 +112,7 @@ impl Kept {
             |_| {},
             move |line, _, taken| {
                 let Taken { owner, ticket, job } = taken;
-                asking.ask(&owner, job);
+                asking.ask(&owner, *job);
                 line.with(|queue| queue.done(&owner, ticket, Instant::now()));
             },
         )?;
@@ -132,7 +132,7 @@ impl Kept {
         let pushed = self
             .pool
             .handle()
-            .with(|queue| queue.push(&owner, Lane::Prompt, job, Instant::now()));
+            .with(|queue| queue.push(&owner, Lane::Prompt, Box::new(job), Instant::now()));
         pushed.is_ok()
     }
 
