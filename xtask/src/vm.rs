@@ -60,7 +60,7 @@ impl Guest<'_> {
         }
         let release = &self.machine.release;
         fs::create_dir_all(workspace.logs())?;
-        let log = workspace.logs().join(format!("kernel-{release}.log"));
+        let log = self.kernel_log(workspace);
         let mut command = self.virtme(workspace, has_kvm(), &log);
         let start = Instant::now();
         let mut again = true;
@@ -91,6 +91,20 @@ impl Guest<'_> {
         }
     }
 
+    /// With a thread for each processor, QEMU now and then runs code that the kernel has just changed on another one: the
+    /// kernel comes to a breakpoint that it has taken out again, and dies. A loop of `sysctl kernel.sched_schedstats` is
+    /// enough for that.
+    pub fn died_of_its_emulator(&self, workspace: &Workspace) -> bool {
+        let said = fs::read(self.kernel_log(workspace)).unwrap_or_default();
+        !has_kvm() && String::from_utf8_lossy(&said).contains("Oops: int3")
+    }
+
+    /// What the kernel says on a console of its own.
+    fn kernel_log(&self, workspace: &Workspace) -> PathBuf {
+        let release = &self.machine.release;
+        workspace.logs().join(format!("kernel-{release}.log"))
+    }
+
     fn virtme(&self, workspace: &Workspace, kvm: bool, log: &Path) -> Command {
         let (vng, folders) = setup::virtme(workspace);
         let path = env::var_os("PATH").unwrap_or_default();
@@ -106,13 +120,10 @@ impl Guest<'_> {
         if !kvm {
             command.arg("--disable-kvm");
         }
-        // One thread for all of its processors: with one for each QEMU now and then runs code that the kernel has just
-        // changed on another one, and the kernel then dies of a breakpoint that it has taken out again (`Oops: int3`).
-        let emulator = if kvm { "" } else { "-accel tcg,thread=single " };
         // Warnings and worse, and what a kernel says in its end: on a console of their own.
         command.arg("--append=console=hvc0 loglevel=5");
         command.arg(format!(
-            "--qemu-opts={emulator}-chardev file,id=kernel,path={} -device virtio-serial-pci -device virtconsole,chardev=kernel",
+            "--qemu-opts=-chardev file,id=kernel,path={} -device virtio-serial-pci -device virtconsole,chardev=kernel",
             log.display()
         ));
         for (index, folder) in self.writable.iter().enumerate() {
@@ -143,6 +154,9 @@ impl Guest<'_> {
 
     fn script(&self) -> String {
         let mut lines = vec![format!("echo {BEGUN}"), "ip link set lo up".to_owned()];
+        if !has_kvm() {
+            lines.push(format!("{{ {EVENT}; }}"));
+        }
         for (index, folder) in self.writable.iter().enumerate() {
             // Read-only folders are mounted after writable ones: one that holds another would hide it.
             let place = quote(&folder.to_string_lossy());
@@ -160,6 +174,13 @@ impl Guest<'_> {
         lines.join(" && ")
     }
 }
+
+/// Keeps an event of perf for as long as the machine runs. With the first and the last one the kernel changes an
+/// instruction in `__schedule`, which the emulator does not always survive: see [`Guest::died_of_its_emulator`].
+const EVENT: &str = "python3 -c 'import ctypes, struct, time; a = bytearray(128); \
+struct.pack_into(\"IIQQQQQIIQQ\", a, 0, 5, 128, 0, 0, 0, 0, 1 << 5 | 1 << 6, 0, 4, 4096, 8); \
+ctypes.CDLL(None).syscall(298, (ctypes.c_char * 128).from_buffer(a), 0, -1, -1, 0); \
+time.sleep(1e6)' & true";
 
 /// What the kernel said of its end, from the first line on that tells of one.
 fn last_words(said: &str) -> impl Iterator<Item = &str> {

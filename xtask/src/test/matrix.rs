@@ -6,24 +6,23 @@
 use super::libtest::{Program, Reader};
 use super::tally::Tally;
 use crate::process::TimedOut;
-use crate::say::Step;
+use crate::say::{self, Step};
 use crate::setup::{self, Machine};
 use crate::vm::Guest;
 use crate::workspace::Workspace;
 use crate::{interrupt, process};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use rustix::process::geteuid;
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::thread;
 use std::time::{Duration, Instant};
 
 const HOST_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// With everything that takes hours.
 const ALL_LIMIT: Duration = Duration::from_secs(12 * 3_600);
-/// For all virtual machines together: each variant gets an equal part of what is left. An emulated machine is 10 to 20
+/// For all virtual machines together: each run gets an equal part of what is left. An emulated machine is 10 to 20
 /// times slower than its host, so what does not fit is stopped and listed as skipped.
 pub const MACHINES_LIMIT: Duration = Duration::from_secs(48 * 60);
 /// What a machine needs before the first cell.
@@ -155,36 +154,24 @@ pub fn in_machines(
 ) -> Result<()> {
     let machines = setup::kernel_images(workspace);
     let start = Instant::now();
-    for (variant, rounds) in IN_MACHINES.into_iter().zip((1..=IN_MACHINES.len()).rev()) {
-        let left = limit.saturating_sub(start.elapsed()) / rounds as u32;
-        let reason = match (quick, left < BOOT) {
-            (true, _) => Some("--quick leaves the virtual machines out"),
-            (false, true) => Some("no time is left for it"),
-            (false, false) => None,
-        };
-        if let Some(reason) = reason {
-            for machine in &machines {
-                tally.skip(variant.on(machine), reason);
+    let mut runs = (machines.len() * IN_MACHINES.len()) as u32;
+    for variant in IN_MACHINES {
+        for machine in &machines {
+            let name = variant.on(machine);
+            if quick {
+                tally.skip(name, "--quick leaves the virtual machines out");
+                continue;
             }
-            continue;
+            let left = limit.saturating_sub(start.elapsed()) / runs;
+            runs -= 1;
+            if left < BOOT {
+                tally.skip(name, "no time is left for it");
+                continue;
+            }
+            let result = in_machine(workspace, program, words, machine, variant, left)?;
+            tally.add(&name, result);
+            interrupt::check()?;
         }
-        // All kernels at once: each machine has one thread of this one's.
-        let results = thread::scope(|scope| {
-            let runs: Vec<_> = machines
-                .iter()
-                .map(|machine| {
-                    scope.spawn(move || {
-                        in_machine(workspace, program, words, machine, variant, left)
-                    })
-                })
-                .collect();
-            runs.into_iter().map(|run| run.join()).collect::<Vec<_>>()
-        });
-        for (machine, result) in machines.iter().zip(results) {
-            let result = result.map_err(|_| anyhow!("a panic, which was printed"))?;
-            tally.add(&variant.on(machine), result?);
-        }
-        interrupt::check()?;
     }
     if machines.is_empty() && quick {
         tally.skip(
@@ -227,7 +214,7 @@ fn in_machine(
             .collect(),
         words => words.to_vec(),
     };
-    let guest = Guest {
+    let mut guest = Guest {
         machine,
         command: [
             program.path.display().to_string(),
@@ -241,6 +228,14 @@ fn in_machine(
         readable,
         limit,
     };
+    let start = Instant::now();
+    let tally = watch(&name, &cells, |each| guest.run(workspace, each));
+    guest.limit = limit.saturating_sub(start.elapsed());
+    if guest.limit < BOOT || !guest.died_of_its_emulator(workspace) {
+        return Ok(tally);
+    }
+    say::line("   that was the emulator's fault: once more");
+    fs::write(&cells, "")?;
     Ok(watch(&name, &cells, |each| guest.run(workspace, each)))
 }
 
