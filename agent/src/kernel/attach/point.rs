@@ -392,8 +392,10 @@ impl Attachments {
                     Err(Refused::Gone)
                 }
             }
-            // That a program takes no uprobe is no news where it was to be the second choice.
-            Err(Refused::For(Unattached::Executable)) if self.way.breakpoints() => {
+            // That a file takes no uprobe is no news where that was to be the second choice.
+            Err(Refused::For(Unattached::Executable | Unattached::NoLease))
+                if self.way.breakpoints() =>
+            {
                 self.give_back(job.spot.places);
                 Err(Refused::For(job.refused))
             }
