@@ -141,9 +141,9 @@ pub enum Change {
     },
     /// Files of this process will be searched.
     Asked(ProcessKey),
-    /// What was asked for is done, whatever was found.
+    /// One search or question of this process is done, whatever was found.
     Answered(ProcessKey),
-    /// What it had executed and mapped by this time is known, or has been asked for.
+    /// The attacher has looked at what the process had executed and mapped by this time.
     LookedAt {
         process: ProcessKey,
         time: Nanos,
@@ -343,7 +343,8 @@ impl Points {
         }
     }
 
-    /// What the process had executed and mapped by this time is known, or has been asked for.
+    /// The attacher has looked at what the process had executed and mapped by this time: it knows the files, or has asked
+    /// for them.
     pub fn looked_at(&self, process: ProcessKey, time: Nanos) {
         let mut inner = self.lock();
         inner.follow(&Change::LookedAt { process, time });

@@ -13,7 +13,7 @@ use crate::{
     identity::{Clock, Identity, ProcessTable},
     kernel::{
         points::Points,
-        record::{Caller, ConnectionKey, ProcessKey},
+        record::{Caller, ConnectionKey},
     },
     tls, usage,
 };
@@ -168,8 +168,6 @@ impl Pipeline {
             .any(|mapped| mapped.attached.is_some_and(|since| since > first));
         let readable = libraries.iter().any(|mapped| mapped.attached.is_some());
         let known = libraries.first().map(|mapped| mapped.library.name());
-        let is_known = |process: &ProcessKey| self.points.knows(*process);
-        let all_known = connection.processes.iter().all(is_known);
         let copied = libraries
             .iter()
             .any(|mapped| mapped.why == Some(Unattached::TextCopied));
@@ -199,7 +197,7 @@ impl Pipeline {
                 } else if let Some(why) = refused.and_then(unattached) {
                     // Some of its points may be attached: the secret passed at one that is not.
                     why
-                } else if !all_known {
+                } else if !self.knows_all(connection) {
                     CoverageReason::NotSearched
                 } else if readable {
                     CoverageReason::NoSecret

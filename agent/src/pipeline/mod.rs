@@ -366,12 +366,13 @@ impl Pipeline {
     /// Why a connection was not read is known only when its processes' files were looked at.
     fn must_wait(&self, connection: &Connection, now: Nanos) -> bool {
         let since = connection.closed.unwrap_or(now);
-        now.saturating_sub(since) < LOOK
-            && connection.wants_secret()
-            && !connection
-                .processes
-                .iter()
-                .all(|process| self.points.knows(*process))
+        now.saturating_sub(since) < LOOK && connection.wants_secret() && !self.knows_all(connection)
+    }
+
+    /// The files of all its processes were looked at.
+    fn knows_all(&self, connection: &Connection) -> bool {
+        let mut processes = connection.processes.iter();
+        processes.all(|process| self.points.knows(*process))
     }
 
     fn close(&mut self, key: ConnectionKey, now: Nanos, outcome: Outcome) {

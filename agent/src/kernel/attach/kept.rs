@@ -37,7 +37,7 @@ use tracing::debug;
 
 /// What is to be attached.
 pub struct Job {
-    /// Never used twice.
+    /// Greater than those of all earlier jobs.
     pub number: u64,
     pub process: ProcessKey,
     pub owner: Owner,
@@ -50,8 +50,6 @@ pub struct Job {
     pub host: bool,
     /// Why there is no breakpoint instead.
     pub refused: Unattached,
-    /// [`Kept`]'s own.
-    pub rests: u64,
 }
 
 /// What came of a job.
@@ -75,18 +73,18 @@ pub struct Kept {
     keeper: Arc<Keeper>,
     pool: Pool<Queue<Box<Job>>>,
     done: Receiver<Done>,
-    /// How often everything was detached: jobs from before are not done.
-    rests: Arc<AtomicU64>,
+    /// Jobs up to this number are not done.
+    dropped: Arc<AtomicU64>,
 }
 
-/// What the threads share.
+/// The state that all threads of the pool share.
 struct Asking {
     keeper: Arc<Keeper>,
     done: Sender<Done>,
     bell: Bell,
     /// How often the keeper did not answer, and when it did not last, by owner.
     late: Mutex<HashMap<Owner, (usize, Instant)>>,
-    rests: Arc<AtomicU64>,
+    dropped: Arc<AtomicU64>,
 }
 
 impl Kept {
@@ -99,9 +97,9 @@ impl Kept {
             done: sender,
             bell,
             late: Mutex::default(),
-            rests: Arc::default(),
+            dropped: Arc::default(),
         };
-        let rests = Arc::clone(&asking.rests);
+        let dropped = Arc::clone(&asking.dropped);
         let queue: Queue<Box<Job>> = Queue::new(Shares {
             running_of_owner: 2,
             ..Shares::default()
@@ -120,15 +118,14 @@ impl Kept {
             keeper,
             pool,
             done,
-            rests,
+            dropped,
         })
     }
 
     /// False: too many of its owner's wait, or of all.
     #[must_use]
-    pub fn ask(&self, mut job: Job) -> bool {
+    pub fn ask(&self, job: Job) -> bool {
         let owner = job.owner.clone();
-        job.rests = self.rests.load(Ordering::Relaxed);
         let pushed = self
             .pool
             .handle()
@@ -136,9 +133,9 @@ impl Kept {
         pushed.is_ok()
     }
 
-    /// What waits is not attached any more.
-    pub fn rest(&self) {
-        self.rests.fetch_add(1, Ordering::Relaxed);
+    /// Drops the jobs up to this number that have not begun.
+    pub fn drop_up_to(&self, number: u64) {
+        self.dropped.store(number, Ordering::Relaxed);
     }
 
     pub fn next(&self) -> Option<Done> {
@@ -152,7 +149,7 @@ impl Kept {
 
 impl Asking {
     fn ask(&self, owner: &Owner, job: Job) {
-        let result = if job.rests != self.rests.load(Ordering::Relaxed) {
+        let result = if job.number <= self.dropped.load(Ordering::Relaxed) {
             Err(keeper::Refused::Ended)
         } else if self.is_late(owner) {
             Err(keeper::Refused::Late)

@@ -109,14 +109,14 @@ pub enum Attached {
     },
 }
 
-/// What the keeper was asked for.
+/// A request to the keeper that has no answer yet.
 struct Asked {
     owner: Owner,
     /// The job's.
     number: u64,
 }
 
-/// What is to be closed.
+/// Descriptors for the thread that closes them.
 struct Closing {
     owner: Owner,
     uprobes: usize,
@@ -140,6 +140,7 @@ pub struct Attachments {
     kept: Option<Kept>,
     /// What the keeper was asked for and has not answered.
     asked: HashMap<(ProcessKey, PointId, u64), Asked>,
+    /// Number of the last job.
     jobs: u64,
     /// Closing a breakpoint takes up to half a millisecond, detaching a uprobe tens of them: not for the thread that
     /// attaches.
@@ -310,7 +311,6 @@ impl Attachments {
         let number = self.jobs;
         let job = Job {
             number,
-            rests: 0,
             process: target.process,
             owner: owner.clone(),
             spot,
@@ -351,8 +351,8 @@ impl Attachments {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the keeper has answered since: process, point, its address, and what came of it. Not what nobody waits for
-    /// any more.
+    /// Gives the keeper's next answer: process, point, its address, and what came of it. Answers to processes that have
+    /// left are taken back here.
     pub fn kept(&mut self) -> Option<(ProcessKey, PointId, u64, Result<Nanos, Refused>)> {
         loop {
             let done = self.kept.as_ref()?.next()?;
@@ -482,7 +482,7 @@ impl Attachments {
     pub fn rest(&mut self) {
         self.asked.clear();
         if let Some(kept) = &self.kept {
-            kept.rest();
+            kept.drop_up_to(self.jobs);
         }
         self.detach_all(|_| true);
     }

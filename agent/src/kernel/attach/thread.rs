@@ -373,7 +373,7 @@ impl Thread {
         }
     }
 
-    /// What it is now is told by another record.
+    /// Takes the process out of those that wait for a look after a move.
     fn forget_move(&mut self, process: ProcessKey) {
         self.moved.retain(|(_, moved)| *moved != process);
     }
