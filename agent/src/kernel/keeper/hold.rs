@@ -113,7 +113,7 @@ pub(super) fn hold(hold: Hold<'_>, ready: Report) -> io::Result<()> {
         told: IDLE,
         gone: false,
     };
-    while !(keeping.gone && keeping.is_empty()) {
+    while !keeping.is_over() {
         keeping.step()?;
     }
     keeping.end();
@@ -125,8 +125,16 @@ impl Keeping<'_> {
         self.known.is_empty()
     }
 
+    /// Nobody is there to ask, and nothing is held: no event would come any more.
+    fn is_over(&self) -> bool {
+        self.gone && self.is_empty()
+    }
+
     fn step(&mut self) -> io::Result<()> {
         self.report();
+        if self.is_over() {
+            return Ok(());
+        }
         self.ask()?;
         self.beat(!self.is_empty());
         let mut ready = Vec::with_capacity(64);
@@ -507,5 +515,70 @@ pub(super) fn timespec(duration: Duration) -> Timespec {
     Timespec {
         tv_sec: duration.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::Facts, *};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    use std::sync::mpsc::channel;
+
+    /// How long the keeper may take to end, with nothing to give up.
+    const LONG: Duration = Duration::from_secs(60);
+
+    /// A keeper in a thread of this process, told to begin. `agent` is done with the other end of its socket at first.
+    fn ends_after(agent: impl FnOnce(OwnedFd) -> Option<OwnedFd>) -> bool {
+        let flags = SocketFlags::CLOEXEC;
+        let (ours, socket) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let (_watch, beats) = io::pipe().unwrap();
+        let facts = Facts {
+            way: Way::Perf,
+            no_multi: None,
+            capabilities: Vec::new(),
+            weaker: Vec::new(),
+        };
+        let tools = Arc::new(Tools {
+            way: Way::Perf,
+            programs: Vec::new(),
+            event: None,
+            memory: None,
+        });
+        let ours = agent(ours);
+        let (ended, ends) = channel();
+        std::thread::spawn(move || {
+            let hold = Hold {
+                socket: socket.as_fd(),
+                beats: beats.into(),
+                generation: 1,
+                tools,
+            };
+            let ready = Report::Ready {
+                generation: 1,
+                pid: 1,
+                facts,
+            };
+            super::hold(hold, ready).unwrap();
+            let _ = ended.send(());
+        });
+        if let Some(ours) = ours {
+            let (heard, _) = hear(ours.as_fd(), RecvFlags::empty()).unwrap();
+            assert!(matches!(heard.read().unwrap(), Report::Ready { .. }));
+        }
+        ends.recv_timeout(LONG).is_ok()
+    }
+
+    #[test]
+    fn a_keeper_ends_with_an_agent_that_went_before_it_began() {
+        assert!(ends_after(|ours| {
+            drop(ours);
+            None
+        }));
+    }
+
+    #[test]
+    fn a_keeper_ends_with_an_agent_that_goes_after_it_began() {
+        assert!(ends_after(Some));
     }
 }
