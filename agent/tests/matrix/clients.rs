@@ -106,8 +106,15 @@ const OWN_FILES: [(&str, &str); 17] = [
     ("workerd", "bin/workerd"),
 ];
 
-/// Clients whose files have 150 MB and more, which are too much for a machine that is slow.
-const LARGE: [&str; 2] = ["chromium", "workerd"];
+/// Clients with files of their own of 50 MB and more, which are too much for a machine that is slow.
+const LARGE: [&str; 6] = [
+    "bun-fetch",
+    "deno-fetch",
+    "uv",
+    "node-16",
+    "chromium",
+    "workerd",
+];
 
 /// Why a client is left out here, if it is.
 pub fn left_out(client: &Client) -> Option<&'static str> {

@@ -70,6 +70,11 @@ const TEST: &[Package] = &[
     program("socat", "socat", "Unix sockets and proxies"),
     program("iproute2", "ip", "network namespaces"),
     program("fuse3", "fusermount3", "the file system that loses power"),
+    program(
+        "bindfs",
+        "bindfs",
+        "a file system that hangs below a library",
+    ),
     program("podman", "podman", "the container cell"),
     program("npm", "npm", "programs from npm as clients"),
     program(

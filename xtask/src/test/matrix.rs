@@ -14,6 +14,8 @@ use crate::{interrupt, process};
 use anyhow::{Context, Result};
 use rustix::process::geteuid;
 use serde::Deserialize;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -22,9 +24,10 @@ use std::time::{Duration, Instant};
 const HOST_LIMIT: Duration = Duration::from_secs(40 * 60);
 /// With everything that takes hours.
 const ALL_LIMIT: Duration = Duration::from_secs(12 * 3_600);
-/// For all virtual machines together: each run gets an equal part of what is left. An emulated machine is 10 to 20
-/// times slower than its host, so what does not fit is stopped and listed as skipped.
-pub const MACHINES_LIMIT: Duration = Duration::from_secs(48 * 60);
+/// What one run in a virtual machine needs: an emulated one is 10 to 20 times slower than its host.
+const TURN: Duration = Duration::from_secs(10 * 60);
+/// For all virtual machines together, where no end was set.
+pub const MACHINES_LIMIT: Duration = Duration::from_secs(100 * 60);
 /// What a machine needs before the first cell.
 const BOOT: Duration = Duration::from_secs(60);
 /// By how much an emulated machine may be slower.
@@ -152,34 +155,56 @@ pub fn in_machines(
     limit: Duration,
     tally: &mut Tally,
 ) -> Result<()> {
+    const QUICK: &str = "--quick leaves the virtual machines out";
     let machines = setup::kernel_images(workspace);
-    let start = Instant::now();
-    let mut runs = (machines.len() * IN_MACHINES.len()) as u32;
-    for variant in IN_MACHINES {
-        for machine in &machines {
-            let name = variant.on(machine);
-            if quick {
-                tally.skip(name, "--quick leaves the virtual machines out");
-                continue;
-            }
-            let left = limit.saturating_sub(start.elapsed()) / runs;
-            runs -= 1;
-            if left < BOOT {
-                tally.skip(name, "no time is left for it");
-                continue;
-            }
-            let result = in_machine(workspace, program, words, machine, variant, left)?;
-            tally.add(&name, result);
-            interrupt::check()?;
+    let on_all = |variant| machines.iter().map(move |machine| (variant, machine));
+    let runs: Vec<(Variant, &Machine)> = IN_MACHINES.into_iter().flat_map(on_all).collect();
+    if quick {
+        let names = runs.iter().map(|(variant, machine)| variant.on(machine));
+        names.for_each(|name| tally.skip(name, QUICK));
+        if runs.is_empty() {
+            tally.skip("the kernel matrix", QUICK);
         }
+        return Ok(());
     }
-    if machines.is_empty() && quick {
-        tally.skip(
-            "the kernel matrix",
-            "--quick leaves the virtual machines out",
-        );
+    let start = Instant::now();
+    let fitting = (limit.as_secs() / TURN.as_secs()) as usize;
+    let chosen = turns(runs.len(), fitting, commit(workspace));
+    let mut waiting = chosen.len() as u32;
+    for (number, (variant, machine)) in runs.into_iter().enumerate() {
+        let name = variant.on(machine);
+        if !chosen.contains(&number) {
+            tally.skip(name, "not all fit into the time: other commits run it");
+            continue;
+        }
+        let left = limit.saturating_sub(start.elapsed()) / waiting;
+        waiting -= 1;
+        if left < BOOT {
+            tally.skip(name, "no time is left for it");
+            continue;
+        }
+        let result = in_machine(workspace, program, words, machine, variant, left)?;
+        tally.add(&name, result);
+        interrupt::check()?;
     }
     Ok(())
+}
+
+/// Which of so many runs are made, if not more than `fitting` can be, but one at least: neighbours, from a place that
+/// depends on the commit, so that each is made for some.
+fn turns(runs: usize, fitting: usize, commit: u64) -> BTreeSet<usize> {
+    let first = commit.checked_rem(runs as u64).unwrap_or(0) as usize;
+    let count = fitting.max(1).min(runs);
+    (first..first + count).map(|number| number % runs).collect()
+}
+
+/// A number that differs between commits; 0 where there is no repository.
+fn commit(workspace: &Workspace) -> u64 {
+    let mut git = Command::new("git");
+    git.args(["rev-parse", "--short=8", "HEAD"])
+        .current_dir(&workspace.root);
+    let hash = process::output(&mut git).unwrap_or_default();
+    u64::from_str_radix(hash.trim(), 16).unwrap_or(0)
 }
 
 fn in_machine(
@@ -256,7 +281,9 @@ fn watch(
 ) -> Tally {
     let mut step = Step::start(name);
     let mut reader = Reader::default();
+    let mut times = Times::start();
     let mut each = |line: &str| {
+        times.line(line);
         if let Some(cell) = line.strip_prefix("cell ") {
             step.tick(cell);
             if !cell.starts_with("passed ") {
@@ -271,7 +298,51 @@ fn watch(
     let text = fs::read_to_string(cells).unwrap_or_default();
     let tally = add_up(name, &text, reader, &status);
     tally.end(step);
+    if let Some(longest) = times.longest() {
+        say::line(&format!("   {longest}"));
+    }
     tally
+}
+
+/// How long each test took: from the last test's closing line to its own.
+struct Times {
+    last: Instant,
+    tests: Vec<(String, Duration)>,
+}
+
+impl Times {
+    /// What takes less is not told.
+    const LONG: Duration = Duration::from_secs(5);
+
+    fn start() -> Self {
+        Self {
+            last: Instant::now(),
+            tests: Vec::new(),
+        }
+    }
+
+    /// A test's closing line: `cells of NAME: ...`.
+    fn line(&mut self, line: &str) {
+        let closing = line.strip_prefix("cells of ");
+        if let Some((test, _)) = closing.and_then(|rest| rest.split_once(':')) {
+            let now = Instant::now();
+            let took = now.duration_since(self.last);
+            self.last = now;
+            self.tests.push((test.to_owned(), took));
+        }
+    }
+
+    /// The tests that took long, the longest first.
+    fn longest(mut self) -> Option<String> {
+        self.tests.retain(|(_, took)| *took >= Self::LONG);
+        self.tests.sort_by_key(|(_, took)| Reverse(*took));
+        let texts = self
+            .tests
+            .iter()
+            .map(|(test, took)| format!("{test} {}", say::elapsed(*took)));
+        let texts: Vec<String> = texts.collect();
+        (!texts.is_empty()).then(|| format!("of these: {}", texts.join(", ")))
+    }
 }
 
 #[derive(Deserialize)]
@@ -323,6 +394,32 @@ fn add_up(name: &str, cells: &str, reader: Reader, status: &Result<ExitStatus>) 
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn each_run_has_its_turn_for_some_commit() {
+        assert_eq!(turns(10, 3, 8), BTreeSet::from([8, 9, 0]));
+        assert_eq!(turns(10, 0, 3), BTreeSet::from([3]));
+        for fitting in 1..12 {
+            let made = (0..10).flat_map(|commit| turns(10, fitting, commit));
+            assert_eq!(made.collect::<BTreeSet<_>>().len(), 10);
+        }
+        assert_eq!(turns(0, 3, 8), BTreeSet::new());
+    }
+
+    #[test]
+    fn the_longest_tests_are_told_first() {
+        let mut times = Times::start();
+        times.line("cells of clients: 3 passed, 0 failed, 0 skipped");
+        times.line("cell passed clients/curl");
+        assert_eq!(times.tests.len(), 1);
+        assert_eq!(times.tests[0].0, "clients");
+        let took = |name: &str, seconds| (name.to_owned(), Duration::from_secs(seconds));
+        times.tests = vec![took("a", 6), took("b", 1), took("c", 70)];
+        let told = times.longest().unwrap();
+        assert!(told.starts_with("of these: c ") && told.contains(", a "));
+        assert!(!told.contains('b'));
+        assert_eq!(Times::start().longest(), None);
+    }
 
     const FAILED: &str =
         "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out";

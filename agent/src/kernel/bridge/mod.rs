@@ -5,49 +5,51 @@
 //! ([`functions`]) gets its probes before the agent is ready, because the first bytes that pass would otherwise be
 //! missed. From then on the pipeline says which sockets carry such TLS ([`Bridges::want`]) and which do not, or not any
 //! more ([`Bridges::over`]); whether the others are still open is looked up in `/proc` now and then ([`Bridges::look`]).
-//! With the last socket the process's probes go.
+//! With the last socket the process's probes go. Looking for libraries and attaching are done by threads of their own
+//! ([`attaching`]), because the files are other people's.
 //!
 //! Invariant: a process has probes only while a socket of it is wanted; nobody else's functions are touched.
 //! The probes change text, so that they are the keeper's (`super::keeper`), which lets go of a library when somebody writes
 //! to it: then the process's connections stay unread from there on.
 //!
-//! Invariant: at most [`PROCESSES`] processes, and fewer where the keeper has no room; the others stay unread.
+//! Invariant: at most so many processes and attachments as [`room`] allows, and fewer where the keeper has no room; the
+//! others stay unread.
 //! Invariant: a place is attached to in the very file that it was found in: a probe elsewhere would break the program.
 
+mod attaching;
 pub(in crate::kernel) mod functions;
 mod links;
+mod room;
 mod sockets;
 mod thread;
 
+pub use attaching::Attached;
 pub use thread::{Bridge, Request};
 
-use functions::Place;
 pub(super) use links::Maps;
 
 use super::{
-    keeper::{AttachmentId, Keeper, Lost, Refused, Request as Attach, Scope, Why as Gone},
-    keylog::{FileState, Searches, discover},
+    keeper::{AttachmentId, Keeper, Lost, Why as Gone},
+    keylog::Searches,
+    owner::Owner,
     probes::Probes,
     record::ProcessKey,
     scope::start_ticks,
 };
 use agent_common::abi::TICK;
+use attaching::{Attaching, Job};
+use room::Room;
 use sockets::Tables;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-/// Most processes with a bridge.
-const PROCESSES: usize = 256;
 /// Processes that are remembered as having nothing to attach to.
 const WITHOUT: usize = 4_096;
-/// Files whose functions are remembered.
-const FILES: usize = 16_384;
-/// Most files of one process that get probes: its libraries, and a few copies.
-const COPIES: usize = 8;
 /// How often the sockets of each are looked for.
 pub const LOOK: Duration = Duration::from_secs(10);
 /// A socket that was open at the start and of which the pipeline has said nothing for so long is not waited for any
@@ -64,28 +66,33 @@ enum Why {
 }
 
 struct Bridged {
-    attached: Vec<AttachmentId>,
+    /// Of the job that attaches.
+    number: u64,
+    owner: Owner,
+    /// `None` while that is under way.
+    attached: Option<Vec<AttachmentId>>,
     start: u64,
     /// By inode number.
     sockets: BTreeMap<u64, Why>,
 }
 
-/// A file with places, and the state in which it has them.
-struct Searched {
-    file: discover::MappedFile,
-    state: FileState,
-    places: Arc<[Place]>,
+impl Bridged {
+    fn attachments(&self) -> &[AttachmentId] {
+        self.attached.as_deref().unwrap_or_default()
+    }
 }
 
 /// Every process with a bridge, by its id.
 pub struct Bridges {
-    on: bool,
+    searches: Arc<Searches>,
+    /// `None` if no process gets a bridge.
+    keeper: Option<Arc<Keeper>>,
+    attaching: Option<Attaching>,
+    /// Of the last job.
+    number: u64,
     processes: BTreeMap<u32, Bridged>,
-    files: HashMap<FileState, Arc<[Place]>>,
     /// Processes that cannot have one, by id and start time in ticks.
     without: BTreeSet<(u32, u64)>,
-    searches: Arc<Searches>,
-    keeper: Option<Arc<Keeper>>,
     full: bool,
     looked: Instant,
 }
@@ -104,47 +111,47 @@ impl Bridges {
             );
         }
         Self {
-            on: wanted && safe && keeper.is_some(),
-            processes: BTreeMap::new(),
-            files: HashMap::new(),
-            without: BTreeSet::new(),
             searches,
-            keeper,
+            keeper: keeper.filter(|_| wanted && safe),
+            attaching: None,
+            number: 0,
+            processes: BTreeMap::new(),
+            without: BTreeSet::new(),
             full: false,
             looked: Instant::now(),
         }
     }
 
+    /// Starts the threads that attach. `done` is called by them, and its word is for [`attached`](Self::attached).
+    fn start(&mut self, done: impl Fn(Attached) + Send + Sync + 'static) -> io::Result<()> {
+        if let Some(keeper) = &self.keeper {
+            let (searches, keeper) = (Arc::clone(&self.searches), Arc::clone(keeper));
+            self.attaching = Some(Attaching::start(searches, keeper, done)?);
+        }
+        Ok(())
+    }
+
+    /// Whether the answer for a process is still to come.
+    fn awaits(&self) -> bool {
+        self.processes.values().any(|one| one.attached.is_none())
+    }
+
     /// Gives those of these processes a bridge that may need one.
-    pub fn begin(&mut self, processes: &[ProcessKey], probes: &Mutex<Probes>) {
-        if !self.on {
+    fn begin(&mut self, processes: &[ProcessKey]) {
+        if self.attaching.is_none() {
             return;
         }
         let mut tables = Tables::default();
         let since = Instant::now();
         for process in processes {
-            let sockets = tables.of_process(process.pid);
-            if sockets.is_empty() {
-                continue;
+            for socket in tables.of_process(process.pid) {
+                self.want(*process, socket, Why::Open(since));
             }
-            if self.files_of(*process).is_empty() {
-                continue;
-            }
-            for socket in sockets {
-                self.add(*process, socket, Why::Open(since), probes);
-            }
-        }
-    }
-
-    /// TLS whose begin was not seen passes through this socket of the process.
-    pub fn want(&mut self, process: ProcessKey, socket: u64, probes: &Mutex<Probes>) {
-        if self.on {
-            self.add(process, socket, Why::Wanted, probes);
         }
     }
 
     /// It is closed, or carries something else.
-    pub fn over(&mut self, process: ProcessKey, socket: u64, probes: &Mutex<Probes>) {
+    fn over(&mut self, process: ProcessKey, socket: u64, probes: &Mutex<Probes>) {
         if let Some(bridge) = self.processes.get_mut(&process.pid)
             && bridge.sockets.remove(&socket).is_some()
         {
@@ -153,7 +160,7 @@ impl Bridges {
     }
 
     /// Looks which sockets are still there, if it is time for that.
-    pub fn look(&mut self, now: Instant, probes: &Mutex<Probes>) {
+    fn look(&mut self, now: Instant, probes: &Mutex<Probes>) {
         if now.duration_since(self.looked) < LOOK {
             return;
         }
@@ -179,17 +186,23 @@ impl Bridges {
         }
     }
 
-    /// No process has a bridge any more.
-    pub fn clear(&mut self, probes: &Mutex<Probes>) {
+    /// No process has a bridge any more. What is being attached goes when it is.
+    fn clear(&mut self, probes: &Mutex<Probes>) {
         for bridge in self.processes.values_mut() {
             bridge.sockets.clear();
         }
         self.remove_idle(probes);
-        self.files.clear();
+        if let Some(attaching) = &self.attaching {
+            attaching.forget_files();
+        }
         self.without.clear();
     }
 
-    fn add(&mut self, process: ProcessKey, socket: u64, why: Why, probes: &Mutex<Probes>) {
+    /// This socket of the process needs its probes.
+    fn want(&mut self, process: ProcessKey, socket: u64, why: Why) {
+        let Some(attaching) = &self.attaching else {
+            return;
+        };
         if let Some(bridge) = self.processes.get_mut(&process.pid)
             && bridge.start / TICK == process.start / TICK
         {
@@ -200,24 +213,68 @@ impl Bridges {
         if self.without.contains(&name) {
             return;
         }
-        if self.processes.len() >= PROCESSES {
+        let owner = Owner::of(process.pid);
+        if !self.room().for_process(&owner) {
             self.warn_once("as many processes as there may be have a bridge");
             return;
         }
-        let attached = self.attach(process);
-        if attached.is_empty() {
-            self.is_without(name);
+        self.number += 1;
+        let job = Job {
+            number: self.number,
+            process,
+        };
+        if !attaching.ask(&owner, job) {
+            self.warn_once("too many processes wait for one");
             return;
         }
-        info!(pid = process.pid, files = attached.len(), "bridge attached");
         let bridge = Bridged {
-            attached,
+            number: self.number,
+            owner,
+            attached: None,
             start: process.start,
             sockets: BTreeMap::from([(socket, why)]),
         };
         self.processes.insert(process.pid, bridge);
+    }
+
+    fn room(&self) -> Room<'_> {
+        let of = |one: &'_ Bridged| one.attachments().len();
+        Room::left_by(self.processes.values().map(|one| (&one.owner, of(one))))
+    }
+
+    /// A process was looked at, and attached to if there was anything to attach to.
+    fn attached(&mut self, attached: Attached, probes: &Mutex<Probes>) {
+        let Attached {
+            number,
+            process,
+            ids,
+            full,
+        } = attached;
+        let pid = process.pid;
+        if let Some(full) = full {
+            self.warn_once(&full);
+        }
+        let asked = self.processes.get(&pid);
+        let Some(asked) = asked.filter(|bridge| bridge.number == number) else {
+            // Nobody needs it any more.
+            return self.detach(pid, &ids, probes);
+        };
+        let fits = self.room().for_attachments(&asked.owner, ids.len());
+        if ids.is_empty() || !fits {
+            self.processes.remove(&pid);
+            self.is_without((pid, process.start / TICK));
+            if !fits {
+                self.warn_once("as many files as there may be have probes of a bridge");
+                self.detach(pid, &ids, probes);
+            }
+            return;
+        }
+        info!(pid, files = ids.len(), "bridge attached");
+        if let Some(bridge) = self.processes.get_mut(&pid) {
+            bridge.attached = Some(ids);
+        }
         self.count(probes);
-        self.check(process.pid, probes);
+        self.check(pid, probes);
     }
 
     fn is_without(&mut self, name: (u32, u64)) {
@@ -227,44 +284,12 @@ impl Bridges {
         self.without.insert(name);
     }
 
-    fn attach(&mut self, process: ProcessKey) -> Vec<AttachmentId> {
-        let Some(keeper) = self.keeper.clone() else {
-            return Vec::new();
-        };
-        let mut attached = Vec::new();
-        for found in self.files_of(process) {
-            let request = Attach {
-                file: &found.file.file,
-                state: found.state,
-                scope: Scope::Process(process.pid),
-                start_ticks: process.start / TICK,
-                places: links::wanted(&found.places),
-            };
-            match keeper.attach(&request) {
-                Ok(attachment) => attached.push(attachment.id),
-                Err(
-                    refused @ (Refused::Attachments(_)
-                    | Refused::Files(_)
-                    | Refused::Events(_)
-                    | Refused::Descriptors),
-                ) => {
-                    self.warn_once(&refused.to_string());
-                    break;
-                }
-                Err(refused) => info!(
-                    pid = process.pid,
-                    path = %found.file.mapping.path.display(),
-                    %refused,
-                    "connections that were open before stay unread"
-                ),
-            }
-        }
-        attached
-    }
-
     /// What the keeper has lost: somebody writes to the library, or the keeper is another one now.
-    pub fn lost(&mut self, lost: &Lost, probes: &Mutex<Probes>) {
-        let lacks = |bridge: &Bridged| lost.ids.iter().any(|id| bridge.attached.contains(id));
+    fn lost(&mut self, lost: &Lost, probes: &Mutex<Probes>) {
+        let lacks = |bridge: &Bridged| {
+            let attached = bridge.attachments();
+            lost.ids.iter().any(|id| attached.contains(id))
+        };
         let pids = self.processes.iter().filter(|(_, bridge)| lacks(bridge));
         let pids: Vec<u32> = pids.map(|(pid, _)| *pid).collect();
         for pid in pids {
@@ -277,7 +302,7 @@ impl Bridges {
         let Some(bridge) = self.processes.remove(&pid) else {
             return;
         };
-        self.detach(pid, &bridge.attached, probes);
+        self.detach(pid, bridge.attachments(), probes);
         info!(pid, %why, "bridge lost");
         let process = ProcessKey {
             pid,
@@ -286,7 +311,7 @@ impl Bridges {
         match why {
             Gone::Restarted(_) => {
                 for (socket, why) in bridge.sockets {
-                    self.add(process, socket, why, probes);
+                    self.want(process, socket, why);
                 }
             }
             // The process has the old file's text, or a mixture: neither is searched again.
@@ -300,12 +325,15 @@ impl Bridges {
         let Some((keeper, bridge)) = self.keeper.as_ref().zip(self.processes.get(&pid)) else {
             return;
         };
-        if !bridge.attached.iter().all(|id| keeper.holds(*id)) {
+        if !bridge.attachments().iter().all(|id| keeper.holds(*id)) {
             self.lose(pid, &Gone::Written, probes);
         }
     }
 
     fn detach(&self, pid: u32, attached: &[AttachmentId], probes: &Mutex<Probes>) {
+        if attached.is_empty() {
+            return;
+        }
         if let Some(keeper) = &self.keeper
             && let Err(error) = keeper.detach(attached)
         {
@@ -324,44 +352,6 @@ impl Bridges {
         }
     }
 
-    /// The files that a process has mapped as code and that have places, opened.
-    fn files_of(&mut self, process: ProcessKey) -> Vec<Searched> {
-        let mappings = discover::files_of_process(process.pid).unwrap_or_default();
-        let mut files = Vec::new();
-        for mapping in mappings {
-            files.extend(self.places_in(&mapping));
-            if files.len() == COPIES {
-                break;
-            }
-        }
-        files
-    }
-
-    /// `None` also of what is no file, or gone: it is asked again when it is met again.
-    fn places_in(&mut self, mapping: &discover::Mapping) -> Option<Searched> {
-        let unopened = |error: &_| debug!(%error, "a mapped file was not looked at");
-        let file = mapping.open().inspect_err(unopened).ok()?;
-        // Before the search: the keeper attaches to nothing that is another state by then.
-        let state = FileState::of(&file.file).ok()?;
-        let places = match self.files.get(&state) {
-            Some(known) => Arc::clone(known),
-            None => {
-                let places: Arc<[Place]> =
-                    self.searches.find(&file.file)?.functions.as_slice().into();
-                if self.files.len() >= FILES {
-                    self.files.clear();
-                }
-                self.files.insert(state, Arc::clone(&places));
-                places
-            }
-        };
-        (!places.is_empty()).then_some(Searched {
-            file,
-            state,
-            places,
-        })
-    }
-
     fn remove_idle(&mut self, probes: &Mutex<Probes>) {
         let idle: Vec<u32> = self
             .processes
@@ -373,8 +363,10 @@ impl Bridges {
             let Some(bridge) = self.processes.remove(pid) else {
                 continue;
             };
-            self.detach(*pid, &bridge.attached, probes);
-            info!(pid, "bridge removed");
+            if bridge.attached.is_some() {
+                self.detach(*pid, bridge.attachments(), probes);
+                info!(pid, "bridge removed");
+            }
         }
         if !idle.is_empty() {
             self.full = false;
@@ -383,9 +375,10 @@ impl Bridges {
     }
 
     fn count(&self, probes: &Mutex<Probes>) {
+        let attached = self.processes.values().filter(|one| one.attached.is_some());
         let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
-        // At most `PROCESSES`.
-        if let Err(error) = probes.count_bridges(self.processes.len() as u32) {
+        // At most `room::PROCESSES`.
+        if let Err(error) = probes.count_bridges(attached.count() as u32) {
             warn!(%error, "connections that were open before stay unread");
         }
     }

@@ -1,6 +1,7 @@
-//! The bridge's thread: attaching there takes tens of milliseconds, for which no breakpoint waits.
+//! The bridge's thread, which knows what each process's bridge is about; what takes time is done by others
+//! ([`super::attaching`]).
 
-use super::{Bridges, LOOK};
+use super::{Attached, Bridges, LOOK, Why};
 use crate::kernel::{keeper::Lost, probes::Probes, record::ProcessKey};
 use std::{
     io,
@@ -10,11 +11,13 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread::JoinHandle,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Requests that may wait.
 const QUEUE: usize = 4_096;
+/// How long the start waits for the bridges of the processes that were there. Later ones come while the agent works.
+const START: Duration = Duration::from_secs(10);
 
 pub enum Request {
     /// TLS whose begin was not seen passes through the process's socket of this inode number.
@@ -27,6 +30,8 @@ pub enum Request {
         process: ProcessKey,
         socket: u64,
     },
+    /// A process was looked at, and attached to.
+    Attached(Attached),
     /// The keeper has lost these.
     Lost(Lost),
     /// Detach everything.
@@ -44,7 +49,8 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Gives those of these processes a bridge that may need one, then starts the thread.
+    /// Gives those of these processes a bridge that may need one, then starts the thread. Bytes that pass before a
+    /// bridge is there are missed, so this waits for them, but not for ever: a file of somebody's may hang.
     ///
     /// # Errors
     /// If there can be no thread.
@@ -59,8 +65,18 @@ impl Bridge {
             // Where the queue is full, the next look finds what is lost.
             keeper.tell(move |lost| drop(requests.try_send(Request::Lost(lost.clone()))));
         }
-        bridges.begin(processes, &probes);
+        // The thread takes from the queue until its end; then nobody needs to know.
+        let attached = requests.clone();
+        bridges.start(move |done| drop(attached.send(Request::Attached(done))))?;
         let resting = Arc::new(AtomicBool::new(false));
+        bridges.begin(processes);
+        let until = Instant::now() + START;
+        while bridges.awaits()
+            && let left = until.saturating_duration_since(Instant::now())
+            && let Ok(request) = receiver.recv_timeout(left)
+        {
+            bridges.obey(request, &probes, &resting);
+        }
         let thread = std::thread::Builder::new().name("bridge".into()).spawn({
             let resting = Arc::clone(&resting);
             move || run(bridges, &probes, &receiver, &resting)
@@ -110,22 +126,31 @@ fn run(
     resting: &AtomicBool,
 ) {
     loop {
-        let request = match requests.recv_timeout(LOOK) {
-            Ok(request) => Some(request),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
+        let request = requests.recv_timeout(LOOK);
         bridges.look(Instant::now(), probes);
         match request {
-            Some(Request::Want { process, socket }) if !resting.load(Ordering::Relaxed) => {
-                bridges.want(process, socket, probes);
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) | Ok(Request::Stop) => return,
+            Ok(request) => bridges.obey(request, probes, resting),
+        }
+    }
+}
+
+impl Bridges {
+    fn obey(&mut self, request: Request, probes: &Mutex<Probes>, resting: &AtomicBool) {
+        match request {
+            Request::Want { process, socket } => {
+                if !resting.load(Ordering::Relaxed) {
+                    self.want(process, socket, Why::Wanted);
+                }
             }
-            Some(Request::Want { .. }) | None => {}
-            Some(Request::Over { process, socket }) => bridges.over(process, socket, probes),
-            Some(Request::Lost(lost)) => bridges.lost(&lost, probes),
-            Some(Request::Rest) => bridges.clear(probes),
-            Some(Request::Return(processes)) => bridges.begin(&processes, probes),
-            Some(Request::Stop) => return,
+            Request::Over { process, socket } => self.over(process, socket, probes),
+            Request::Attached(attached) => self.attached(attached, probes),
+            Request::Lost(lost) => self.lost(&lost, probes),
+            Request::Rest => self.clear(probes),
+            Request::Return(processes) => self.begin(&processes),
+            // The end of the thread.
+            Request::Stop => {}
         }
     }
 }

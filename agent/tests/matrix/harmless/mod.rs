@@ -8,6 +8,7 @@ mod copied;
 mod debugged;
 mod exhausted;
 mod given_back;
+mod hangs;
 mod lives;
 mod mounts;
 mod outside;
