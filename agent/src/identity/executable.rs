@@ -257,7 +257,7 @@ impl Worker {
         let (fd, metadata) = opened?;
         let link = self.proc.own(&format!("self/fd/{}", fd.as_raw_fd()));
         if let Ok(path) = std::fs::read_link(&link) {
-            let (path, deleted) = displayed(&path, &metadata);
+            let (path, deleted) = displayed(&path, metadata.nlink());
             landing.path(path, deleted);
         }
         if !self.limits.enabled {
@@ -290,7 +290,7 @@ impl Worker {
                     if may_be_executed(&metadata)
                         && device::is(
                             &fd,
-                            &metadata,
+                            file_id(&metadata),
                             request.file,
                             self.proc.root(),
                             request.pid,
@@ -371,9 +371,9 @@ fn metadata(fd: &OwnedFd) -> Option<Metadata> {
 }
 
 /// The kernel marks removed files by ` (deleted)` behind the path; a name may end so too.
-pub(super) fn displayed(path: &Path, metadata: &Metadata) -> (String, bool) {
+pub(super) fn displayed(path: &Path, names: u64) -> (String, bool) {
     let path = path.to_string_lossy();
-    if metadata.nlink() > 0 {
+    if names > 0 {
         return (path.into_owned(), false);
     }
     let name = path.strip_suffix(" (deleted)").unwrap_or(&path);

@@ -5,6 +5,8 @@
 //! ([`crate::privilege`]). Where there is one process alone it looks itself ([`Direct`]).
 //!
 //! Invariant: nothing else of identity opens a file that belongs to another process's user.
+//! Invariant: what is asked for at once ([`Eyes::running`], [`Eyes::still_runs`]) waits for no file's server, which may
+//! hang.
 
 use super::executable::{Finder, Landing, Limits, Request, Slot, displayed};
 use super::procfs::ProcFs;
@@ -12,8 +14,9 @@ use super::user::Users;
 use crate::kernel::device;
 use crate::kernel::record::FileId;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
-use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -62,6 +65,12 @@ impl Direct {
         })
     }
 
+    /// The program that a process runs, not opened: that would ask the file's server.
+    fn program(&self, pid: u32) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        rustix::fs::open(self.proc.path(pid, "exe"), flags, Mode::empty())
+    }
+
     /// As [`Eyes::find`], for an answer that lands elsewhere.
     pub fn find_for(&self, request: Request, landing: Arc<dyn Landing>) -> bool {
         self.finder.submit(request, landing)
@@ -70,27 +79,24 @@ impl Direct {
 
 impl Eyes for Direct {
     fn running(&self, pid: u32) -> Option<Running> {
-        let link = self.proc.path(pid, "exe");
-        let path = std::fs::read_link(&link).ok()?;
-        let metadata = std::fs::metadata(&link).ok()?;
-        let (path, deleted) = displayed(&path, &metadata);
+        let path = std::fs::read_link(self.proc.path(pid, "exe")).ok()?;
+        let (file, names) = device::at_hand(self.program(pid).ok()?).ok()?;
+        let (path, deleted) = displayed(&path, names.into());
         Some(Running {
             path,
             deleted,
-            file: device::file_id(&metadata),
+            file,
             user_namespace: self.proc.namespace(pid, "user"),
         })
     }
 
     fn still_runs(&self, pid: u32, file: Option<FileId>) -> bool {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let Ok(now) = rustix::fs::open(self.proc.path(pid, "exe"), flags, Mode::empty()) else {
+        let Ok(now) = self.program(pid) else {
             return true;
         };
-        let now = File::from(now);
-        match (now.metadata(), file) {
-            (Ok(metadata), Some(file)) => device::is(&now, &metadata, file, self.proc.root(), pid),
-            (metadata, _) => metadata.is_err(),
+        match (device::at_hand(&now), file) {
+            (Ok((shown, _)), Some(file)) => device::is(&now, shown, file, self.proc.root(), pid),
+            (shown, _) => shown.is_err(),
         }
     }
 

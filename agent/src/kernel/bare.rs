@@ -1,6 +1,7 @@
 //! The few things about this very process that have no safe form elsewhere.
 #![expect(unsafe_code, reason = "C's functions about this process")]
 
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use std::{io, time::Duration};
 
 /// Ignores the signals by which a person or a service manager stops a program: its parent will say when.
@@ -105,12 +106,23 @@ pub fn give_memory_back() {
 ///
 /// # Errors
 /// The kernel's.
-pub fn fork() -> io::Result<Option<rustix::process::Pid>> {
+pub fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: the caller has one thread, so that everything is in the new process as it is here.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
-        child => Ok(rustix::process::Pid::from_raw(child)),
+        child => Ok(Pid::from_raw(child)),
     }
+}
+
+/// Has the kernel end this process with the thread that has made it (PR_SET_PDEATHSIG), also where another thread of that
+/// process hangs in the kernel and keeps its ends of all pipes open. False if `parent`, the parent as it was at the begin,
+/// has ended before the kernel knew. Changing the user takes it back.
+///
+/// # Errors
+/// The kernel's.
+pub fn end_with(parent: Option<Pid>) -> io::Result<bool> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    Ok(getppid() == parent)
 }
 
 /// Lets the calling thread have little of the processor where others want it.

@@ -40,6 +40,21 @@ pub fn to_nanoseconds(seconds: i64, more: u64) -> u64 {
         .wrapping_add(more)
 }
 
+/// A file as this kernel has it at hand, and its number of names: its server is not asked, since that may hang.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn at_hand(file: impl AsFd) -> std::io::Result<(FileId, u32)> {
+    use rustix::fs::{AtFlags, StatxFlags, statx};
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(file, c"", flags, StatxFlags::INO | StatxFlags::NLINK)?;
+    let id = FileId {
+        device: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+        inode: stat.stx_ino,
+    };
+    Ok((id, stat.stx_nlink))
+}
+
 /// The file that `metadata` is about.
 #[must_use]
 pub fn file_id(metadata: &Metadata) -> FileId {
@@ -49,11 +64,11 @@ pub fn file_id(metadata: &Metadata) -> FileId {
     }
 }
 
-/// Whether the open file is the one that the kernel numbers `recorded`, in a mount that this process or `pid` has;
-/// `proc` is where procfs is mounted.
+/// Whether the open file, which `stat` shows as `shown`, is the one that the kernel numbers `recorded`, in a mount that
+/// this process or `pid` has; `proc` is where procfs is mounted.
 #[must_use]
-pub fn is(file: impl AsFd, metadata: &Metadata, recorded: FileId, proc: &Path, pid: u32) -> bool {
-    file_id(metadata) == recorded || numbered(file, proc, pid) == Some(recorded)
+pub fn is(file: impl AsFd, shown: FileId, recorded: FileId, proc: &Path, pid: u32) -> bool {
+    shown == recorded || numbered(file, proc, pid) == Some(recorded)
 }
 
 /// The open file by the numbers in the kernel's structures: `inode.i_ino` (the line `ino` of `fdinfo`, since
@@ -175,8 +190,10 @@ mod tests {
         let file = File::open("/proc/self/stat").unwrap();
         let metadata = file.metadata().unwrap();
         let found = numbered(&file, proc, std::process::id()).unwrap();
-        assert_eq!(found, file_id(&metadata));
-        assert!(is(&file, &metadata, found, proc, std::process::id()));
+        let shown = file_id(&metadata);
+        assert_eq!(found, shown);
+        assert_eq!(at_hand(&file).unwrap(), (shown, 1));
+        assert!(is(&file, shown, found, proc, std::process::id()));
         let by_mounts = Mounts::of(std::process::id()).numbers(&file);
         let (major, minor) = (
             rustix::fs::major(found.device),
@@ -188,7 +205,7 @@ mod tests {
             inode: found.inode + 1,
             ..found
         };
-        assert!(!is(&file, &metadata, other, proc, std::process::id()));
+        assert!(!is(&file, shown, other, proc, std::process::id()));
     }
 
     #[test]

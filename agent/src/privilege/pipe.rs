@@ -3,6 +3,7 @@
 //! Invariant: a message arrives whole or not at all, and sending waits at most [`PATIENCE`] for the other side.
 
 use super::message::{self, MESSAGE_MAX, Message, decode, encode};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -115,6 +116,13 @@ impl Pipe {
             SendFlags::NOSIGNAL,
         )?;
         Ok(())
+    }
+
+    /// Waits until the other side has closed its end.
+    pub fn wait_for_end(&self) {
+        // That is always told.
+        let mut watched = [PollFd::new(&self.socket, PollFlags::empty())];
+        while poll(&mut watched, None) == Err(Errno::INTR) {}
     }
 
     #[must_use]

@@ -15,6 +15,7 @@ use tokentrail_agent::{
 };
 
 pub fn finder(arguments: &FinderArguments) -> anyhow::Result<ExitCode> {
+    let agent = rustix::process::getppid();
     // As for the worker: its parent says when it is over.
     bare::ignore_stop_signals()?;
     let pipes = [
@@ -30,6 +31,9 @@ pub fn finder(arguments: &FinderArguments) -> anyhow::Result<ExitCode> {
     drop(null);
     let account = arguments.user.zip(arguments.group);
     let weaker = lockdown::finder(account).context("the finder cannot be locked down")?;
+    if !bare::end_with(agent)? {
+        return Ok(ExitCode::SUCCESS);
+    }
     Ok(match supervise(pipes, weaker)? {
         Ended::Supervisor | Ended::Searcher(Ok(())) => ExitCode::SUCCESS,
         Ended::Searcher(Err(error)) => {

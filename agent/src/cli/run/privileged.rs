@@ -1,7 +1,7 @@
 //! The privileged process: probes, files, and the worker that it starts.
 //!
 //! Threads besides this one and those that hash: the attacher's (looks for key-log points), the one that answers the
-//! worker, and one that waits for cgroups of the scope.
+//! worker, one that waits for the worker's end, and one that waits for cgroups of the scope.
 //!
 //! Invariant: when this process ends, however, the probes are detached: their descriptors are here alone.
 
@@ -16,7 +16,6 @@ use agent_common::event::{HashAbsent, Sha256, Time};
 use anyhow::Context as _;
 use rustix::process::setpriority_process;
 use std::{
-    io::ErrorKind,
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::process::ExitStatusExt as _,
@@ -59,6 +58,10 @@ use tracing::{info, warn};
 /// How long a worker may take to begin, and to give out what it has.
 const BEGIN: Duration = Duration::from_secs(60);
 const END: Duration = Duration::from_secs(120);
+/// How long a worker that was ended may take to be gone.
+const REAPED: Duration = Duration::from_secs(5);
+/// How long what the worker has said before its end may wait to be heard.
+const HEARD: Duration = Duration::from_secs(5);
 /// How often the probes' own log is handed on, where they have one.
 const HAND_ON: Duration = Duration::from_millis(250);
 /// Niceness of the threads that attach.
@@ -152,6 +155,7 @@ pub async fn observe(
         scopes: scopes.clone(),
         rung,
     };
+    let ended = events.clone();
     let answering = Answering {
         pipe: Arc::clone(&pipe),
         live: Arc::clone(&live),
@@ -162,9 +166,25 @@ pub async fn observe(
         },
         events,
     };
+    let (heard, hears) = std::sync::mpsc::channel::<()>();
     std::thread::Builder::new()
         .name("answers".into())
-        .spawn(move || answering.run())?;
+        .spawn(move || {
+            answering.run();
+            drop(heard);
+        })?;
+    // That thread may wait for somebody's file. This one notices the worker's end all the same; what it has said before
+    // is heard first.
+    std::thread::Builder::new()
+        .name("worker-end".into())
+        .spawn({
+            let pipe = Arc::clone(&pipe);
+            move || {
+                pipe.wait_for_end();
+                let _ = hears.recv_timeout(HEARD);
+                let _ = ended.send(Event::Gone);
+            }
+        })?;
     let capture = config.capture.clone();
     let mut own = vec![std::process::id(), worker.id()];
     own.extend(keeper.iter().flat_map(Started::pids));
@@ -179,7 +199,11 @@ pub async fn observe(
     let _ = setpriority_process(None, 0);
     watch(&scopes, &pipe, &live)?;
 
-    let ready = tokio::time::timeout(BEGIN, said.recv()).await;
+    let ready = tokio::select! {
+        ready = tokio::time::timeout(BEGIN, said.recv()) => ready,
+        _ = interrupt.recv() => return Ok(stopped_before_ready(&live)),
+        _ = terminate.recv() => return Ok(stopped_before_ready(&live)),
+    };
     let Ok(Some(Event::Ready { weaker })) = ready else {
         detach(&live);
         return worker.failed("the worker did not begin");
@@ -247,12 +271,21 @@ pub async fn observe(
         _ = terminate.recv() => return worker.failed("stopped again before the worker had ended"),
         () = tokio::time::sleep(END) => return worker.failed("the worker did not end in time"),
     }
-    let status = worker.wait()?;
+    let Some(status) = worker.ends_within(END) else {
+        return worker.failed("the worker does not end");
+    };
     match status.code() {
         Some(0) => Ok(ExitCode::SUCCESS),
         Some(_) => Ok(ExitCode::FAILURE),
         None => worker.failed("the worker did not end in good order"),
     }
+}
+
+/// The worker has seen nothing yet, and ends with its handle.
+fn stopped_before_ready(live: &Shared) -> ExitCode {
+    info!("stopping before everything is ready");
+    detach(live);
+    ExitCode::SUCCESS
 }
 
 /// How key-log points are attached, and the process that holds uprobes where some may be needed.
@@ -338,10 +371,21 @@ impl Worker {
         self.child.id()
     }
 
-    fn wait(&mut self) -> anyhow::Result<ExitStatus> {
-        let status = self.child.wait().context("the worker's end")?;
-        self.ended = true;
-        Ok(status)
+    /// `None` if it has not: what it does in the kernel may hang.
+    fn ends_within(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let begin = Instant::now();
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if begin.elapsed() < limit => {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Ok(status) => {
+                    self.ended = status.is_some();
+                    return status;
+                }
+                Err(_) => return None,
+            }
+        }
     }
 
     /// It has ended, or is ended now; says how.
@@ -362,21 +406,10 @@ impl Worker {
 
     fn end(&mut self) -> Option<ExitStatus> {
         // It may be ending already.
-        let begin = Instant::now();
-        while begin.elapsed() < Duration::from_secs(2) {
-            match self.child.try_wait() {
-                Ok(None) => std::thread::sleep(Duration::from_millis(10)),
-                Ok(Some(status)) => {
-                    self.ended = true;
-                    return Some(status);
-                }
-                Err(_) => return None,
-            }
-        }
-        match self.child.kill() {
-            Err(error) if error.kind() != ErrorKind::InvalidInput => None,
-            _ => self.wait().ok(),
-        }
+        self.ends_within(Duration::from_secs(2)).or_else(|| {
+            let _ = self.child.kill();
+            self.ends_within(REAPED)
+        })
     }
 }
 
@@ -384,7 +417,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         // A start that failed: the worker has not begun.
         if !self.ended && self.child.kill().is_ok() {
-            let _ = self.child.wait();
+            self.ends_within(REAPED);
         }
     }
 }

@@ -60,6 +60,8 @@ const TICK: Duration = Duration::from_millis(250);
 const ALIVE: Duration = Duration::from_secs(1);
 /// How often orders are looked for while the ring is left alone.
 const WAIT: Duration = Duration::from_millis(20);
+/// How long what was seen may be delivered after the other process has gone.
+const END: Duration = Duration::from_secs(120);
 /// Records read in one go before time passes.
 const BATCH: usize = 8_192;
 
@@ -125,8 +127,13 @@ pub fn worker() -> anyhow::Result<ExitCode> {
     let (orders, ordered) = channel();
     std::thread::Builder::new().name("pipe".into()).spawn({
         let (link, points) = (Arc::clone(&link), points.clone());
-        // The other end is there as long as the pipeline is.
-        move || link.listen(&points, |order| drop(orders.send(order)))
+        move || {
+            // The other end is there as long as the pipeline is.
+            link.listen(&points, |order| drop(orders.send(order)));
+            // The other process is gone. An output that nobody reads does not hold this one for ever.
+            std::thread::sleep(END);
+            std::process::exit(1);
+        }
     })?;
     let host = agent_common::event::Host::from(begin.host);
     let id = host.id.clone().unwrap_or_else(|| host.name.clone());

@@ -34,6 +34,8 @@ pub const FILES: usize = 1_024;
 pub const EVENTS: usize = 128;
 /// Most threads that hold attachments.
 const SHARDS: usize = 128;
+/// How long detaching may take once the agent has gone.
+const GIVING_UP: Duration = Duration::from_secs(60);
 /// How often the watch is told.
 pub(super) const BEAT: Duration = Duration::from_millis(10);
 /// What it is told: something is held; nothing is.
@@ -89,7 +91,8 @@ struct Keeping<'a> {
     asked: epoll::EventFlags,
     beaten: Instant,
     told: u8,
-    gone: bool,
+    /// Since when the agent is gone.
+    gone: Option<Instant>,
 }
 
 /// Holds what the agent asks for, until it has gone and all is given up. `ready` is the first report.
@@ -111,7 +114,7 @@ pub(super) fn hold(hold: Hold<'_>, ready: Report) -> io::Result<()> {
         asked: epoll::EventFlags::IN,
         beaten: Instant::now(),
         told: IDLE,
-        gone: false,
+        gone: None,
     };
     while !keeping.is_over() {
         keeping.step()?;
@@ -127,13 +130,17 @@ impl Keeping<'_> {
 
     /// Nobody is there to ask, and nothing is held: no event would come any more.
     fn is_over(&self) -> bool {
-        self.gone && self.is_empty()
+        self.gone.is_some() && self.is_empty()
     }
 
     fn step(&mut self) -> io::Result<()> {
         self.report();
         if self.is_over() {
             return Ok(());
+        }
+        if self.gone.is_some_and(|since| since.elapsed() > GIVING_UP) {
+            // A thread hangs. The kernel detaches all with this process.
+            return Err(io::ErrorKind::TimedOut.into());
         }
         self.ask()?;
         self.beat(!self.is_empty());
@@ -197,7 +204,7 @@ impl Keeping<'_> {
         if !self.reports.is_empty() {
             wanted |= epoll::EventFlags::OUT;
         }
-        if !self.gone && wanted != self.asked {
+        if self.gone.is_none() && wanted != self.asked {
             let data = epoll::EventData::new_u64(SOCKET);
             epoll::modify(&self.events, self.hold.socket, data, wanted)?;
             self.asked = wanted;
@@ -207,7 +214,8 @@ impl Keeping<'_> {
 
     /// The agent has gone: everything is given up.
     fn leave(&mut self) {
-        if !std::mem::replace(&mut self.gone, true) {
+        if self.gone.is_none() {
+            self.gone = Some(Instant::now());
             // Watched no more, or it would be ready for ever.
             let _ = epoll::delete(&self.events, self.hold.socket);
             let ids: Vec<AttachmentId> = self.known.keys().copied().collect();
@@ -219,7 +227,7 @@ impl Keeping<'_> {
     fn hear(&mut self) {
         // As much as is there, but not for ever.
         for _ in 0..64 {
-            if self.gone || self.reports.len() >= REPORTS {
+            if self.gone.is_some() || self.reports.len() >= REPORTS {
                 return;
             }
             match hear(self.hold.socket, RecvFlags::DONTWAIT) {

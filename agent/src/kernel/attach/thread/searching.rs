@@ -238,7 +238,7 @@ impl Thread {
         if let Some(of) = asked.file {
             self.serve(of, findings.as_ref(), why);
         }
-        if let (None, Some((name, owner))) = (searched.file, asked.name) {
+        if let (None, Some((name, owner))) = (searched.state, asked.name) {
             self.ask_by_name(asked.file, name, owner);
         }
     }

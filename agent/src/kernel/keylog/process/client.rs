@@ -273,13 +273,17 @@ impl End {
 
     /// The next message, before there is a thread that listens.
     fn first(&self, until: Instant) -> Result<Answer, StartError> {
-        let left = until.saturating_duration_since(Instant::now());
-        let mut watched = [PollFd::from_borrowed_fd(self.pipe.as_fd(), PollFlags::IN)];
-        let left = Timespec::try_from(left).map_err(|_| StartError::Late)?;
-        match poll(&mut watched, Some(&left)) {
-            Ok(0) => Err(StartError::Late),
-            Ok(_) => Ok(self.pipe.receiver().receive()?),
-            Err(error) => Err(StartError::Start(error.into())),
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut watched = [PollFd::from_borrowed_fd(self.pipe.as_fd(), PollFlags::IN)];
+            let left = Timespec::try_from(left).map_err(|_| StartError::Late)?;
+            return match poll(&mut watched, Some(&left)) {
+                Ok(0) => Err(StartError::Late),
+                // A signal that is for the main loop.
+                Err(Errno::INTR) => continue,
+                Ok(_) => Ok(self.pipe.receiver().receive()?),
+                Err(error) => Err(StartError::Start(error.into())),
+            };
         }
     }
 

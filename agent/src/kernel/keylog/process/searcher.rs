@@ -12,7 +12,7 @@ use crate::kernel::keylog::finder::{Found, LookError, look_again};
 use crate::privilege::filter;
 use crate::privilege::message;
 use crate::privilege::pipe::{self, Pipe};
-use rustix::process::{Pid, Signal, getppid};
+use rustix::process::Pid;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -54,9 +54,7 @@ impl Line for Waiting {
 
 /// Does what is asked for until nobody asks any more. To be called in a process with one thread.
 pub(super) fn run(pipe: Pipe, supervisor: Pid) -> Result<(), Box<dyn std::error::Error>> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    if getppid() != Some(supervisor) {
-        // It has ended meanwhile.
+    if !bare::end_with(Some(supervisor))? {
         return Ok(());
     }
     filter::searcher()?;

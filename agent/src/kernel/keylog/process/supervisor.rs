@@ -11,7 +11,7 @@ use crate::privilege::pipe::Pipe;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid,
 };
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -67,8 +67,13 @@ pub fn supervise(pipes: [Pipe; 2], weaker: Vec<String>) -> Result<Ended, Errno> 
             match bare::fork() {
                 Ok(None) => {
                     let [first, second] = slots;
-                    let pipe = if index == 0 { first.pipe } else { second.pipe };
-                    return Ok(Ended::Searcher(searcher::run(pipe, own)));
+                    let (of_it, other) = match index {
+                        0 => (first, second),
+                        _ => (second, first),
+                    };
+                    // A searcher hears what is asked of it alone.
+                    drop(other);
+                    return Ok(Ended::Searcher(searcher::run(of_it.pipe, own)));
                 }
                 Ok(Some(pid)) => slots[index].begun(pid),
                 Err(_) => slots[index].put_off(),
@@ -109,8 +114,11 @@ impl Slot {
 
     fn reap(&mut self) {
         let Some(child) = &self.child else { return };
-        let Ok(Some((_, status))) = waitpid(Some(child.pid), WaitOptions::NOHANG) else {
-            return;
+        let status = match waitpid(Some(child.pid), WaitOptions::NOHANG) {
+            Ok(Some((_, status))) => Some(status),
+            // The kernel reaps them where SIGCHLD was ignored by who started the agent.
+            Err(Errno::CHILD) => None,
+            _ => return,
         };
         if child.since.elapsed() < SHORT {
             self.put_off();
@@ -119,7 +127,7 @@ impl Slot {
         }
         self.child = None;
         let _ = self.pipe.send(&Answer::Died {
-            by_signal: status.terminating_signal(),
+            by_signal: status.and_then(WaitStatus::terminating_signal),
         });
     }
 }

@@ -65,8 +65,6 @@ pub struct Searched {
     pub cacheable: bool,
     /// Nothing was searched, since the state was known.
     pub known: bool,
-    /// What was searched, if it was opened.
-    pub file: Option<File>,
 }
 
 /// Which bound the queue has met.
@@ -318,8 +316,9 @@ impl Shared {
                 cacheable: outcome.is_ok(),
                 outcome,
                 known: true,
-                file: Some(file),
             };
+            // On this thread: what a file's server does when it is closed may hang.
+            drop(file);
             return self.done(line, owner, ticket, searched);
         }
         let (lane, size) = (Lane::of(class, seen.state.size), seen.state.size);
@@ -361,7 +360,6 @@ impl Shared {
             cacheable: outcome.is_ok() && seen.lasting,
             outcome,
             known: false,
-            file: Some(file),
         }
     }
 
@@ -424,7 +422,6 @@ impl Searched {
             outcome: Err(reason),
             cacheable: false,
             known: false,
-            file: None,
         }
     }
 }

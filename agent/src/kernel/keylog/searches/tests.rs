@@ -136,7 +136,6 @@ fn a_file_is_searched_once_in_one_state() {
     world.ask(3, "o", &path);
     let third = world.answer();
     assert!(third.known && third.token == 3, "{third:?}");
-    assert!(third.file.is_some());
     assert!(world.searches.known(&third.state.unwrap()).is_some());
     assert_eq!(world.given.try_iter().count(), 2);
     // Changed.
@@ -256,7 +255,7 @@ fn what_does_not_fit_is_answered_at_once_with_its_own_reason() {
     for searched in &refused {
         let reason = searched.outcome.as_ref().unwrap_err();
         *reasons.entry(reason.to_string()).or_insert(0) += 1;
-        assert!(searched.file.is_none() && searched.state.is_none());
+        assert!(searched.state.is_none());
     }
     assert_eq!(reasons.len(), 2, "{reasons:?}");
     assert!(world.searches.waiting() <= 5);
