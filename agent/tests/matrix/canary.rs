@@ -9,7 +9,7 @@ use crate::support::report::Cells;
 use crate::support::scenario::{Script, both_sides, request, requests};
 use crate::support::servers::{self, Wire};
 use crate::support::token::Shape;
-use crate::support::{nginx, pause, turn};
+use crate::support::{nginx, seconds, turn, wait_for};
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::path::Path;
@@ -124,8 +124,13 @@ fn no_secret_is_kept() {
     // Nothing that the servers hold open may keep a connection's state alive: they go first.
     drop(web);
     drop(python);
-    pause(3);
-    cells.check("memory", memory(&canaries, &agent));
+    let mut gone = Ok(());
+    let forgotten = || {
+        gone = memory(&canaries, &agent);
+        gone.is_ok().then_some(())
+    };
+    let _ = wait_for(seconds(60), forgotten);
+    cells.check("memory", gone);
     let worker = agent.worker_pid().unwrap();
     for (cell, pid) in [("open-files", agent.pid()), ("open-files-worker", worker)] {
         cells.check(cell, open_files(&canaries, pid));

@@ -134,9 +134,9 @@ fn quic(lab: &Lab, socket: &Path) -> Result<()> {
         let told = ask(socket).ok()?;
         let rows = told["rows"].as_array()?;
         let row = rows.iter().find(|row| row["protocol"] == "quic")?;
-        Some(row.clone())
+        (row["seen"].as_u64()? >= 2).then(|| row.clone())
     });
-    let row = told.context("no row of quic")?;
+    let row = told.context("no row of quic with two sockets")?;
     ensure!(row["unread"]["quic"] == 2 && row["seen"] == 2, "{row}");
     Ok(())
 }

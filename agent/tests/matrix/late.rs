@@ -2,13 +2,13 @@
 
 use crate::support::agent::Agent;
 use crate::support::event::Event;
-use crate::support::expect::{Expectations, Expected, conclude, stop, unread_in};
+use crate::support::expect::{Expectations, Expected, LATE, conclude, stop, unread_in};
 use crate::support::lab::Lab;
 use crate::support::programs::{Trial, Tried};
 use crate::support::report::Cells;
 use crate::support::scenario::{Exchange, Request, Scenario, Script, both_sides, requests};
 use crate::support::servers::{Server, Wire};
-use crate::support::{nginx, pause, turn};
+use crate::support::{known, nginx, turn};
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 
@@ -89,7 +89,7 @@ fn late_library() {
         for mapped in &table {
             let cell = format!("{}-{}", mapped.cell, wire.name());
             let asked = requests(&lab, &cell, 3);
-            match late_run(&lab, &web, wire, mapped, &asked) {
+            match late_run(&lab, &agent, &web, wire, mapped, &asked) {
                 Ok((done, executable)) => {
                     let mut both = both_sides(&done, &asked, &web, &executable).unwrap();
                     if mapped.folder.is_some() {
@@ -132,7 +132,7 @@ fn late_library() {
             let result = if read {
                 Ok(())
             } else {
-                attached_late(first, &stopped.events)
+                is_late(first, &stopped.events)
             };
             cells.check(&format!("{}-first", first.cell), result);
         }
@@ -140,9 +140,9 @@ fn late_library() {
     cells.finish();
 }
 
-fn attached_late(first: &Expected, events: &[Event]) -> Result<()> {
+fn is_late(first: &Expected, events: &[Event]) -> Result<()> {
     let (local, peer) = first.ends.context("its ends")?;
-    unread_in(events, local, peer, &["attached_late"])
+    unread_in(events, local, peer, &LATE)
         .map(drop)
         .context("neither event nor listed")
 }
@@ -166,9 +166,10 @@ fn names_its_file(mapped: &Mapped, events: &[&Event]) -> Result<()> {
     Ok(())
 }
 
-/// Steps through the scenario, a pause after every handshake for the agent to find the library.
+/// Steps through the scenario; after every handshake the agent gets to know the library.
 fn late_run(
     lab: &Lab,
+    agent: &Agent,
     web: &Server,
     wire: Wire,
     mapped: &Mapped,
@@ -188,7 +189,7 @@ fn late_run(
     for request in asked {
         scenario.reach(&request.cell)?;
         done.push(scenario.exchange()?);
-        pause(1);
+        known::settled(agent);
         scenario.go()?;
     }
     check_mapped(&scenario, mapped)?;

@@ -11,7 +11,7 @@ use crate::support::report::Cells;
 use crate::support::scenario::{Script, both_sides, requests};
 use crate::support::servers::{Server, Wire};
 use crate::support::token::Shape;
-use crate::support::{host_scope, nginx, seconds, turn};
+use crate::support::{host_scope, known, nginx, seconds, turn};
 use anyhow::{Context, Result, ensure};
 
 /// A whole-machine scope has no outside: the test is one skipped cell.
@@ -117,6 +117,7 @@ fn cgroup_scope() {
                 agent.wait_until(seconds(10), came).unwrap();
             }
             group.move_here(running.pid()).unwrap();
+            known::settled(&agent);
             running.go().unwrap();
         }
         let both = both_sides(&running.finish().unwrap(), &asked, &outer, &executable).unwrap();
@@ -144,11 +145,15 @@ fn unit_scope() {
     let mut expected = Expectations::default();
     let web = nginx::start(&lab, &lab.outside(), None).unwrap();
     let unit = Cgroup::make_with_suffix(".service").unwrap();
-    let agent =
+    let mut agent =
         Agent::start_with(&lab, &Options::with_scope(format!("unit:{}", unit.name()))).unwrap();
     for (cell, renewed) in [("unit", false), ("unit-restarted", true)] {
         if renewed {
             unit.renew().unwrap();
+            // Whoever is quicker than the agent is not seen in the new one.
+            let is_back = |event: &Event| event.action() == Some("scope_changed");
+            let back = agent.wait_until(seconds(60), |events| events.iter().any(is_back));
+            assert!(back.unwrap(), "no audit event of the new cgroup");
         }
         for wire in Wire::ALL {
             let cell = format!("{cell}-{}", wire.name());

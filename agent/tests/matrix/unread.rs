@@ -12,7 +12,7 @@ use crate::support::report::Cells;
 use crate::support::scenario::{Request, Script};
 use crate::support::servers::{Fact, Server, Target, Wire};
 use crate::support::token;
-use crate::support::{nginx, turn};
+use crate::support::{known, nginx, turn};
 use anyhow::{Context, Result, ensure};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -41,6 +41,7 @@ fn unread() {
     let mut listed = Vec::new();
     let web = nginx::start(&lab, &lab.inside(), None).unwrap();
     let mut agent = Agent::start(&lab).unwrap();
+    introduce(&lab, &web, &agent, &mut expected);
 
     for wire in [Wire::Tls12, Wire::Tls13] {
         let cell = format!("jsse-client-{}", wire.name());
@@ -93,6 +94,20 @@ fn unread() {
         }
     }
     cells.finish();
+}
+
+/// The agent gets to know the programs' files first: what it says of a program that has ended before is another thing.
+fn introduce(lab: &Lab, web: &Server, agent: &Agent, expected: &mut Expectations) {
+    // What cannot be run is told by its own cell.
+    let java = errand(lab, web.target(Wire::Tls13), "java-introduced");
+    expected.whatever(&java.credential);
+    let _ = status_of(&java);
+    let mbedtls = errand(lab, web.target(Wire::Tls12), "mbedtls-introduced");
+    expected.whatever(&mbedtls.credential);
+    if let Ok(call) = MBEDTLS.call(&mbedtls) {
+        let _ = run(call, &mbedtls, &lab.inside());
+    }
+    known::settled(agent);
 }
 
 fn check(one: &Listed, events: &[Event]) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::stage::{NOBODY, Stage, unhurt};
 use crate::support::clients::{CLIENTS, CURL};
-use crate::support::expect::stop;
+use crate::support::expect::{LATE, stop};
 use crate::support::process::{Place, Spec};
 use crate::support::report::Cells;
 use crate::support::scenario::requests;
@@ -11,8 +11,11 @@ use crate::support::{brief, fixtures, turn};
 use anyhow::{Context, Result};
 use std::path::Path;
 
-/// Why a connection is not read whose program moved its code: one that ends soon is not looked at again.
-const MOVED: [&str; 2] = ["text_copied", "no_secret"];
+/// Why a connection is not read whose program moved its code: one that ends soon is not looked at again, or is over
+/// before anything could be attached.
+const MOVED: [&str; 4] = ["text_copied", "no_secret", LATE[0], LATE[1]];
+/// The same of a program that runs translated.
+const TRANSLATED: [&str; 3] = ["text_copied", LATE[0], LATE[1]];
 
 #[test]
 fn copied() {
@@ -87,7 +90,7 @@ fn translated(
     })?;
     let (path, credential) = (errand.path, errand.credential);
     match name {
-        "in-scope" => stage.read_or_listed(&path, &credential, &["text_copied"]),
+        "in-scope" => stage.read_or_listed(&path, &credential, &TRANSLATED),
         _ => Ok(()),
     }
 }

@@ -117,22 +117,33 @@ fn taken_library(stage: &mut Stage, library: &Path) -> Result<()> {
     stage.user_as("taken", library, "taken").map(drop)
 }
 
+/// How often a program is run that may be too quick.
+const TRIES: usize = 5;
+
 fn taken_program(stage: &mut Stage, program: &Path) -> Result<()> {
     let client = CLIENTS.iter().find(|client| client.name == "go");
     let place = stage.lab.inside();
     known::introduce(&stage.agent, &Spec::new(program), &place)?;
-    let asked = stage.ask_once(client.context("the Go client")?, &place, |mut spec| {
-        let program = std::mem::replace(&mut spec.program, "/usr/bin/python3".into());
-        let words = ["-I".into(), "-c".into(), TAKE_ALL.into()];
-        let words = words.into_iter().chain([program.into_os_string()]);
-        spec.args.splice(0..0, words);
-        spec
-    });
-    let (errand, _) = asked?;
-    let (path, credential) = (errand.path, errand.credential);
-    stage.read_or_listed(&path, &credential, &["breakpoints_taken"])?;
-    ensure!(!stage.was_read(&credential)?, "it was read");
-    Ok(())
+    let client = client.context("the Go client")?;
+    // It may be over before the agent finds that it cannot attach.
+    let mut listed = Ok(());
+    for _ in 0..TRIES {
+        let asked = stage.ask_once(client, &place, |mut spec| {
+            let program = std::mem::replace(&mut spec.program, "/usr/bin/python3".into());
+            let words = ["-I".into(), "-c".into(), TAKE_ALL.into()];
+            let words = words.into_iter().chain([program.into_os_string()]);
+            spec.args.splice(0..0, words);
+            spec
+        });
+        let (errand, _) = asked?;
+        let (path, credential) = (errand.path, errand.credential);
+        listed = stage.read_or_listed(&path, &credential, &["breakpoints_taken"]);
+        ensure!(!stage.was_read(&credential)?, "it was read");
+        if listed.is_ok() {
+            break;
+        }
+    }
+    listed
 }
 
 /// The first handshake may be over before anything can be attached: it is not what is asked here.

@@ -64,7 +64,7 @@ pub struct Expected {
     pub scheme: &'static str,
     /// `None` does not look at it.
     pub provider: Option<&'static str>,
-    /// A first handshake of a process among many: its connection may be listed as late instead.
+    /// A first handshake of a process among many: its connection may be listed as late instead, however many are.
     pub may_be_late: bool,
 }
 

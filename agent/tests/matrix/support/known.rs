@@ -7,7 +7,7 @@
 use super::agent::Agent;
 use super::lab::Lab;
 use super::process::{Place, Program, Spec};
-use super::{pause, say, seconds};
+use super::{say, seconds};
 use anyhow::Result;
 use serde_json::Value;
 use std::path::Path;
@@ -41,30 +41,18 @@ pub fn settled(agent: &Agent) -> bool {
     let end = Instant::now() + seconds(120);
     let (mut last, mut quiet) = (None, 0);
     while Instant::now() < end {
-        let Some(now) = agent.coverage().ok().as_ref().and_then(Searches::of) else {
-            // This agent does not tell. Most files need less than that.
-            pause(4);
-            return true;
-        };
-        quiet = if now.waiting == 0 && last == Some(now) {
-            quiet + 1
-        } else {
-            0
-        };
+        // An agent that is busy may not answer in time.
+        let now = agent.coverage().ok().as_ref().and_then(Searches::of);
+        let is_quiet = now.is_some_and(|now| now.waiting == 0) && last == now;
+        quiet = if is_quiet { quiet + 1 } else { 0 };
         if quiet >= QUIET {
             return true;
         }
-        last = Some(now);
+        last = now;
         std::thread::sleep(LOOK);
     }
     say(&format!("searches still wait: {last:?}"));
     false
-}
-
-/// Whether the agent tells of its searches.
-pub fn is_told(agent: &Agent) -> bool {
-    let told = agent.coverage();
-    told.ok().as_ref().and_then(Searches::of).is_some()
 }
 
 /// The system's programs that most tests have as clients and servers. None of them reaches anything.
@@ -77,12 +65,8 @@ const USUAL: [(&str, &[&str]); 6] = [
     ("/usr/lib/git-core/git-remote-http", &[]),
 ];
 
-/// The agent meets the usual programs and knows their files. An agent that does not tell of its searches looks at the
-/// usual libraries before it says that it is ready.
+/// The agent meets the usual programs and knows their files.
 pub fn usual(agent: &Agent, lab: &Lab) -> Result<()> {
-    if !is_told(agent) {
-        return Ok(());
-    }
     for (program, args) in USUAL {
         if Path::new(program).exists() {
             let spec = Spec::new(program).args(args.iter().copied());
