@@ -1,15 +1,14 @@
 //! As many attachments as are allowed, and their end.
 
 use crate::support::{Kept, Library, Target, request, turn};
+use anyhow::ensure;
 use std::fs::File;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokentrail_agent::kernel::keeper::{EVENTS, Refused, Scope, Way};
 
-/// Attachments that must be gone within [`STOP`].
+/// Attachments that go together.
 const MANY: usize = 2_000;
 const PROCESSES: usize = 40;
-/// The promise is 5 s on a machine that has nothing else to do.
-const STOP: Duration = Duration::from_secs(30);
 
 #[test]
 fn two_thousand_attachments_are_given_up_together() {
@@ -24,19 +23,21 @@ fn two_thousand_attachments_are_given_up_together() {
         .map(|_| Target::start(&library.path))
         .collect();
     let file = File::open(&library.path).unwrap();
-    let begin = Instant::now();
-    for number in 0..MANY {
-        let target = &targets[number % PROCESSES];
-        let request = request(&file, target, Scope::Process(target.pid()));
-        kept.keeper.attach(&request).unwrap();
-    }
-    let attached = begin.elapsed();
-    assert_eq!(kept.keeper.len(), MANY);
+    let attached = kept.round(|| {
+        let begin = Instant::now();
+        for number in 0..MANY {
+            let target = &targets[number % PROCESSES];
+            let request = request(&file, target, Scope::Process(target.pid()));
+            kept.keeper.attach(&request)?;
+        }
+        let there = kept.keeper.len();
+        ensure!(there == MANY, "{there} attachments");
+        Ok(begin.elapsed())
+    });
     let begin = Instant::now();
     drop(kept);
     let stopped = begin.elapsed();
     eprintln!("uprobe_multi: {MANY} attached in {attached:?}, stopped in {stopped:?}");
-    assert!(stopped < STOP, "{stopped:?}");
     let clean = |target: &Target| !target.has_breakpoint();
     crate::support::until("all are detached", || targets.iter().all(clean));
 }
@@ -54,12 +55,16 @@ fn events_that_are_given_up_one_by_one_are_bounded() {
     let file = File::open(&library.path).unwrap();
     let mut request = request(&file, &target, Scope::Process(target.pid()));
     request.places = vec![request.places[0]; 16];
-    let begin = Instant::now();
-    for _ in 0..EVENTS / 16 {
-        kept.keeper.attach(&request).unwrap();
-    }
-    let attached = begin.elapsed();
-    assert_eq!(kept.keeper.attach(&request), Err(Refused::Events(EVENTS)));
+    let attached = kept.round(|| {
+        let begin = Instant::now();
+        for _ in 0..EVENTS / 16 {
+            kept.keeper.attach(&request)?;
+        }
+        let attached = begin.elapsed();
+        let one_more = kept.keeper.attach(&request);
+        ensure!(one_more == Err(Refused::Events(EVENTS)), "{one_more:?}");
+        Ok(attached)
+    });
     let begin = Instant::now();
     let (watch, keeper) = (kept.keeper.pids().0, kept.pid());
     drop(kept);

@@ -72,6 +72,35 @@ fn rounds() -> usize {
     asked.and_then(|text| text.parse().ok()).unwrap_or(20)
 }
 
+/// One attachment and one writer; how long each took.
+fn written_once(
+    kept: &Kept,
+    host: bool,
+    write: fn(&Path) -> Result<()>,
+) -> Result<(Duration, Duration)> {
+    let library = Library::new();
+    let target = Target::start(&library.path);
+    let scope = if host {
+        Scope::Host
+    } else {
+        Scope::Process(target.pid())
+    };
+    let begin = Instant::now();
+    let attachment = kept.attach(&library.path, &target, scope)?;
+    let attaching = begin.elapsed();
+    if host {
+        // Its text changes under it: what is asked here is about others.
+        drop(target);
+    }
+    let begin = Instant::now();
+    write(&library.path)?;
+    let waiting = begin.elapsed();
+    library.is_right()?;
+    kept.lost_to_writer(attachment)?;
+    library.is_right()?;
+    Ok((attaching, waiting))
+}
+
 /// Every writer, while a process is attached to that goes on, and while everybody is.
 fn overwrite(way: Way) {
     let Some(kept) = Kept::start(way) else { return };
@@ -84,26 +113,9 @@ fn overwrite(way: Way) {
             }
             let (mut attached, mut waited) = (Vec::new(), Vec::new());
             for _ in 0..rounds() {
-                let library = Library::new();
-                let target = Target::start(&library.path);
-                let scope = if host {
-                    Scope::Host
-                } else {
-                    Scope::Process(target.pid())
-                };
-                let begin = Instant::now();
-                let attachment = kept.attach(&library.path, &target, scope).unwrap();
-                attached.push(begin.elapsed());
-                if host {
-                    // Its text changes under it: what is asked here is about others.
-                    drop(target);
-                }
-                let begin = Instant::now();
-                write(&library.path).unwrap();
-                waited.push(begin.elapsed());
-                library.is_right().unwrap();
-                assert_eq!(kept.lost(attachment), "somebody writes to the file");
-                library.is_right().unwrap();
+                let (attaching, waiting) = kept.round(|| written_once(&kept, host, write));
+                attached.push(attaching);
+                waited.push(waiting);
             }
             eprintln!(
                 "{way}, {}, {name}: attached in {}; written in {}",
@@ -136,21 +148,26 @@ fn a_writer_that_does_not_wait_is_told_to_come_again_and_can() {
         return;
     };
     for kept in [Way::Multi, Way::Perf].into_iter().filter_map(Kept::start) {
-        let library = Library::new();
-        let target = Target::start(&library.path);
-        let scope = Scope::Process(target.pid());
-        let attachment = kept.attach(&library.path, &target, scope).unwrap();
-        let open = || {
-            OpenOptions::new()
-                .write(true)
-                .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
-                .open(&library.path)
-        };
-        let error = open().unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
-        assert_eq!(kept.lost(attachment), "somebody writes to the file");
-        open().unwrap().write_all(&new().unwrap()).unwrap();
-        library.is_right().unwrap();
+        kept.round(|| {
+            let library = Library::new();
+            let target = Target::start(&library.path);
+            let scope = Scope::Process(target.pid());
+            let attachment = kept.attach(&library.path, &target, scope)?;
+            let open = || {
+                OpenOptions::new()
+                    .write(true)
+                    .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+                    .open(&library.path)
+            };
+            let refused = open().map_err(|error| error.kind());
+            ensure!(
+                matches!(refused, Err(std::io::ErrorKind::WouldBlock)),
+                "{refused:?}"
+            );
+            kept.lost_to_writer(attachment)?;
+            open()?.write_all(&new()?)?;
+            library.is_right()
+        });
     }
 }
 

@@ -239,6 +239,26 @@ impl Kept {
         self.keeper.attach(&request(&file, target, scope))
     }
 
+    /// Makes a round, and again if it failed and another keeper is there: the watch ends one that a busy machine has
+    /// stopped for 50 ms, as it must.
+    pub fn round<T>(&self, mut make: impl FnMut() -> Result<T>) -> T {
+        loop {
+            let before = self.pid();
+            match make() {
+                Ok(made) => return made,
+                Err(error) if self.pid() == before => panic!("{error:?}"),
+                Err(error) => eprintln!("another keeper was made, once more: {error:#}"),
+            }
+        }
+    }
+
+    /// Waits until the attachment is lost, to a writer.
+    pub fn lost_to_writer(&self, attachment: Attachment) -> Result<()> {
+        let why = self.lost(attachment);
+        ensure!(why == "somebody writes to the file", "{why}");
+        Ok(())
+    }
+
     /// Waits until it is told that this attachment is gone, and says why.
     pub fn lost(&self, attachment: Attachment) -> String {
         let mut why = None;

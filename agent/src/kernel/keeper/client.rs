@@ -1,6 +1,6 @@
 //! The agent's side: starts the watch, asks the keeper, and hears what is gone.
 //!
-//! Invariant: every call ends within [`PATIENCE`], whatever the other processes do.
+//! Invariant: every call ends within twice [`PATIENCE`], whatever the other processes do.
 //! Invariant: what is not known to be attached is told to be detached.
 
 use super::{
@@ -25,7 +25,7 @@ use std::{
     path::Path,
     process::{Child, Command, Stdio},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, Sender, channel},
     },
     thread::JoinHandle,
@@ -106,6 +106,8 @@ impl Drop for Watch {
 struct Shared {
     socket: OwnedFd,
     state: Mutex<State>,
+    /// A keeper has begun, or there will be none any more.
+    begun: Condvar,
 }
 
 type Hearer = Arc<dyn Fn(&Lost) + Send + Sync>;
@@ -237,6 +239,7 @@ impl Started {
                 over: false,
                 hearers: Vec::new(),
             }),
+            begun: Condvar::new(),
         });
         let listening = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -251,11 +254,22 @@ impl Started {
 }
 
 impl Keeper {
-    /// Attaches, or says why not. An attachment may be lost before this returns: see [`holds`](Self::holds).
+    /// Attaches, or says why not; waits for another keeper where one has ended. An attachment may be lost before this
+    /// returns: see [`holds`](Self::holds).
     ///
     /// # Errors
     /// Why it is not attached.
     pub fn attach(&self, request: &Request<'_>) -> Result<Attachment, Refused> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.attach_once(request) {
+                Err(Refused::Restarted) if self.shared.has_keeper_by(until) => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn attach_once(&self, request: &Request<'_>) -> Result<Attachment, Refused> {
         if request.places.is_empty() || request.places.len() > PLACES {
             return Err(Refused::Places);
         }
@@ -420,6 +434,21 @@ impl Shared {
         })
     }
 
+    /// Waits for a keeper; false if there is none by then, or will be none any more.
+    fn has_keeper_by(&self, until: Instant) -> bool {
+        let mut state = self.lock();
+        while state.now.is_none() && !state.over {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.begun.wait_timeout(state, left);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+        // One that ends again and again is not waited for without end.
+        !state.over && Instant::now() < until
+    }
+
     fn expect_attachment(&self) -> Result<Expected, Refused> {
         let mut state = self.lock();
         if state.over {
@@ -463,6 +492,8 @@ impl Shared {
                 let mut state = self.lock();
                 state.now = Some((generation, pid));
                 state.facts = facts;
+                drop(state);
+                self.begun.notify_all();
             }
             Report::Attached(attachment) => {
                 let mut state = self.lock();
@@ -513,6 +544,7 @@ impl Shared {
         }
         let ids: Vec<AttachmentId> = std::mem::take(&mut state.live).into_iter().collect();
         drop(state);
+        self.begun.notify_all();
         self.lose(Lost { ids, why }, lost);
     }
 
