@@ -334,19 +334,25 @@ fn a_search_is_done_again_alone_when_a_searcher_ends() {
 #[test]
 fn a_file_that_ends_a_searcher_twice_is_not_searched_again() {
     let folder = tempfile::tempdir().unwrap();
-    let library = compile(folder.path(), "library", "");
     let client = Arc::new(client());
-    let [_, many, alone] = client.pids()[..] else {
-        panic!("{:?}", client.pids())
-    };
-    signal(many, Signal::STOP);
-    signal(alone, Signal::STOP);
-    let search = under_way(&client, &library);
-    signal(many, Signal::KILL);
-    until("the first has ended", || !client.pids().contains(&many));
-    std::thread::sleep(Duration::from_millis(500));
-    signal(alone, Signal::KILL);
-    assert!(matches!(search.join().unwrap(), Err(SearchError::Deadly)));
+    // A search that comes when a searcher is back is answered by it: then another file is searched.
+    let deadly = (0..20).find_map(|number| {
+        until("both are there", || client.pids().len() == 3);
+        let [_, many, alone] = client.pids()[..] else {
+            return None;
+        };
+        let library = compile(folder.path(), &format!("library{number}"), "");
+        signal(many, Signal::STOP);
+        signal(alone, Signal::STOP);
+        let search = under_way(&client, &library);
+        signal(many, Signal::KILL);
+        until("the first has ended", || !client.pids().contains(&many));
+        std::thread::sleep(Duration::from_millis(500));
+        signal(alone, Signal::KILL);
+        let outcome = search.join().unwrap();
+        matches!(outcome, Err(SearchError::Deadly)).then_some(library)
+    });
+    let library = deadly.expect("a file that ended both searchers");
     let again = client.search(&File::open(&library).unwrap(), None, Class::Prompt);
     assert!(matches!(again, Err(SearchError::Deadly)), "{again:?}");
     // Others are searched.
@@ -362,12 +368,14 @@ fn a_file_that_ends_a_searcher_twice_is_not_searched_again() {
 
 #[test]
 fn a_stopped_finder_holds_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = compile(folder.path(), "library", "");
     let client = client().waiting_at_most(Duration::from_secs(2));
     let pids = client.pids();
     for pid in &pids {
         signal(*pid, Signal::STOP);
     }
-    let file = File::open(AGENT).unwrap();
+    let file = File::open(&library).unwrap();
     for _ in 0..2 {
         let begin = Instant::now();
         let outcome = client.search(&file, None, Class::Prompt);

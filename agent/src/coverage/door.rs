@@ -255,11 +255,14 @@ mod tests {
         }
     }
 
-    /// Answers until the door's end is dropped.
-    fn pipeline(asked: Asked, told: Snapshot) -> std::thread::JoinHandle<()> {
+    /// Answers until the other end of `over` is dropped.
+    fn pipeline(
+        asked: Asked,
+        told: Snapshot,
+        over: std::sync::mpsc::Receiver<()>,
+    ) -> std::thread::JoinHandle<()> {
         std::thread::spawn(move || {
-            let start = std::time::Instant::now();
-            while start.elapsed() < Duration::from_secs(2) {
+            while over.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
                 if let Some(waiting) = asked.waiting() {
                     waiting.answer(&told);
                 }
@@ -277,11 +280,13 @@ mod tests {
         door.serve(asker).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
         let told = snapshot();
-        let thread = pipeline(asked, told.clone());
+        let (answers, over) = std::sync::mpsc::channel();
+        let thread = pipeline(asked, told.clone(), over);
         assert_eq!(ask(Some(&path)).unwrap(), told);
         assert!(matches!(Door::open(&path), Err(Error::InUse(_))));
         drop(door);
         assert!(!path.exists());
+        drop(answers);
         thread.join().unwrap();
     }
 

@@ -26,7 +26,7 @@ use tally::Tally;
 const MATRIX: &str = "matrix";
 /// The package's trial, with a Debian that must be made first.
 const TRIAL: Duration = Duration::from_secs(30 * 60);
-const UNIT_LIMIT: Duration = Duration::from_secs(15 * 60);
+const UNIT_LIMIT: Duration = Duration::from_secs(45 * 60);
 /// With 1,000 overwrites by each writer.
 const UNIT_LIMIT_OF_ALL: Duration = Duration::from_secs(3 * 3_600);
 

@@ -183,7 +183,7 @@ impl Server {
             let facts = self.known(path).into_iter().filter(&wanted);
             Some(facts.collect::<Vec<_>>()).filter(|facts| !facts.is_empty())
         };
-        wait_for(seconds(10), look)
+        wait_for(seconds(60), look)
             .with_context(|| format!("{} logged nothing for {path}", self.name))
     }
 
