@@ -130,17 +130,16 @@ fn repeated() {
     for (cell, credentials) in &of_many {
         let read = read_of(&agent, credentials).expect("fingerprints can be told");
         all = (all.0 + read, all.1 + credentials.len());
-        let told = format!(
-            "{read} of {} processes at once were read",
-            credentials.len()
-        );
-        let enough = (2 * read >= credentials.len()).then_some(()).context(told);
-        stage.cells.check(&format!("{cell}-share"), enough);
+        say(&format!("{cell}: {read} of {} were read", credentials.len()));
     }
-    say(&format!(
+    let told = format!(
         "repeated: {} of {} first handshakes of processes at once were read",
         all.0, all.1
-    ));
+    );
+    say(&told);
+    // Over all of them: a machine may stop for as long as those of one cell live.
+    let enough = (2 * all.0 >= all.1).then_some(()).context(told);
+    stage.cells.check("share", enough);
     let strangers = stage.expected.no_strangers(&agent, &mut stage.cells);
     strangers.expect("fingerprints can be told");
     stop(agent, &mut stage.cells);

@@ -294,6 +294,8 @@ fn searches(stage: &Stage) -> Result<u64> {
         .done)
 }
 
+const TRIES: usize = 5;
+
 /// A program with nothing to read in it is deleted, and a TLS library gets its inode number, length and times: it is
 /// read. False if no number came again.
 fn inode_again(stage: &mut Stage) -> Result<bool> {
@@ -308,10 +310,20 @@ fn inode_again(stage: &mut Stage) -> Result<bool> {
     // A file that was just written is searched at every use: its state is believed only later.
     std::thread::sleep(OLD_ENOUGH);
     known::introduce(&stage.agent, &Spec::new(&sum), &stage.lab.inside())?;
-    let searched = searches(stage)?;
+    // What the first use has asked for may be counted with the second.
+    let mut searched = searches(stage)?;
+    for _ in 0..TRIES {
+        let before = searched;
+        known::introduce(&stage.agent, &Spec::new(&sum), &stage.lab.inside())?;
+        searched = searches(stage)?;
+        if searched == before {
+            break;
+        }
+    }
+    let before = searched;
     known::introduce(&stage.agent, &Spec::new(&sum), &stage.lab.inside())?;
     ensure!(
-        searches(stage)? == searched,
+        searches(stage)? == before,
         "a file that was searched was not remembered"
     );
     let before = fs::metadata(&sum)?;

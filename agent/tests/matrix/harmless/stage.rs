@@ -116,8 +116,12 @@ impl Stage {
 
     /// Whether the client's event of this credential comes. Late is as good as never here: somebody asks again.
     pub fn was_read(&mut self, credential: &str) -> Result<bool> {
+        self.is_read_within(8, credential)
+    }
+
+    fn is_read_within(&mut self, limit: u64, credential: &str) -> Result<bool> {
         let fingerprint = self.agent.fingerprint(credential)?;
-        self.agent.wait_until(seconds(8), |events| {
+        self.agent.wait_until(seconds(limit), |events| {
             events.iter().any(|event| {
                 event.is_usage()
                     && event.direction() == Side::Client.name()
@@ -228,7 +232,7 @@ impl Stage {
 
     /// There is one event of the credential, of this process.
     pub fn one_event(&mut self, credential: &str, pid: u32) -> Result<()> {
-        ensure!(self.was_read(credential)?, "not read");
+        ensure!(self.is_read_within(60, credential)?, "not read");
         let fingerprint = self.agent.fingerprint(credential)?;
         let events = self.agent.events.iter().filter(|event| {
             event.is_usage() && event.fingerprints().contains(&fingerprint.as_str())

@@ -126,9 +126,14 @@ fn a_file_is_searched_once_in_one_state() {
     }
     let world = World::new(|file, _| Ok(nothing(file)));
     let path = world.file("a", 100);
-    // Young: its state says too little.
-    world.ask(1, "o", &path);
-    assert!(!world.answer().cacheable);
+    // Young: its state says too little. A machine may stop this test until it is not.
+    let young = (0..100).any(|number| {
+        world.file("a", 100);
+        world.ask(number, "o", &path);
+        !world.answer().cacheable
+    });
+    assert!(young);
+    while world.given.try_recv().is_ok() {}
     std::thread::sleep(Duration::from_millis(300));
     world.ask(2, "o", &path);
     let second = world.answer();
@@ -137,7 +142,7 @@ fn a_file_is_searched_once_in_one_state() {
     let third = world.answer();
     assert!(third.known && third.token == 3, "{third:?}");
     assert!(world.searches.known(&third.state.unwrap()).is_some());
-    assert_eq!(world.given.try_iter().count(), 2);
+    assert_eq!(world.given.try_iter().count(), 1);
     // Changed.
     world.file("a", 101);
     world.ask(4, "o", &path);
