@@ -130,7 +130,10 @@ fn repeated() {
     for (cell, credentials) in &of_many {
         let read = read_of(&agent, credentials).expect("fingerprints can be told");
         all = (all.0 + read, all.1 + credentials.len());
-        say(&format!("{cell}: {read} of {} were read", credentials.len()));
+        say(&format!(
+            "{cell}: {read} of {} were read",
+            credentials.len()
+        ));
     }
     let told = format!(
         "repeated: {} of {} first handshakes of processes at once were read",

@@ -10,7 +10,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::{
 use prost::Message;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokentrail_agent::config::{self, Compression, Encoding, Ranged};
 use tokentrail_agent::sink::batch::{Outcome, Receiver};
 use tokentrail_agent::sink::{http, otlp};

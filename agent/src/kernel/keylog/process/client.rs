@@ -17,6 +17,7 @@ use crate::privilege::pipe::{Error, Pipe};
 use lru::LruCache;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::net::Shutdown;
 use std::collections::HashMap;
 use std::fs::File;
