@@ -18,6 +18,19 @@ pub fn ignore_stop_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Has the ends of children waited for, also where whoever started this process ignored them: the kernel would forget how
+/// they ended. Programs that are started from here on inherit it.
+///
+/// # Errors
+/// Those of `signal`.
+pub fn notice_ends_of_children() -> io::Result<()> {
+    // SAFETY: no handler is installed.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Has every descriptor but the standard ones closed when a program is started: those that this process was started
 /// with may be anything.
 ///
@@ -123,6 +136,16 @@ pub fn fork() -> io::Result<Option<Pid>> {
 pub fn end_with(parent: Option<Pid>) -> io::Result<bool> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     Ok(getppid() == parent)
+}
+
+/// Whether the first thread of a process has ended, also where another one hangs in the kernel (proc_pid_stat(5), `Z` and
+/// `X`). False if that cannot be seen.
+#[must_use]
+pub fn has_ended(process: Pid) -> bool {
+    let path = format!("/proc/{}/stat", process.as_raw_nonzero());
+    let stat = std::fs::read_to_string(path).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_some_and(|rest| rest.starts_with(['Z', 'X']))
 }
 
 /// Lets the calling thread have little of the processor where others want it.

@@ -10,7 +10,7 @@ use agent_common::abi::{ProcessId, TICK};
 use std::{
     fmt, fs,
     os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     str::FromStr,
 };
 
@@ -331,6 +331,11 @@ impl Scope {
     /// Whether a cgroup that was just made, with this path below the hierarchy's root, belongs to the scope.
     pub fn fits_new(&self, hierarchy: &Hierarchy, path: &str) -> Option<Member> {
         let below = Path::new(path.strip_prefix('/').unwrap_or(path));
+        // The path is what the less privileged process says.
+        let is_plain = |part| matches!(part, Component::Normal(_));
+        if !below.components().all(is_plain) {
+            return None;
+        }
         let folder = hierarchy.mount.join(below);
         let fits = match self {
             Self::Cgroup(wanted) => hierarchy.folder(wanted) == folder,

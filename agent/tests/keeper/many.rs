@@ -1,7 +1,6 @@
 //! As many attachments as are allowed, and their end.
 
-use crate::support::{Kept, Library, Target, request, turn};
-use anyhow::ensure;
+use crate::support::{Kept, Library, Restarted, Target, again, request, turn};
 use std::fs::File;
 use std::time::Instant;
 use tokentrail_agent::kernel::keeper::{EVENTS, Refused, Scope, Way};
@@ -25,14 +24,18 @@ fn two_thousand_attachments_are_given_up_together() {
     let file = File::open(&library.path).unwrap();
     let attached = kept.round(|| {
         let begin = Instant::now();
+        let mut ids = Vec::new();
         for number in 0..MANY {
             let target = &targets[number % PROCESSES];
             let request = request(&file, target, Scope::Process(target.pid()));
-            kept.keeper.attach(&request)?;
+            ids.push(again(kept.keeper.attach(&request))?.id);
         }
         let there = kept.keeper.len();
-        ensure!(there == MANY, "{there} attachments");
-        Ok(begin.elapsed())
+        if there == MANY {
+            return Ok(begin.elapsed());
+        }
+        kept.keeper.detach(&ids).unwrap();
+        Err(Restarted(format!("{there} attachments")))
     });
     let begin = Instant::now();
     drop(kept);
@@ -57,13 +60,18 @@ fn events_that_are_given_up_one_by_one_are_bounded() {
     request.places = vec![request.places[0]; 16];
     let attached = kept.round(|| {
         let begin = Instant::now();
+        let mut ids = Vec::new();
         for _ in 0..EVENTS / 16 {
-            kept.keeper.attach(&request)?;
+            ids.push(again(kept.keeper.attach(&request))?.id);
         }
         let attached = begin.elapsed();
         let one_more = kept.keeper.attach(&request);
-        ensure!(one_more == Err(Refused::Events(EVENTS)), "{one_more:?}");
-        Ok(attached)
+        if one_more == Err(Refused::Events(EVENTS)) {
+            return Ok(attached);
+        }
+        ids.extend(one_more.as_ref().map(|attachment| attachment.id));
+        kept.keeper.detach(&ids).unwrap();
+        Err(Restarted(format!("{one_more:?}")))
     });
     let begin = Instant::now();
     let (watch, keeper) = (kept.keeper.pids().0, kept.pid());

@@ -239,23 +239,37 @@ impl Kept {
         self.keeper.attach(&request(&file, target, scope))
     }
 
-    /// Makes a round, and again if it failed and another keeper is there: the watch ends one that a busy machine has
-    /// stopped for 50 ms, as it must.
-    pub fn round<T>(&self, mut make: impl FnMut() -> Result<T>) -> T {
-        loop {
-            let before = self.pid();
-            match make() {
-                Ok(made) => return made,
-                Err(error) if self.pid() == before => panic!("{error:?}"),
-                Err(error) => eprintln!("another keeper was made, once more: {error:#}"),
+    /// Makes a round, and again if it met the end of a keeper: the watch ends one that a busy machine has stopped for
+    /// 50 ms, as it must. What is wrong with files and processes is no reason to.
+    pub fn round<T>(&self, mut make: impl FnMut() -> Result<T, Restarted>) -> T {
+        const MOST: usize = 10;
+        let made = (0..MOST).find_map(|_| match make() {
+            Ok(made) => Some(made),
+            Err(Restarted(why)) => {
+                eprintln!("once more: {why}");
+                None
             }
-        }
+        });
+        made.expect("a round with one keeper")
+    }
+
+    /// Attaches, in a round.
+    pub fn attach_or_again(
+        &self,
+        library: &Path,
+        target: &Target,
+        scope: Scope,
+    ) -> Result<Attachment, Restarted> {
+        again(self.attach(library, target, scope))
     }
 
     /// Waits until the attachment is lost, to a writer.
-    pub fn lost_to_writer(&self, attachment: Attachment) -> Result<()> {
+    pub fn lost_to_writer(&self, attachment: Attachment) -> Result<(), Restarted> {
         let why = self.lost(attachment);
-        ensure!(why == "somebody writes to the file", "{why}");
+        if why.contains("started anew") {
+            return Err(Restarted(why));
+        }
+        assert_eq!(why, "somebody writes to the file");
         Ok(())
     }
 
@@ -279,6 +293,18 @@ impl Kept {
             pid.is_some()
         });
         pid.unwrap()
+    }
+}
+
+/// A keeper has ended in a round.
+#[derive(Debug)]
+pub struct Restarted(pub String);
+
+/// Of what a keeper has answered in a round.
+pub fn again<T>(answer: Result<T, Refused>) -> Result<T, Restarted> {
+    match answer {
+        Err(Refused::Restarted) => Err(Restarted(Refused::Restarted.to_string())),
+        answer => Ok(answer.unwrap()),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::support::servers::{Server, Wire};
 use crate::support::token;
 use crate::support::{known, nginx, repeat, say, turn};
 use anyhow::{Context, Result, ensure};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 /// Processes of a client at once.
 const AT_ONCE: usize = 20;
@@ -115,7 +115,7 @@ fn repeated() {
                     Ok(mut expected) => {
                         if matches!(trial, Trial::AtOnce(_)) && way.wire != Wire::Clear {
                             may_be_late(&mut expected);
-                            of_many.push((cell, clients_of(&expected)));
+                            of_many.push((client.name, cell, clients_of(&expected)));
                         }
                         stage.expected.add(expected);
                     }
@@ -127,9 +127,11 @@ fn repeated() {
     let expected = stage.expected.check(&mut agent, &mut stage.cells);
     expected.expect("the agent's events can be read");
     let mut all = (0, 0);
-    for (cell, credentials) in &of_many {
+    let mut by_client: BTreeMap<&str, usize> = BTreeMap::new();
+    for (client, cell, credentials) in &of_many {
         let read = read_of(&agent, credentials).expect("fingerprints can be told");
         all = (all.0 + read, all.1 + credentials.len());
+        *by_client.entry(client).or_default() += read;
         say(&format!(
             "{cell}: {read} of {} were read",
             credentials.len()
@@ -140,6 +142,10 @@ fn repeated() {
         all.0, all.1
     );
     say(&told);
+    for (client, read) in by_client {
+        let any = (read > 0).then_some(()).context("none was read");
+        stage.cells.check(&format!("{client}-read"), any);
+    }
     // Over all of them: a machine may stop for as long as those of one cell live.
     let enough = (2 * all.0 >= all.1).then_some(()).context(told);
     stage.cells.check("share", enough);

@@ -15,7 +15,7 @@ use tokentrail_agent::{
         bridge::{Bridge, Bridges},
         cgroups::Watch,
         decode::now,
-        keeper::Started,
+        keeper::{Keeper, Started},
         keylog::{Cache, Client, Searches, searches::Shares},
         points::Points,
         probes::Probes,
@@ -27,7 +27,7 @@ use tokentrail_agent::{
         pipe::{Error, Pipe},
     },
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Where findings about files are kept between runs.
 const CACHE: &str = "/var/cache/tokentrail";
@@ -39,6 +39,8 @@ pub(super) struct Live {
     pub attacher: Attacher,
     pub bridge: Bridge,
     pub probes: Arc<Mutex<Probes>>,
+    keeper: Option<Arc<Keeper>>,
+    searches: Arc<Searches>,
 }
 
 pub(super) type Shared = Arc<Mutex<Option<Live>>>;
@@ -103,7 +105,7 @@ pub(super) fn attach(
         maps: loaded.attach_maps()?,
         way: helpers.way,
         lost: keeper.is_some().then_some(lost),
-        keeper,
+        keeper: keeper.clone(),
         points: points.clone(),
         fallback: if arguments.only_fallback {
             Fallback::Only
@@ -113,15 +115,19 @@ pub(super) fn attach(
         own: helpers.own,
         search_ahead: capture.search_ahead,
     };
+    let kept = (keeper, Arc::clone(&searches));
     let probes = Arc::new(Mutex::new(loaded));
     let processes = running(scopes);
     // First what finds out what files hold.
     let attacher = Attacher::start(start, searches, results, &processes)?;
     let bridge = Bridge::start(bridges, Arc::clone(&probes), &processes)?;
+    let (keeper, searches) = kept;
     *lock(live) = Some(Live {
         attacher,
         bridge,
         probes,
+        keeper,
+        searches,
     });
     Ok(points)
 }
@@ -142,11 +148,20 @@ pub(super) fn detach(live: &Shared) {
         attacher,
         bridge,
         probes,
+        keeper,
+        searches,
     }) = taken
     {
         drop(attacher);
         drop(bridge);
         drop(probes);
+        // A thread whose file hangs keeps its references to these two.
+        if let Some(keeper) = keeper {
+            keeper.close();
+        }
+        if let Err(problem) = searches.save() {
+            debug!(%problem, "the findings were not cached");
+        }
     }
 }
 

@@ -350,6 +350,7 @@ struct Worker {
 
 impl Worker {
     fn start() -> anyhow::Result<(Self, Arc<Pipe>)> {
+        bare::notice_ends_of_children()?;
         if let Err(error) = bare::close_descriptors_on_exec() {
             warn!(%error, "descriptors that this process was started with are open in the worker, too");
         }

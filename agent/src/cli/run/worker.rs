@@ -14,6 +14,7 @@ use agent_common::{
 };
 use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, getppid};
 use std::{
     fs::File,
     os::fd::AsFd as _,
@@ -87,6 +88,8 @@ pub(super) struct Worker {
     pub(super) rest: Rest,
     /// Times that the probes were detached for a while.
     pub(super) rests: u64,
+    /// The privileged process.
+    agent: Option<Pid>,
     config: Config,
     keyring: Arc<Keyring>,
     log: Log,
@@ -94,6 +97,7 @@ pub(super) struct Worker {
 
 /// The hidden command `worker`: its standard input is the pipe.
 pub fn worker() -> anyhow::Result<ExitCode> {
+    let agent = getppid();
     // A service manager tells every process of the unit to stop, a terminal all in the foreground; this one is told by
     // its parent, when the probes are detached.
     bare::ignore_stop_signals()?;
@@ -177,6 +181,7 @@ pub fn worker() -> anyhow::Result<ExitCode> {
         key_ids: key_ids(&keyring),
         rest: Rest::default(),
         rests: 0,
+        agent,
         config,
         keyring,
         log,
@@ -214,6 +219,10 @@ impl Worker {
                 ticked = Instant::now();
             }
             if alive.elapsed() >= ALIVE {
+                // The pipe says so, too, but not while a thread of the other process hangs in the kernel.
+                if self.agent.is_some_and(bare::has_ended) {
+                    break;
+                }
                 self.ask(&Ask::Alive);
                 alive = Instant::now();
             }

@@ -8,7 +8,7 @@
 
 use super::{Bell, point::Refused, processes::Spot};
 use crate::kernel::{
-    keeper::{self, Attachment, Keeper, Program, Request, Scope},
+    keeper::{self, Attachment, Keeper, Late, Program, Request, Scope},
     keylog::{
         FileState, discover,
         process::{
@@ -24,14 +24,13 @@ use crate::kernel::{
 use agent_common::abi::{self, TICK};
 use rustix::io::Errno;
 use std::{
-    collections::HashMap,
     io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, Sender, channel},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tracing::debug;
 
@@ -58,10 +57,6 @@ pub struct Done {
     pub result: Result<Attachment, Refused>,
 }
 
-/// An owner whose jobs the keeper did not answer so often in a row, since their file may hang: the others of it are
-/// refused, until so long after the last one.
-const LATE: usize = 4;
-const FORGIVEN: Duration = Duration::from_secs(60);
 const THREADS: [Threads; 3] = [
     Threads { usual: 1, most: 16 },
     Threads { usual: 0, most: 0 },
@@ -82,8 +77,7 @@ struct Asking {
     keeper: Arc<Keeper>,
     done: Sender<Done>,
     bell: Bell,
-    /// How often the keeper did not answer, and when it did not last, by owner.
-    late: Mutex<HashMap<Owner, (usize, Instant)>>,
+    late: Late,
     dropped: Arc<AtomicU64>,
 }
 
@@ -96,7 +90,7 @@ impl Kept {
             keeper: Arc::clone(&keeper),
             done: sender,
             bell,
-            late: Mutex::default(),
+            late: Late::default(),
             dropped: Arc::default(),
         };
         let dropped = Arc::clone(&asking.dropped);
@@ -151,11 +145,12 @@ impl Asking {
     fn ask(&self, owner: &Owner, job: Job) {
         let result = if job.number <= self.dropped.load(Ordering::Relaxed) {
             Err(keeper::Refused::Ended)
-        } else if self.is_late(owner) {
+        } else if self.late.refuses(owner) {
             Err(keeper::Refused::Late)
         } else {
             let result = attach(&self.keeper, &job);
-            self.answered(owner, !matches!(result, Err(keeper::Refused::Late)));
+            self.late
+                .answered(owner, !matches!(result, Err(keeper::Refused::Late)));
             result
         };
         let result = result.map_err(|refused| {
@@ -165,28 +160,6 @@ impl Asking {
         // Nobody takes it at the end.
         let _ = self.done.send(Done { job, result });
         self.bell.ring();
-    }
-
-    fn is_late(&self, owner: &Owner) -> bool {
-        let mut late = self.late();
-        late.retain(|_, (_, last)| last.elapsed() < FORGIVEN);
-        late.get(owner).is_some_and(|(count, _)| *count >= LATE)
-    }
-
-    fn answered(&self, owner: &Owner, in_time: bool) {
-        let mut late = self.late();
-        if in_time {
-            late.remove(owner);
-        } else {
-            let now = Instant::now();
-            let (count, last) = late.entry(owner.clone()).or_insert((0, now));
-            *count += 1;
-            *last = now;
-        }
-    }
-
-    fn late(&self) -> MutexGuard<'_, HashMap<Owner, (usize, Instant)>> {
-        self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,7 +7,7 @@
 
 use super::{functions::Place, links};
 use crate::kernel::{
-    keeper::{self, AttachmentId, Keeper, Refused, Request, Scope},
+    keeper::{self, AttachmentId, Keeper, Late, Refused, Request, Scope},
     keylog::{
         FileState, Searches, discover,
         process::{
@@ -23,7 +23,10 @@ use agent_common::abi::TICK;
 use std::{
     collections::HashMap,
     io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 use tracing::{debug, info};
@@ -50,20 +53,30 @@ pub struct Attached {
     pub(super) process: ProcessKey,
     /// None if the process has nothing to attach to, or nothing could be.
     pub(super) ids: Vec<AttachmentId>,
-    /// The keeper's bound that was met, if one was.
-    pub(super) full: Option<String>,
+    /// Something was refused that need not be refused next time.
+    pub(super) refused: Option<Refusal>,
+}
+
+pub(super) enum Refusal {
+    /// A bound of the keeper's was met.
+    Full(String),
+    /// The keeper did not answer, or ended, or the job was dropped.
+    ForNow,
 }
 
 /// See the module. Dropping it leaves to themselves the threads whose files hang.
 pub(super) struct Attaching {
     pool: Pool<Queue<Job>>,
     worker: Arc<Worker>,
+    /// Jobs up to this number are not done.
+    dropped: Arc<AtomicU64>,
 }
 
 struct Worker {
     searches: Arc<Searches>,
     keeper: Arc<Keeper>,
     files: Mutex<HashMap<FileState, Arc<[Place]>>>,
+    late: Late,
 }
 
 /// A file with places, and the state in which it has them.
@@ -87,8 +100,11 @@ impl Attaching {
             searches,
             keeper,
             files: Mutex::default(),
+            late: Late::default(),
         });
         let working = Arc::clone(&worker);
+        let dropped: Arc<AtomicU64> = Arc::default();
+        let no_more = Arc::clone(&dropped);
         let queue: Queue<Job> = Queue::new(Shares {
             running_of_owner: 2,
             ..Shares::default()
@@ -99,11 +115,25 @@ impl Attaching {
             |_| {},
             move |line, _, taken| {
                 let Taken { owner, ticket, job } = taken;
-                done(working.attach(job));
+                let mut attached = Attached {
+                    number: job.number,
+                    process: job.process,
+                    ids: Vec::new(),
+                    refused: Some(Refusal::ForNow),
+                };
+                let wanted = job.number > no_more.load(Ordering::Relaxed);
+                if wanted && !working.late.refuses(&owner) {
+                    working.attach(&owner, &mut attached);
+                }
+                done(attached);
                 line.with(|queue| queue.done(&owner, ticket, Instant::now()));
             },
         )?;
-        Ok(Self { pool, worker })
+        Ok(Self {
+            pool,
+            worker,
+            dropped,
+        })
     }
 
     /// False: too many of its owner's wait, or of all.
@@ -117,6 +147,11 @@ impl Attaching {
         pushed.is_ok()
     }
 
+    /// Drops the jobs up to this number that have not begun.
+    pub fn drop_up_to(&self, number: u64) {
+        self.dropped.store(number, Ordering::Relaxed);
+    }
+
     /// What each file holds is looked up again when it is met again.
     pub fn forget_files(&self) {
         self.worker.files().clear();
@@ -128,14 +163,9 @@ impl Worker {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn attach(&self, job: Job) -> Attached {
-        let Job { number, process } = job;
-        let mut attached = Attached {
-            number,
-            process,
-            ids: Vec::new(),
-            full: None,
-        };
+    fn attach(&self, owner: &Owner, attached: &mut Attached) {
+        let process = attached.process;
+        attached.refused = None;
         for found in self.files_of(process.pid) {
             let request = Request {
                 file: &found.file.file,
@@ -144,7 +174,10 @@ impl Worker {
                 start_ticks: process.start / TICK,
                 places: links::wanted(&found.places),
             };
-            match self.keeper.attach(&request) {
+            let result = self.keeper.attach(&request);
+            self.late
+                .answered(owner, !matches!(result, Err(Refused::Late)));
+            match result {
                 Ok(attachment) => attached.ids.push(attachment.id),
                 Err(
                     refused @ (Refused::Attachments(_)
@@ -152,7 +185,12 @@ impl Worker {
                     | Refused::Events(_)
                     | Refused::Descriptors),
                 ) => {
-                    attached.full = Some(refused.to_string());
+                    attached.refused = Some(Refusal::Full(refused.to_string()));
+                    break;
+                }
+                // Its file may hang, and so may the process's others.
+                Err(Refused::Late | Refused::Restarted | Refused::NoKeeper) => {
+                    attached.refused = Some(Refusal::ForNow);
                     break;
                 }
                 Err(refused) => info!(
@@ -163,7 +201,6 @@ impl Worker {
                 ),
             }
         }
-        attached
     }
 
     /// The files that a process has mapped as code and that have places, opened.

@@ -2,8 +2,8 @@
 //! functions, for the processes that have such connections, and only as long.
 //!
 //! At the start each process of the scope that has a TCP connection open and a library mapped whose functions are known
-//! ([`functions`]) gets its probes before the agent is ready, because the first bytes that pass would otherwise be
-//! missed. From then on the pipeline says which sockets carry such TLS ([`Bridges::want`]) and which do not, or not any
+//! ([`functions`]) gets its probes before the agent is ready, as far as that does not take too long, because the first
+//! bytes that pass would otherwise be missed. From then on the pipeline says which sockets carry such TLS ([`Bridges::want`]) and which do not, or not any
 //! more ([`Bridges::over`]); whether the others are still open is looked up in `/proc` now and then ([`Bridges::look`]).
 //! With the last socket the process's probes go. Looking for libraries and attaching are done by threads of their own
 //! ([`attaching`]), because the files are other people's.
@@ -37,7 +37,7 @@ use super::{
     scope::start_ticks,
 };
 use agent_common::abi::TICK;
-use attaching::{Attaching, Job};
+use attaching::{Attaching, Job, Refusal};
 use room::Room;
 use sockets::Tables;
 use std::{
@@ -144,9 +144,9 @@ impl Bridges {
         let mut tables = Tables::default();
         let since = Instant::now();
         for process in processes {
-            for socket in tables.of_process(process.pid) {
-                self.want(*process, socket, Why::Open(since));
-            }
+            let mut sockets = tables.of_process(process.pid).into_iter();
+            // What is refused for one is refused for all.
+            let _ = sockets.all(|socket| self.want(*process, socket, Why::Open(since)));
         }
     }
 
@@ -193,30 +193,31 @@ impl Bridges {
         }
         self.remove_idle(probes);
         if let Some(attaching) = &self.attaching {
+            attaching.drop_up_to(self.number);
             attaching.forget_files();
         }
         self.without.clear();
     }
 
-    /// This socket of the process needs its probes.
-    fn want(&mut self, process: ProcessKey, socket: u64, why: Why) {
+    /// This socket of the process needs its probes. False: it gets none.
+    fn want(&mut self, process: ProcessKey, socket: u64, why: Why) -> bool {
         let Some(attaching) = &self.attaching else {
-            return;
+            return false;
         };
         if let Some(bridge) = self.processes.get_mut(&process.pid)
             && bridge.start / TICK == process.start / TICK
         {
             bridge.sockets.insert(socket, why);
-            return;
+            return true;
         }
         let name = (process.pid, process.start / TICK);
         if self.without.contains(&name) {
-            return;
+            return false;
         }
         let owner = Owner::of(process.pid);
         if !self.room().for_process(&owner) {
             self.warn_once("as many processes as there may be have a bridge");
-            return;
+            return false;
         }
         self.number += 1;
         let job = Job {
@@ -225,7 +226,7 @@ impl Bridges {
         };
         if !attaching.ask(&owner, job) {
             self.warn_once("too many processes wait for one");
-            return;
+            return false;
         }
         let bridge = Bridged {
             number: self.number,
@@ -235,6 +236,7 @@ impl Bridges {
             sockets: BTreeMap::from([(socket, why)]),
         };
         self.processes.insert(process.pid, bridge);
+        true
     }
 
     fn room(&self) -> Room<'_> {
@@ -248,26 +250,29 @@ impl Bridges {
             number,
             process,
             ids,
-            full,
+            refused,
         } = attached;
         let pid = process.pid;
-        if let Some(full) = full {
-            self.warn_once(&full);
+        if let Some(Refusal::Full(bound)) = &refused {
+            self.warn_once(bound);
         }
         let asked = self.processes.get(&pid);
         let Some(asked) = asked.filter(|bridge| bridge.number == number) else {
-            // Nobody needs it any more.
-            return self.detach(pid, &ids, probes);
+            // Nobody needs it any more. What the probes know may be of a later one.
+            return self.give_back(pid, &ids);
         };
-        let fits = self.room().for_attachments(&asked.owner, ids.len());
-        if ids.is_empty() || !fits {
+        if ids.is_empty() {
             self.processes.remove(&pid);
-            self.is_without((pid, process.start / TICK));
-            if !fits {
-                self.warn_once("as many files as there may be have probes of a bridge");
-                self.detach(pid, &ids, probes);
+            // What was refused for now may be asked for again.
+            if refused.is_none() {
+                self.is_without((pid, process.start / TICK));
             }
             return;
+        }
+        if !self.room().for_attachments(&asked.owner, ids.len()) {
+            self.processes.remove(&pid);
+            self.warn_once("as many files as there may be have probes of a bridge");
+            return self.detach(pid, &ids, probes);
         }
         info!(pid, files = ids.len(), "bridge attached");
         if let Some(bridge) = self.processes.get_mut(&pid) {
@@ -310,9 +315,8 @@ impl Bridges {
         };
         match why {
             Gone::Restarted(_) => {
-                for (socket, why) in bridge.sockets {
-                    self.want(process, socket, why);
-                }
+                let mut sockets = bridge.sockets.into_iter();
+                let _ = sockets.all(|(socket, why)| self.want(process, socket, why));
             }
             // The process has the old file's text, or a mixture: neither is searched again.
             Gone::Written | Gone::Gone | Gone::Ended => self.is_without((pid, bridge.start / TICK)),
@@ -325,8 +329,9 @@ impl Bridges {
         let Some((keeper, bridge)) = self.keeper.as_ref().zip(self.processes.get(&pid)) else {
             return;
         };
-        if !bridge.attachments().iter().all(|id| keeper.holds(*id)) {
-            self.lose(pid, &Gone::Written, probes);
+        let lost = bridge.attachments().iter().find(|id| !keeper.holds(**id));
+        if let Some(why) = lost.map(|id| keeper.why_lost(*id)) {
+            self.lose(pid, &why, probes);
         }
     }
 
@@ -334,13 +339,18 @@ impl Bridges {
         if attached.is_empty() {
             return;
         }
+        self.give_back(pid, attached);
+        let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
+        probes.forget_calls(pid);
+    }
+
+    fn give_back(&self, pid: u32, attached: &[AttachmentId]) {
         if let Some(keeper) = &self.keeper
+            && !attached.is_empty()
             && let Err(error) = keeper.detach(attached)
         {
             warn!(pid, %error, "a bridge is detached later");
         }
-        let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
-        probes.forget_calls(pid);
     }
 
     fn warn_once(&mut self, why: &str) {

@@ -1,5 +1,6 @@
 //! How many processes may have a bridge: of one owner never more than is left for all others, so that whoever comes next
-//! finds room.
+//! finds room. Where uprobes are perf's (before Linux 6.6) the keeper's own bound of events comes first, for all owners
+//! together.
 
 use crate::kernel::owner::Owner;
 use std::collections::BTreeMap;

@@ -141,7 +141,7 @@ impl Bridges {
         match request {
             Request::Want { process, socket } => {
                 if !resting.load(Ordering::Relaxed) {
-                    self.want(process, socket, Why::Wanted);
+                    let _ = self.want(process, socket, Why::Wanted);
                 }
             }
             Request::Over { process, socket } => self.over(process, socket, probes),

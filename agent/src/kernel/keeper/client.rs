@@ -9,6 +9,7 @@ use super::{
     screen,
 };
 use crate::kernel::{keylog::FileState, scope};
+use lru::LruCache;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
@@ -21,6 +22,7 @@ use rustix::{
 use std::{
     collections::{BTreeSet, HashMap},
     fs::File,
+    num::NonZeroUsize,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::Path,
     process::{Child, Command, Stdio},
@@ -35,11 +37,13 @@ use std::{
 /// How long an answer is waited for. An attachment takes tens of milliseconds, and many at once wait for one another
 /// where they are perf's.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Attachments that were lost to a writer and are remembered.
+const WRITTEN: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 /// How long a full socket is waited for. The other side reads all the time, so that this is a fault of it.
 const FULL: Duration = Duration::from_secs(1);
 /// How long the watch may take to begin.
 const BEGIN: Duration = Duration::from_secs(20);
-/// How long the end of both is waited for; they go on detaching after it.
+/// How long the end of both is waited for.
 const END: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +88,8 @@ pub struct Keeper {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The watch's process. Dropping it waits for its end, which comes after the keeper's; what takes longer goes on without
-/// this process.
+/// The watch's process. Dropping it waits for its end, which comes after the keeper's. What takes longer the kernel detaches
+/// when it ends both with this process.
 struct Watch(Child);
 
 impl Watch {
@@ -121,6 +125,10 @@ struct State {
     attaching: HashMap<AttachmentId, Sender<Result<Attachment, Refused>>>,
     detaching: HashMap<u64, Sender<()>>,
     live: BTreeSet<AttachmentId>,
+    /// Lost to a writer, the latest of them.
+    written: LruCache<AttachmentId, ()>,
+    /// The first number of the keeper that runs now.
+    first: u64,
     /// There will be none any more.
     over: bool,
     /// Who else wants to know what is lost.
@@ -236,6 +244,8 @@ impl Started {
                 attaching: HashMap::new(),
                 detaching: HashMap::new(),
                 live: BTreeSet::new(),
+                written: LruCache::new(WRITTEN),
+                first: 0,
                 over: false,
                 hearers: Vec::new(),
             }),
@@ -267,6 +277,27 @@ impl Keeper {
                 result => return result,
             }
         }
+    }
+
+    /// Why an attachment is not held any more: told whoever did not know its number when it was lost.
+    #[must_use]
+    pub fn why_lost(&self, id: AttachmentId) -> Why {
+        let state = self.shared.lock();
+        if state.written.contains(&id) {
+            Why::Written
+        } else if state.over {
+            Why::Gone
+        } else if id.0 < state.first {
+            Why::Restarted("before the attachment was known".to_owned())
+        } else {
+            Why::Ended
+        }
+    }
+
+    /// Has everything detached, and ends both processes, whoever else still has this handle.
+    pub fn close(&self) {
+        // Seen by both processes, and by the thread.
+        let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
     }
 
     fn attach_once(&self, request: &Request<'_>) -> Result<Attachment, Refused> {
@@ -392,8 +423,7 @@ impl Keeper {
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        // Seen by both processes, and by the thread.
-        let _ = rustix::net::shutdown(&self.shared.socket, rustix::net::Shutdown::Both);
+        self.close();
         if let Some(thread) = self.thread.take() {
             // A panic there was printed by its hook.
             let _ = thread.join();
@@ -515,6 +545,9 @@ impl Shared {
             }
             Report::Lost { mut ids, why } => {
                 let mut state = self.lock();
+                if why == Why::Written {
+                    ids.iter().for_each(|id| drop(state.written.put(*id, ())));
+                }
                 ids.retain(|id| state.live.remove(id));
                 drop(state);
                 self.lose(Lost { ids, why }, lost);
@@ -530,6 +563,7 @@ impl Shared {
     fn all_lost(&self, why: Why, over: bool, lost: &impl Fn(Lost)) {
         let mut state = self.lock();
         state.now = None;
+        state.first = state.next;
         state.over |= over;
         let refused = if over {
             Refused::NoKeeper

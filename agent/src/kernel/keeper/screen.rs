@@ -4,7 +4,8 @@
 //! their own. Libraries are copied by tools that take over a whole process, which are told by what it runs and has mapped.
 
 use super::Refused;
-use rustix::fs::fstat;
+use crate::kernel::device;
+use rustix::fs::{Mode, OFlags};
 use std::{
     fs::{self, File},
     io::Read,
@@ -55,10 +56,18 @@ pub(super) fn check(pid: u32, file: &File) -> Result<(), Refused> {
         std::io::ErrorKind::NotFound => Refused::Ended,
         _ => Refused::Unseen(error.to_string()),
     };
-    let own = fs::metadata(format!("/proc/{pid}/exe")).map_err(unseen)?;
-    let this = fstat(file).map_err(|error| Refused::Kernel(error.to_string()))?;
-    use std::os::unix::fs::MetadataExt as _;
-    if (own.dev(), own.ino()) == (this.st_dev, this.st_ino) {
+    // Not opened, and its server is not asked: that may hang.
+    let own = rustix::fs::open(
+        format!("/proc/{pid}/exe"),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let (own, _) = own
+        .map_err(std::io::Error::from)
+        .and_then(device::at_hand)
+        .map_err(unseen)?;
+    let (this, _) = device::at_hand(file).map_err(|error| Refused::Kernel(error.to_string()))?;
+    if own == this {
         return Err(Refused::Executable);
     }
     let program = fs::read_link(format!("/proc/{pid}/exe")).map_err(unseen)?;

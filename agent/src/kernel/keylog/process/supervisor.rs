@@ -11,7 +11,7 @@ use crate::privilege::pipe::Pipe;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, pidfd_open, pidfd_send_signal, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid,
 };
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -114,11 +114,8 @@ impl Slot {
 
     fn reap(&mut self) {
         let Some(child) = &self.child else { return };
-        let status = match waitpid(Some(child.pid), WaitOptions::NOHANG) {
-            Ok(Some((_, status))) => Some(status),
-            // The kernel reaps them where SIGCHLD was ignored by who started the agent.
-            Err(Errno::CHILD) => None,
-            _ => return,
+        let Ok(Some((_, status))) = waitpid(Some(child.pid), WaitOptions::NOHANG) else {
+            return;
         };
         if child.since.elapsed() < SHORT {
             self.put_off();
@@ -127,7 +124,7 @@ impl Slot {
         }
         self.child = None;
         let _ = self.pipe.send(&Answer::Died {
-            by_signal: status.and_then(WaitStatus::terminating_signal),
+            by_signal: status.terminating_signal(),
         });
     }
 }
