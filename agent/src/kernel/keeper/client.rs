@@ -546,7 +546,9 @@ impl Shared {
             Report::Lost { mut ids, why } => {
                 let mut state = self.lock();
                 if why == Why::Written {
-                    ids.iter().for_each(|id| drop(state.written.put(*id, ())));
+                    for id in &ids {
+                        state.written.put(*id, ());
+                    }
                 }
                 ids.retain(|id| state.live.remove(id));
                 drop(state);

@@ -114,7 +114,7 @@ impl Expectations {
             ));
         }
         let of_one = late.iter().all(|(program, _)| {
-            let of = |ends: &BTreeSet<(&PathBuf, _)>| {
+            let of = |ends: &BTreeSet<(&PathBuf, (SocketAddr, SocketAddr))>| {
                 ends.iter().filter(|(other, _)| other == program).count()
             };
             of(&late) <= 1 + of(&all) / ONE_IN
