@@ -43,7 +43,7 @@ const WRITTEN: NonZeroUsize = NonZeroUsize::new(4_096).expect("not zero");
 const FULL: Duration = Duration::from_secs(1);
 /// How long the watch may take to begin.
 const BEGIN: Duration = Duration::from_secs(20);
-/// How long the end of both is waited for.
+/// How long the end of both is waited for; they go on detaching after it.
 const END: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
@@ -88,8 +88,8 @@ pub struct Keeper {
     thread: Option<JoinHandle<()>>,
 }
 
-/// The watch's process. Dropping it waits for its end, which comes after the keeper's. What takes longer the kernel detaches
-/// when it ends both with this process.
+/// The watch's process. Dropping it waits for its end, which comes after the keeper's; what takes longer goes on without
+/// this process.
 struct Watch(Child);
 
 impl Watch {

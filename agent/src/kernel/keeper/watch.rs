@@ -1,7 +1,8 @@
 //! The watch: starts the keeper, hears that it lives, ends it by force if it does not, and starts it anew.
 //!
 //! It holds nothing that is attached, has one thread, and reads nothing but single bytes of its own child: there is
-//! little that could stop it. If the agent ends, the kernel ends it, and the keeper with it.
+//! little that could stop it. If it is ended, the kernel ends the keeper with it. The agent's end does not: the keeper
+//! sees it and gives up everything in the right order, which the kernel does not promise.
 //!
 //! Invariant: no keeper is started before the agent is told of the end of the one before.
 
@@ -22,8 +23,8 @@ use rustix::{
     io::Errno,
     net::{RecvFlags, SendFlags},
     process::{
-        Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getppid, getrlimit,
-        kill_process, setpriority_process, setrlimit, waitpid,
+        Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, getrlimit, kill_process,
+        setpriority_process, setrlimit, waitpid,
     },
 };
 use std::{
@@ -63,7 +64,6 @@ pub fn run() -> ExitCode {
 /// Takes the programs, tries what works, and gives up what is not needed for it.
 fn begin(socket: std::os::fd::BorrowedFd<'_>) -> Result<Option<(Programs, Trial)>, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let agent = getppid();
     bare::ignore_stop_signals().map_err(|error| text(&error))?;
     let (heard, descriptors) = match hear(socket, RecvFlags::empty()) {
         Err(channel::Error::Gone) => return Ok(None),
@@ -86,11 +86,6 @@ fn begin(socket: std::os::fd::BorrowedFd<'_>) -> Result<Option<(Programs, Trial)
     let multi = multi.into_iter().zip(descriptors).collect();
     let mut trial = trial::make(no_multi.clone())?;
     trial.facts.weaker = confine(&trial)?;
-    // The socket tells of the agent's end, too, but not while one of its threads hangs in the kernel.
-    if !bare::end_with(agent).map_err(|error| text(&error))? {
-        return Ok(None);
-    }
-    keeper::watch_filter().map_err(|error| text(&error))?;
     Ok(Some((
         Programs {
             perf,
@@ -120,6 +115,7 @@ fn confine(trial: &Trial) -> Result<Vec<String>, String> {
     }
     calls::block_signals().map_err(|error| error.to_string())?;
     weaker.extend(lockdown::keeper(trial.kept).map_err(|error| error.to_string())?);
+    keeper::watch_filter().map_err(|error| error.to_string())?;
     Ok(weaker)
 }
 
