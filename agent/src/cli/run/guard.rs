@@ -126,6 +126,7 @@ impl Guard {
             attacher,
             bridge,
             probes,
+            ..
         }) = &*lock(&self.held.live)
         {
             lock(probes).detach();
@@ -176,6 +177,7 @@ impl Guard {
             attacher,
             bridge,
             probes,
+            ..
         }) = &*lock(&self.held.live)
         {
             let mut probes = lock(probes);
