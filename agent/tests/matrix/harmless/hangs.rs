@@ -42,7 +42,7 @@ fn beside(lab: Lab, mounted: &Mounted, cells: &mut Cells) -> Result<()> {
     let (_, mut owner) = open("owner", &mounted.folder)?;
     let (asked, neighbour) = open("neighbour", &library)?;
     mounted.program.signal(Signal::STOP)?;
-    let mut stage = Stage::of(lab, web, |_| {})?;
+    let mut stage = Stage::unsettled(lab, web, |_| {})?;
     cells.check("open-before", go_on(&mut stage, neighbour, &asked[1..]));
     let anew = stage.curl_until_read(&library).map(drop);
     cells.check("opened-later", anew);

@@ -52,10 +52,16 @@ impl Stage {
 
     /// With a server and whatever else is there before the agent.
     pub fn of(lab: Lab, web: Server, change: impl FnOnce(&mut Options)) -> Result<Self> {
+        let stage = Self::unsettled(lab, web, change)?;
+        known::settled(&stage.agent);
+        Ok(stage)
+    }
+
+    /// The same, where a search may have no end.
+    pub fn unsettled(lab: Lab, web: Server, change: impl FnOnce(&mut Options)) -> Result<Self> {
         let mut options = Options::scope_of(&lab)?;
         change(&mut options);
         let agent = Agent::start_with(&lab, &options)?;
-        known::settled(&agent);
         Ok(Self {
             agent,
             web,
@@ -157,7 +163,9 @@ impl Stage {
             if self.was_read(&credential)? {
                 return Ok(number);
             }
-            known::settled(&self.agent);
+            if number < MOST {
+                known::settled(&self.agent);
+            }
         }
         anyhow::bail!("of {MOST} requests none was read")
     }
