@@ -115,13 +115,11 @@ pub(super) fn attach(
         own: helpers.own,
         search_ahead: capture.search_ahead,
     };
-    let kept = (keeper, Arc::clone(&searches));
     let probes = Arc::new(Mutex::new(loaded));
     let processes = running(scopes);
     // First what finds out what files hold.
-    let attacher = Attacher::start(start, searches, results, &processes)?;
+    let attacher = Attacher::start(start, Arc::clone(&searches), results, &processes)?;
     let bridge = Bridge::start(bridges, Arc::clone(&probes), &processes)?;
-    let (keeper, searches) = kept;
     *lock(live) = Some(Live {
         attacher,
         bridge,

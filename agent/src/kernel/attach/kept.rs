@@ -1,22 +1,12 @@
 //! Points that the keeper holds (`crate::kernel::keeper`): uprobes, where no breakpoint is to be had or the configuration
 //! asks for them.
 //!
-//! Attaching one takes tens of milliseconds and opens a file, whose server may hang: threads of their own do it, one of
-//! them unless that hangs. Owners take turns, and none has all threads.
-//!
 //! Invariant: the file that is passed on is the one that was searched, in the state that it was searched in.
 
 use super::{Bell, point::Refused, processes::Spot};
 use crate::kernel::{
-    keeper::{self, Attachment, Keeper, Late, Program, Request, Scope},
-    keylog::{
-        FileState, discover,
-        process::{
-            Lane,
-            pool::{Pool, Threads},
-        },
-        searches::{Queue, Shares, Taken},
-    },
+    keeper::{self, Askers, Attachment, Keeper, Program, Request, Scope},
+    keylog::{FileState, discover},
     owner::Owner,
     points::Unattached,
     record::ProcessKey,
@@ -27,10 +17,8 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, channel},
     },
-    time::Instant,
 };
 use tracing::debug;
 
@@ -57,28 +45,11 @@ pub struct Done {
     pub result: Result<Attachment, Refused>,
 }
 
-const THREADS: [Threads; 3] = [
-    Threads { usual: 1, most: 16 },
-    Threads { usual: 0, most: 0 },
-    Threads { usual: 0, most: 0 },
-];
-
-/// The threads that ask the keeper.
+/// The threads that ask the keeper, and its answers.
 pub struct Kept {
     keeper: Arc<Keeper>,
-    pool: Pool<Queue<Box<Job>>>,
+    askers: Askers<Box<Job>>,
     done: Receiver<Done>,
-    /// Jobs up to this number are not done.
-    dropped: Arc<AtomicU64>,
-}
-
-/// The state that all threads of the pool share.
-struct Asking {
-    keeper: Arc<Keeper>,
-    done: Sender<Done>,
-    bell: Bell,
-    late: Late,
-    dropped: Arc<AtomicU64>,
 }
 
 impl Kept {
@@ -86,33 +57,20 @@ impl Kept {
     /// If there can be no thread.
     pub fn start(keeper: Arc<Keeper>, bell: Bell) -> io::Result<Self> {
         let (sender, done) = channel();
-        let asking = Asking {
-            keeper: Arc::clone(&keeper),
-            done: sender,
-            bell,
-            late: Late::default(),
-            dropped: Arc::default(),
-        };
-        let dropped = Arc::clone(&asking.dropped);
-        let queue: Queue<Box<Job>> = Queue::new(Shares {
-            running_of_owner: 2,
-            ..Shares::default()
-        });
-        let pool = Pool::start(
-            queue,
-            THREADS,
-            |_| {},
-            move |line, _, taken| {
-                let Taken { owner, ticket, job } = taken;
-                asking.ask(&owner, *job);
-                line.with(|queue| queue.done(&owner, ticket, Instant::now()));
-            },
-        )?;
+        let asked = Arc::clone(&keeper);
+        let askers = Askers::start(move |turn, job: Box<Job>| {
+            let result = turn.ask(|| attach(&asked, &job)).map_err(|refused| {
+                debug!(%refused, pid = job.process.pid, "no uprobe");
+                reason(&refused)
+            });
+            // Nobody takes it at the end.
+            let _ = sender.send(Done { job: *job, result });
+            bell.ring();
+        })?;
         Ok(Self {
             keeper,
-            pool,
+            askers,
             done,
-            dropped,
         })
     }
 
@@ -120,16 +78,12 @@ impl Kept {
     #[must_use]
     pub fn ask(&self, job: Job) -> bool {
         let owner = job.owner.clone();
-        let pushed = self
-            .pool
-            .handle()
-            .with(|queue| queue.push(&owner, Lane::Prompt, Box::new(job), Instant::now()));
-        pushed.is_ok()
+        self.askers.take(&owner, job.number, Box::new(job))
     }
 
     /// Drops the jobs up to this number that have not begun.
     pub fn drop_up_to(&self, number: u64) {
-        self.dropped.store(number, Ordering::Relaxed);
+        self.askers.drop_up_to(number);
     }
 
     pub fn next(&self) -> Option<Done> {
@@ -138,28 +92,6 @@ impl Kept {
 
     pub fn keeper(&self) -> &Arc<Keeper> {
         &self.keeper
-    }
-}
-
-impl Asking {
-    fn ask(&self, owner: &Owner, job: Job) {
-        let result = if job.number <= self.dropped.load(Ordering::Relaxed) {
-            Err(keeper::Refused::Ended)
-        } else if self.late.refuses(owner) {
-            Err(keeper::Refused::Late)
-        } else {
-            let result = attach(&self.keeper, &job);
-            self.late
-                .answered(owner, !matches!(result, Err(keeper::Refused::Late)));
-            result
-        };
-        let result = result.map_err(|refused| {
-            debug!(%refused, pid = job.process.pid, "no uprobe");
-            reason(&refused)
-        });
-        // Nobody takes it at the end.
-        let _ = self.done.send(Done { job, result });
-        self.bell.ring();
     }
 }
 

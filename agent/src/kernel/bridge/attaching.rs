@@ -1,21 +1,12 @@
-//! The threads that look for a process's libraries and have the keeper attach to them: opening a file may take for ever,
-//! because its server is whoever mounted it, and attaching takes tens of milliseconds. Owners take turns, and none has
-//! all threads.
+//! Looking for a process's libraries and having the keeper attach to them, on threads of their own ([`Askers`]).
 //!
 //! Invariant: a place is attached to in the very file that it was found in: a probe elsewhere would break the program.
 //! Invariant: each job that was taken is answered once, unless its file hangs for ever.
 
 use super::{functions::Place, links};
 use crate::kernel::{
-    keeper::{self, AttachmentId, Keeper, Late, Refused, Request, Scope},
-    keylog::{
-        FileState, Searches, discover,
-        process::{
-            Lane,
-            pool::{Pool, Threads},
-        },
-        searches::{Queue, Shares, Taken},
-    },
+    keeper::{self, Askers, AttachmentId, Keeper, Refused, Request, Scope, Turn},
+    keylog::{FileState, Searches, discover},
     owner::Owner,
     record::ProcessKey,
 };
@@ -23,11 +14,7 @@ use agent_common::abi::TICK;
 use std::{
     collections::HashMap,
     io,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tracing::{debug, info};
 
@@ -35,11 +22,6 @@ use tracing::{debug, info};
 const FILES: usize = 16_384;
 /// Most files of one process that get probes: its libraries, and a few copies.
 const COPIES: usize = 8;
-const THREADS: [Threads; 3] = [
-    Threads { usual: 1, most: 16 },
-    Threads { usual: 0, most: 0 },
-    Threads { usual: 0, most: 0 },
-];
 
 /// A process to look at.
 pub(super) struct Job {
@@ -64,19 +46,16 @@ pub(super) enum Refusal {
     ForNow,
 }
 
-/// See the module. Dropping it leaves to themselves the threads whose files hang.
+/// See the module.
 pub(super) struct Attaching {
-    pool: Pool<Queue<Job>>,
+    askers: Askers<Job>,
     worker: Arc<Worker>,
-    /// Jobs up to this number are not done.
-    dropped: Arc<AtomicU64>,
 }
 
 struct Worker {
     searches: Arc<Searches>,
     keeper: Arc<Keeper>,
     files: Mutex<HashMap<FileState, Arc<[Place]>>>,
-    late: Late,
 }
 
 /// A file with places, and the state in which it has them.
@@ -100,56 +79,32 @@ impl Attaching {
             searches,
             keeper,
             files: Mutex::default(),
-            late: Late::default(),
         });
         let working = Arc::clone(&worker);
-        let dropped: Arc<AtomicU64> = Arc::default();
-        let no_more = Arc::clone(&dropped);
-        let queue: Queue<Job> = Queue::new(Shares {
-            running_of_owner: 2,
-            ..Shares::default()
-        });
-        let pool = Pool::start(
-            queue,
-            THREADS,
-            |_| {},
-            move |line, _, taken| {
-                let Taken { owner, ticket, job } = taken;
-                let mut attached = Attached {
-                    number: job.number,
-                    process: job.process,
-                    ids: Vec::new(),
-                    refused: Some(Refusal::ForNow),
-                };
-                let wanted = job.number > no_more.load(Ordering::Relaxed);
-                if wanted && !working.late.refuses(&owner) {
-                    working.attach(&owner, &mut attached);
-                }
-                done(attached);
-                line.with(|queue| queue.done(&owner, ticket, Instant::now()));
-            },
-        )?;
-        Ok(Self {
-            pool,
-            worker,
-            dropped,
-        })
+        let askers = Askers::start(move |turn, job: Job| {
+            let mut attached = Attached {
+                number: job.number,
+                process: job.process,
+                ids: Vec::new(),
+                refused: turn.refused().map(|_| Refusal::ForNow),
+            };
+            if attached.refused.is_none() {
+                working.attach(turn, &mut attached);
+            }
+            done(attached);
+        })?;
+        Ok(Self { askers, worker })
     }
 
     /// False: too many of its owner's wait, or of all.
     #[must_use]
     pub fn ask(&self, owner: &Owner, job: Job) -> bool {
-        let now = Instant::now();
-        let pushed = self
-            .pool
-            .handle()
-            .with(|queue| queue.push(owner, Lane::Prompt, job, now));
-        pushed.is_ok()
+        self.askers.take(owner, job.number, job)
     }
 
     /// Drops the jobs up to this number that have not begun.
     pub fn drop_up_to(&self, number: u64) {
-        self.dropped.store(number, Ordering::Relaxed);
+        self.askers.drop_up_to(number);
     }
 
     /// What each file holds is looked up again when it is met again.
@@ -163,9 +118,8 @@ impl Worker {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn attach(&self, owner: &Owner, attached: &mut Attached) {
+    fn attach(&self, turn: &Turn<'_>, attached: &mut Attached) {
         let process = attached.process;
-        attached.refused = None;
         for found in self.files_of(process.pid) {
             let request = Request {
                 file: &found.file.file,
@@ -174,10 +128,7 @@ impl Worker {
                 start_ticks: process.start / TICK,
                 places: links::wanted(&found.places),
             };
-            let result = self.keeper.attach(&request);
-            self.late
-                .answered(owner, !matches!(result, Err(Refused::Late)));
-            match result {
+            match turn.ask(|| self.keeper.attach(&request)) {
                 Ok(attachment) => attached.ids.push(attachment.id),
                 Err(
                     refused @ (Refused::Attachments(_)

@@ -26,6 +26,7 @@
 //! Invariant: a lease is given back only after the last uprobe on its file is gone.
 //! Invariant: neither process waits for the agent.
 
+mod askers;
 mod calls;
 mod channel;
 mod client;
@@ -39,10 +40,10 @@ mod shard;
 pub mod trial;
 mod watch;
 
+pub(in crate::kernel) use askers::{Askers, Turn};
 pub use client::{Keeper, Request, StartError, Started};
 pub(in crate::kernel) use file::check as check_file;
 pub use hold::{ATTACHMENTS, EVENTS, FILES};
-pub(in crate::kernel) use patience::Late;
 pub(in crate::kernel) use programs::Maps;
 pub use programs::{Programs, ProgramsError};
 pub(in crate::kernel) use screen::is_translator;
