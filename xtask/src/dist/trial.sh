@@ -87,7 +87,9 @@ no_capabilities() {
 left() {
     bits=0
     for status in /proc/"$1"/task/*/status; do
-        bits=$((bits | 0x$(sed -n "s/^$2:[[:space:]]*//p" "$status")))
+        # A thread may have ended meanwhile.
+        value=$(sed -n "s/^$2:[[:space:]]*//p" "$status" 2>/dev/null)
+        bits=$((bits | 0x${value:-0}))
     done
     echo "$bits"
 }
