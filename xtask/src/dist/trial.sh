@@ -201,7 +201,7 @@ check "what this kernel's Landlock cannot do is said" journal_says "weaker here:
 check "coverage is told, and names nginx" coverage_names /nginx
 check "... as JSON" sh -c 'tokentrail-agent coverage --json | grep -q "\"counters\""'
 check "... to nobody else" no asked_by www-data
-check "systemd rates its exposure 3.4 at most" rated 34
+check "systemd rates its exposure 3.5 at most" rated 35
 tail -n 1 security.txt | sed 's/^/    /'
 
 check "it is reloaded" systemctl reload "$UNIT"
