@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Overwrites by each way. What changes text is tested with more of them, and without an agent, in `tests/keeper`.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 4;
 const FEW_ROUNDS: usize = 4;
 const ALL_ROUNDS: usize = 1_000;
 
