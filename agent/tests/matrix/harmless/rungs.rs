@@ -8,7 +8,7 @@ use crate::support::expect::stop;
 use crate::support::known;
 use crate::support::process::{Place, Program, Spec};
 use crate::support::report::Cells;
-use crate::support::{fixtures, say, seconds, turn, wait_for};
+use crate::support::{all, fixtures, say, seconds, turn, wait_for};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
@@ -65,10 +65,12 @@ fn smoke(mut stage: Stage, rung: &str, cells: &mut Cells) -> Result<()> {
     cells.check(&format!("{rung}-upgraded"), upgraded);
     let impatient = impatient(&mut stage, rung, &other);
     cells.check(&format!("{rung}-impatient-writer"), impatient);
-    // Each of them, by what it was started as. Breakpoints hold no file, so that no writer waits for anybody.
+    // Each of them, by what it was started as. Breakpoints hold no file, so that no writer waits for anybody; whose uprobes
+    // they are makes no difference to that.
     let held_by = match rung {
-        "breakpoint" => Vec::new(),
-        _ => stage.agent.processes(),
+        "uprobe" => stage.agent.processes(),
+        "uprobe-host" if all() => stage.agent.processes(),
+        _ => Vec::new(),
     };
     for (number, pid) in held_by.into_iter().enumerate() {
         let name = name_of(pid);
