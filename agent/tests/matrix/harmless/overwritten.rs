@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Overwrites by each way. What changes text is tested with more of them, and without an agent, in `tests/keeper`.
-const ROUNDS: usize = 4;
-const FEW_ROUNDS: usize = 4;
+const ROUNDS: usize = 3;
+const FEW_ROUNDS: usize = 2;
 const ALL_ROUNDS: usize = 1_000;
 
 /// Puts the content of the first file into the second, whose inode stays.
