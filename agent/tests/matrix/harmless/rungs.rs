@@ -65,14 +65,14 @@ fn smoke(mut stage: Stage, rung: &str, cells: &mut Cells) -> Result<()> {
     cells.check(&format!("{rung}-upgraded"), upgraded);
     let impatient = impatient(&mut stage, rung, &other);
     cells.check(&format!("{rung}-impatient-writer"), impatient);
-    // Each of them, by what it was started as. Breakpoints hold no file, so that no writer waits for anybody; whose uprobes
-    // they are makes no difference to that.
-    let held_by = match rung {
-        "uprobe" => stage.agent.processes(),
-        "uprobe-host" if all() => stage.agent.processes(),
-        _ => Vec::new(),
-    };
-    for (number, pid) in held_by.into_iter().enumerate() {
+    // Breakpoints hold no file, and host-wide uprobes hold it as those of one process do.
+    if rung != "uprobe" && !all() {
+        cells.skip(&format!("{rung}-hung"), "the rung uprobe stands for it");
+        stop(stage.agent, cells);
+        return Ok(());
+    }
+    // Each of them, by what it was started as.
+    for (number, pid) in stage.agent.processes().into_iter().enumerate() {
         let name = name_of(pid);
         let hung = hangs(&mut stage, pid, &format!("{rung}-{number}"), &other);
         if let Ok(took) = &hung {
